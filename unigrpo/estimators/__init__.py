@@ -1,0 +1,1 @@
+"""Mask estimators, one a file."""

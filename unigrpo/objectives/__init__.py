@@ -1,0 +1,1 @@
+"""Objectives and KL estimators, one a file."""

@@ -1,0 +1,211 @@
+"""Every setting of a recipe, typed; a wrong name or value fails when the recipe is loaded. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unigrpo.types import Task
+
+
+class Settings(BaseModel):
+    """A section of a recipe: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicySettings(Settings):
+    """The base checkpoint."""
+
+    path: str = Field(description="Folder or hub id of the checkpoint; `asset:NAME` is one that ships with the package.")
+    image_tokenizer: str | None = Field(None, description="Folder or hub id of the MAGVIT-v2 tokenizer; needed for pictures.")
+    image_size: int = Field(512, ge=16, multiple_of=16, description="Side in pixels to which the pictures of prompts are resized and cropped.")
+    adapter: str | None = Field(None, description="A LoRA adapter of a supervised stage, merged into the base before training.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    device: str = Field("cpu", description="cpu, cuda or cuda:N.")
+    gradient_checkpointing: bool = Field(False, description="Recompute each block in backward: less memory, more time.")
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters on the policy's linear layers (dropout is 0, so that old, policy and reference agree)."""
+
+    enabled: bool = Field(True, description="false trains all weights, against a frozen copy as reference.")
+    r: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    targets: list[str] | None = Field(None, description="Module names; null is every linear layer of the blocks.")
+
+
+class SamplingSettings(Settings):
+    """How a completion of one task is generated."""
+
+    completion_length: int = Field(ge=1, description="Open tokens of text, or image codes of a picture.")
+    num_denoising_steps: int = Field(ge=1, description="Total over all blocks.")
+    block_length: int | None = Field(None, ge=1, description="null is one block.")
+    temperature: float = Field(1.0, ge=0)
+    guidance_scale: float = Field(0.0, ge=0)
+    remasking: Literal["low_confidence", "random"] = "low_confidence"
+    remasking_temperature: float = Field(0.0, ge=0)
+    schedule: Literal["linear", "cosine"] = "linear"
+    restrict_vocabulary: bool = Field(True, description="Text tokens only for text, codes only for pictures; false is the reference text samplers' whole vocabulary.")
+    stop_at_eos: bool = True
+
+
+class DataSettings(Settings):
+    """Where the prompts of one task come from: a generator (`use`) or a JSONL file."""
+
+    use: str | None = Field(None, description='"module:Class" or "path/file.py:Class": called with (split, seed, **with), iterated for prompts.')
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of `use`.")
+    jsonl: str | None = Field(None, description="A JSONL file of training prompts.")
+    eval_jsonl: str | None = Field(None, description="A JSONL file of held-out prompts.")
+    columns: dict[str, str] = Field(default_factory=dict, description="Our name (prompt, answer, image, id) -> the file's column.")
+    template: str | None = Field(None, description="Text with {prompt}, put in place of each prompt.")
+
+
+class TaskSettings(Settings):
+    """One task of the mixture."""
+
+    data: DataSettings
+    prompts_per_step: int = Field(ge=1)
+    sampling: SamplingSettings
+
+
+class RewardSettings(Settings):
+    """One reward."""
+
+    use: str = Field(description='"module:Class", "module:function" or "path/file.py:name".')
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments of a class, or extra keywords of a function.")
+    weight: float = Field(1.0, description="0 is logged only.")
+    tasks: list[Task] | None = Field(None, description="null is every task.")
+    timeout_s: float = Field(30.0, gt=0, description="A call that takes longer is killed.")
+    on_error: Literal["mask", "value", "drop_group", "raise"] = Field("mask", description="What an infrastructure failure becomes.")
+    error_value: float | None = Field(None, description="The value for `on_error: value`.")
+
+
+class AdvantageSettings(Settings):
+    """How the rewards of a group become advantages."""
+
+    mode: Literal["group_zscore", "group_mean", "leave_one_out"] = Field("group_zscore", description="The paper's eq. 15 is the z-score.")
+    aggregate: Literal["sum_then_normalize", "normalize_then_sum"] = Field("sum_then_normalize", description="Weighted sum first (the paper), or each reward normalised within its group first.")
+    std_floor: float = Field(1e-4, gt=0, description="Groups whose standard deviation is below it get advantage 0.")
+    shuffle_within_groups: bool = Field(False, description="A control: advantages permuted inside each group, so that nothing can be learnt.")
+
+
+class EstimatorSettings(Settings):
+    """Which positions are noised and scored at each inner update."""
+
+    use: str = "unigrpo.estimators.unigrpo:UniGRPO"
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class ObjectiveSettings(Settings):
+    """The clipped surrogate and its KL penalty."""
+
+    clip_eps: float = Field(0.2, gt=0)
+    kl_coef: float = Field(0.02, ge=0, description="0 skips the reference passes.")
+    kl: Literal["k1", "k2", "k3"] = "k3"
+
+
+class LearnerSettings(Settings):
+    """The optimiser (AdamW) and the inner updates."""
+
+    lr: float = Field(gt=0)
+    num_inner_updates: int = Field(2, ge=1, description="The paper's mu.")
+    micro_batch_rows: int = Field(64, ge=1, description="Rows that go through the model together.")
+    warmup_steps: int = Field(0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    logprob_chunk: int = Field(1024, ge=1, description="Scored positions that go through the head together.")
+    max_skipped_updates: int = Field(10, ge=0, description="Updates with non-finite gradients before the run stops.")
+
+
+class RolloutSettings(Settings):
+    """Where completions are generated."""
+
+    num_actors: int = Field(0, ge=0, description="Ray actors; 0 generates in this process.")
+    rows_per_unit: int = Field(64, ge=1, description="Rows that are sampled together; whole groups, fixed before dispatch.")
+    num_threads: int | None = Field(None, ge=1, description="CPU threads of each actor; null is torch's default.")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs of each actor.")
+    deadline_s: float = Field(600.0, gt=0, description="A step's rollouts that take longer stop the run, saying what it waited for.")
+    max_restarts: int = Field(3, ge=0, description="Restarts of a lost actor in the run.")
+
+
+class CheckpointSettings(Settings):
+    """When the run can be resumed from."""
+
+    every: int = Field(20, ge=0, description="Steps between checkpoints; 0 is only the last.")
+    keep: int = Field(2, ge=1)
+
+
+class EvaluateSettings(Settings):
+    """Held-out prompts, at temperature 1 and greedy."""
+
+    enabled: bool = Field(True, description="false skips before and after, too.")
+    every: int = Field(0, ge=0, description="0: none during the run.")
+    num_prompts: int = Field(256, ge=1, description="A task.")
+
+
+class TrackingSettings(Settings):
+    """What is written besides metrics.jsonl."""
+
+    tensorboard: bool = True
+    rollouts_every: int = Field(10, ge=0, description="Steps between saved rollouts (text and PNG); 0 is none.")
+    report: bool = True
+
+
+class Recipe(Settings):
+    """A whole training run."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    num_steps: int = Field(ge=1)
+    group_size: int = Field(8, ge=2)
+    num_threads: int | None = Field(None, ge=1, description="CPU threads of the learner; null is torch's default.")
+    policy: PolicySettings
+    lora: LoraSettings = LoraSettings()
+    tasks: dict[Task, TaskSettings]
+    rewards: dict[str, RewardSettings]
+    advantages: AdvantageSettings = AdvantageSettings()
+    estimator: EstimatorSettings = EstimatorSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    learner: LearnerSettings
+    rollouts: RolloutSettings = RolloutSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+class SftTaskSettings(Settings):
+    """One task of the supervised mixture."""
+
+    data: DataSettings
+    batch_size: int = Field(ge=1)
+    completion_length: int = Field(ge=1)
+    weight: float = Field(1.0, gt=0)
+
+
+class SftRecipe(Settings):
+    """A supervised stage: masked-diffusion loss on demonstrations (`answer` column: the whole completion)."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    num_steps: int = Field(ge=1)
+    num_threads: int | None = Field(None, ge=1)
+    policy: PolicySettings
+    lora: LoraSettings = LoraSettings(enabled=False)
+    tasks: dict[Task, SftTaskSettings]
+    lr: float = Field(gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    caption_dropout: float = Field(0.1, ge=0, le=1, description="Pictures trained without their caption, for guidance.")
+    min_mask_ratio: float = Field(1e-3, gt=0, lt=1, description="Lowest mask ratio of text, the reference's eps.")
+    log_every: int = Field(50, ge=1)
+    checkpoint: CheckpointSettings = CheckpointSettings(every=500)
+    tracking: TrackingSettings = TrackingSettings()

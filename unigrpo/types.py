@@ -1,0 +1,252 @@
+"""The nouns of the package: frozen records that every layer shares.
+
+Letters in shapes: **P** prompts, **G** group size, **N** = P·G rollouts, **L** padded length, **V** vocabulary,
+**D** width, **M** mask draws, **R** rows of a draw, **K** rewards. Importing this module imports neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+Task = Literal["reason", "understand", "imagine"]
+SpanKind = Literal["prompt", "image_slot", "text", "image_codes"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One turn of a conversation; its images stand before its text."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """What is asked: no tensors, so that it crosses processes and files."""
+
+    id: str
+    """Unique in a data set; keys the randomness of its rollouts."""
+    task: Task
+    messages: tuple[Message, ...]
+    answer: str | None = None
+    """What a correct completion says; None where a task has no single answer."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The data set's other columns, handed to every reward by name."""
+
+    @property
+    def text(self) -> str:
+        """Return the text of the last user turn."""
+        return next(message.text for message in reversed(self.messages) if message.role == "user")
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Return all images of the conversation, in order."""
+        return tuple(image for message in self.messages for image in message.images)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """A run of positions ``start:stop`` of a canvas that is filled, and scored, in one way."""
+
+    kind: SpanKind
+    start: int
+    stop: int
+    is_open: bool = False
+    """Whether the sampler fills its mask tokens. Given tokens inside an open span stay (inpainting)."""
+    vocabulary_range: tuple[int, int] | None = None
+    """Half-open range of token ids it may hold; None is the whole vocabulary, as the reference text samplers do."""
+    num_denoising_steps: int = 0
+    """Total over all blocks of the span."""
+    block_length: int | None = None
+    """Positions filled before the next block starts; None is one block."""
+    schedule: Literal["linear", "cosine"] = "linear"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Canvas:
+    """One row of tokens with the mask token at every position to fill, and the spans it is made of."""
+
+    token_ids: np.ndarray
+    """[L] int64."""
+    spans: tuple[Span, ...]
+    """Ordered, adjacent, covering 0..L."""
+    unconditional_ids: np.ndarray | None = None
+    """[L] int64: the twin without the prompt, for guidance."""
+    unconditional_is_padding: np.ndarray | None = None
+    """[L] bool: positions of the twin that nothing attends to."""
+
+    @property
+    def open_spans(self) -> tuple[Span, ...]:
+        """Return the spans that the sampler fills, in order."""
+        return tuple(span for span in self.spans if span.is_open)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyVersion:
+    """Which weights made a rollout."""
+
+    step: int
+    kind: Literal["adapter", "full"]
+    sha256: str
+    """Of the delivered tensors: names, shapes, dtypes and bytes, in name order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """One completion of one prompt, as numpy, so that it crosses processes."""
+
+    prompt: Prompt
+    sample_index: int
+    """0..G-1 within its group."""
+    token_ids: np.ndarray
+    """[L] int64, no padding: prompt and filled completion; after the first EOS of a text span, EOS."""
+    spans: tuple[Span, ...]
+    is_completion: np.ndarray
+    """[L] bool: open positions up to and including the first EOS of their span (image codes: all)."""
+    committed_step: np.ndarray
+    """[L] int32: the denoising step that committed the token; -1 where it was given."""
+    committed_logprobs: np.ndarray
+    """[L] float32, nats: of the token when committed, un-tempered, unguided, over the span's range; 0 where given."""
+    text: str | None
+    """Decoded text of the open text spans, up to the first EOS; None for a picture without text."""
+    image: np.ndarray | None
+    """[H, W, 3] uint8 picture of the open image span; None for text."""
+    seed: int
+    policy_version: PolicyVersion
+    is_truncated: bool
+    """Whether a text span ended without EOS."""
+
+    @property
+    def completion_length(self) -> int:
+        """Return the number of open positions up to and including the first EOS."""
+        return int(self.is_completion.sum())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """One prompt and its G rollouts."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse rollouts of another prompt.
+
+        Raises:
+            ValueError: naming the prompt that does not belong.
+        """
+        for rollout in self.rollouts:
+            if rollout.prompt.id != self.prompt.id:
+                raise ValueError(
+                    f"a rollout of prompt {rollout.prompt.id!r} is in the group of {self.prompt.id!r}; "
+                    "a group holds the completions of one prompt"
+                )
+
+
+class RewardStatus(IntEnum):
+    """What became of one reward of one rollout."""
+
+    OK = 0
+    NOT_APPLICABLE = 1
+    INVALID = 2
+    ERROR = 3
+    TIMEOUT = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardTable:
+    """The rewards of N rollouts under K names."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    """[N, K] float64; NaN where a reward does not apply or is masked."""
+    status: np.ndarray
+    """[N, K] int8 of RewardStatus."""
+    weights: np.ndarray
+    """[K] float64; 0 is logged only."""
+    ranges: tuple[tuple[float, float], ...]
+    """[K] lowest and highest value of each reward."""
+
+    @property
+    def total(self) -> np.ndarray:
+        """Return [N]: the weighted sum over the rewards that apply; NaN where none does."""
+        weighted = np.where(np.isnan(self.values), 0.0, self.values) * self.weights
+        is_any = (~np.isnan(self.values) & (self.weights != 0)).any(axis=1)
+        return np.where(is_any, weighted.sum(axis=1), np.nan)
+
+    @property
+    def unit_total(self) -> np.ndarray:
+        """Return [N] in [0, 1]: the weighted mean of the applying rewards, each mapped from its range to [0, 1]."""
+        low, high = np.array(self.ranges, dtype=np.float64).reshape(-1, 2).T
+        unit = (self.values - low) / (high - low)
+        weight = np.where(np.isnan(unit), 0.0, self.weights)
+        denominator = weight.sum(axis=1)
+        mean = (np.nan_to_num(unit) * weight).sum(axis=1) / np.where(denominator > 0, denominator, 1.0)
+        return np.where(denominator > 0, mean, np.nan)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInput:
+    """The one argument of a policy's ``hidden``."""
+
+    token_ids: torch.Tensor
+    """[N, L] int64."""
+    is_padding: torch.Tensor | None = None
+    """[N, L] bool: positions hidden from attention; None is no padding."""
+    positions: torch.Tensor | None = None
+    """[N, L] int64 rotary positions; None is 0..L-1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """N rollouts padded on the right to one length; the four masks partition every position."""
+
+    token_ids: torch.Tensor
+    """[N, L] int64."""
+    is_prompt: torch.Tensor
+    """[N, L] bool: given positions, never noised."""
+    is_completion: torch.Tensor
+    """[N, L] bool: open positions up to and including the first EOS of their span."""
+    is_tail: torch.Tensor
+    """[N, L] bool: open positions after it: visible to attention, noised, never scored."""
+    is_padding: torch.Tensor
+    """[N, L] bool: hidden from attention."""
+    range_index: torch.Tensor
+    """[N, L] int64 into ``ranges``: the vocabulary range of each position."""
+    ranges: tuple[tuple[int, int] | None, ...]
+    advantages: torch.Tensor
+    """[N] float."""
+    group_ids: torch.Tensor
+    """[N] int64."""
+    row_seeds: torch.Tensor
+    """[N] int64: keys the mask draws of each rollout."""
+    lengths: torch.Tensor
+    """[N] int64: positions that are not padding, so that a work unit can be cut to its longest row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskDraw:
+    """One draw of diffusion noise over a batch. R >= N: an estimator may use several rows a rollout."""
+
+    noisy_ids: torch.Tensor
+    """[R, L] int64: the batch's ids with the mask token where noised."""
+    is_scored: torch.Tensor
+    """[R, L] bool: positions whose log-prob enters the loss."""
+    weight: torch.Tensor
+    """[R, L] float64: weight of each position in the loss; 0 where not scored. Global: sums over all micro-batches."""
+    rollout_index: torch.Tensor
+    """[R] int64: the rollout of each row."""
+    mask_ratio: torch.Tensor
+    """[R] float64: probability with which a completion position was masked."""
+    num_empty: int = 0
+    """Rollouts with no scored position: they add 0 to the loss and stay in N."""
