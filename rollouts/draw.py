@@ -1,0 +1,83 @@
+"""One denoising step's token draw: head, guidance, temperature, confidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from unigrpo.models.base import Policy
+
+ELEMENTS_PER_CHUNK = 1 << 25
+"""Logits that exist at one time: rows go through the head in chunks of at most this many elements."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """Tokens drawn at S open positions."""
+
+    token_ids: torch.Tensor
+    """[S] int64."""
+    confidence: torch.Tensor
+    """[S] float32, nats: of the token under the guided distribution at temperature 1."""
+    logprobs: torch.Tensor
+    """[S] float32, nats: of the token, un-tempered and unguided."""
+
+
+def draw_tokens(
+    policy: Policy,
+    hidden: torch.Tensor,
+    unconditional: torch.Tensor | None,
+    *,
+    vocabulary_range: tuple[int, int] | None,
+    temperature: float,
+    guidance_scale: float,
+    uniforms: torch.Tensor,
+) -> Draw:
+    """Draw one token at each position.
+
+    Guidance is ``unconditional + (1 + scale) (conditional - unconditional)`` (the reference's form for text and for
+    pictures). Temperature 0 takes the arg max. Otherwise the inverse of the cumulative distribution is read at one
+    uniform a position, so that a draw depends on its own logits and uniform alone.
+
+    Args:
+        policy: the model whose head is applied.
+        hidden: [S, D] hidden states of the open positions.
+        unconditional: [S, D] of the unconditional twin, or None without guidance.
+        vocabulary_range: half-open range of ids that may be drawn; None is all of V.
+        temperature: of the draw; it does not enter the confidence.
+        guidance_scale: 0 is no guidance.
+        uniforms: [S] float64 in (0, 1).
+    """
+    size = policy.vocabulary.size if vocabulary_range is None else vocabulary_range[1] - vocabulary_range[0]
+    rows = max(1, ELEMENTS_PER_CHUNK // size)
+    parts = []
+    for start in range(0, len(hidden), rows):
+        chunk = slice(start, start + rows)
+        logits = policy.head(hidden[chunk], vocabulary_range).float()
+        guided = logits
+        if unconditional is not None:
+            base = policy.head(unconditional[chunk], vocabulary_range).float()
+            guided = base + (1.0 + guidance_scale) * (logits - base)
+        drawn = _choose(guided, temperature, uniforms[chunk])
+        confidence = _logprob(guided, drawn)
+        logprobs = confidence if unconditional is None else _logprob(logits, drawn)
+        parts.append((drawn, confidence, logprobs))
+    token_ids, confidence, logprobs = (torch.cat(column) for column in zip(*parts, strict=True))
+    offset = 0 if vocabulary_range is None else vocabulary_range[0]
+    return Draw(token_ids=token_ids + offset, confidence=confidence, logprobs=logprobs)
+
+
+def _choose(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    cumulative = torch.softmax(logits / temperature, dim=-1).double().cumsum(dim=-1)
+    threshold = uniforms.to(cumulative.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _logprob(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    chosen = logits.gather(-1, token_ids[:, None]).squeeze(-1)
+    return chosen - torch.logsumexp(logits, dim=-1)
