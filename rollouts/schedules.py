@@ -39,7 +39,8 @@ def cosine_count(num_masked: torch.Tensor, num_positions: int, step: int, num_st
     """
     if step == num_steps - 1:
         return num_masked
-    target = math.floor(num_positions * math.cos(math.pi / 2 * (step + 1) / num_steps))
+    ratio = torch.tensor((step + 1) / num_steps, dtype=torch.float32)  # the reference rounds in float32: 7 of 16, not 8
+    target = int(torch.floor(num_positions * torch.cos(ratio * math.pi * 0.5)))
     still_masked = torch.clamp(torch.clamp(num_masked - 1, max=target), min=1)
     return torch.clamp(num_masked - still_masked, min=0)
 
