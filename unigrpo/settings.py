@@ -185,6 +185,7 @@ class SftTaskSettings(Settings):
     batch_size: int = Field(ge=1)
     completion_length: int = Field(ge=1)
     weight: float = Field(1.0, gt=0)
+    noise: float = Field(0.0, ge=0, le=1, description="Fraction of demonstrations that the source is to get wrong, so that a later stage has something to sharpen.")
 
 
 class SftRecipe(Settings):

@@ -38,14 +38,9 @@ SPECIAL_TOKENS = (
     "<|eot_id|>",
 )
 THINK_TAGS = ("<think>", "</think>")
-WORDS = (
-    # roles and question words
-    *("user assistant system a an the and of is are in to it what which where how many color colour shape picture").split(),
-    # scenes
-    *("red green blue yellow circle square triangle cross empty object objects cell row column".split()),
-    *("left right above below top bottom next corner side upper lower centre center first second".split()),
-    *("one two three four five six seven eight nine zero none yes no there draw show count".split()),
-    *("circles squares triangles crosses line diagonal middle with at on".split()),
+WORDS = tuple(
+    "user assistant system red green blue yellow purple circle square triangle left right above below of the is one "
+    "what color shape yes no".split()
 )
 
 CHAT_TEMPLATE = (

@@ -56,10 +56,12 @@ class Sums:
             self._order_of = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self._pairs))
         a, b = self._pairs[self._order_of[1][place]]
         message = Message(role="user", text=f"{a}+{b}=")
-        return Prompt(id=f"sum-{a}+{b}", task="reason", messages=(message,), answer=str(a + b), columns={"a": a, "b": b})
+        return Prompt(
+            id=f"sum-{a}+{b}", task="reason", messages=(message,), answer=str(a + b), columns={"a": a, "b": b}
+        )
 
     def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float) -> str:
-        """Return a completion whose think part is right; with probability ``noise`` one digit of its answer is wrong."""
+        """Return a completion with the right think part; with probability ``noise`` one digit of the answer is wrong."""
         a, b = prompt.columns["a"], prompt.columns["b"]
         units = a % 10 + b % 10
         tens = a // 10 + b // 10 + units // 10
