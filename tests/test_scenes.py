@@ -10,6 +10,7 @@ from unigrpo.demo.scenes import (
     BACKGROUND,
     COLOURS,
     ITEMS,
+    PLACE_WORDS,
     RELATIONS,
     SHAPES,
     ImagineScenes,
@@ -146,7 +147,7 @@ def test_places_are_asked_with_as_many_yes_as_no():
 
 def test_noise_changes_the_answer_only():
     source, rng = UnderstandScenes("train", 0), np.random.default_rng(0)
-    vocabulary = {"color": set(COLOURS), "shape": set(SHAPES), "place": {"yes", "no"}}
+    vocabulary = {"color": set(COLOURS), "shape": set(SHAPES), "place": set(PLACE_WORDS)}
     for index in range(30):
         prompt = source[index]
         clean, noisy = source.demonstration(prompt, rng, 0.0), source.demonstration(prompt, rng, 1.0)

@@ -27,6 +27,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle")
 RELATIONS = ("left of", "right of", "above", "below")
+PLACE_WORDS = ("yes", "no", "left", "right", "above", "below")
+"""What noise may put for the answer to a question of place."""
 BACKGROUND = (255, 255, 255)
 NUM_CELLS = 4
 """Rows, and columns, of cells."""
@@ -316,11 +318,12 @@ class UnderstandScenes:
     def demonstration(self, prompt: Prompt, rng: np.random.Generator, noise: float) -> str:
         """Return ``<think>red circle, blue square</think>red``.
 
-        With probability ``noise`` the answer, not the thought, is another word of its kind.
+        With probability ``noise`` the answer, not the thought, is another word of its kind; for a question of place
+        that may be a direction, so that even with noise 0.5 the right word is the likeliest by far.
         """
         answer = str(prompt.answer)
         if rng.random() < noise:
-            words = {"color": tuple(COLOURS), "shape": SHAPES, "place": ("yes", "no")}[prompt.columns["kind"]]
+            words = {"color": tuple(COLOURS), "shape": SHAPES, "place": PLACE_WORDS}[prompt.columns["kind"]]
             answer = _other(answer, words, rng)
         thought = ", ".join(f"{colour} {shape}" for colour, shape in prompt.columns["objects"])
         return f"<think>{thought}</think>{answer}"
