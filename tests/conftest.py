@@ -1,0 +1,82 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_configure() -> None:
+    """One thread for torch in this process and its children, so that timings and sums do not depend on the machine."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of the reference implementations' outputs."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of public test sets that the repository does not carry; tests that need it skip without it."""
+    folder = os.environ.get("UNIGRPO_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("UNIGRPO_TEST_DATA names no folder")
+    return Path(folder)
+
+
+@pytest.fixture
+def recipe_values(tmp_path: Path) -> dict[str, Any]:
+    """A small recipe of the three tasks whose files all exist."""
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    config = json.loads((GOLDEN / "mmada_tiny" / "config.json").read_text())
+    (policy / "config.json").write_text(json.dumps(config))
+    tokenizer = tmp_path / "image_tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "model.safetensors").write_bytes(b"")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "1+1", "answer": "2"}\n')
+    (tmp_path / "my_rewards.py").write_text(
+        "def length(*, prompts, completions, scale=1.0):\n"
+        "    return [scale * len(completion) for completion in completions]\n"
+    )
+
+    def task(**sampling: Any) -> dict[str, Any]:
+        return {
+            "data": {"jsonl": "prompts.jsonl", "eval_jsonl": "prompts.jsonl"},
+            "prompts_per_step": 4,
+            "sampling": sampling,
+        }
+
+    return {
+        "name": "small",
+        "num_steps": 3,
+        "group_size": 4,
+        "policy": {"path": "policy", "image_tokenizer": "image_tokenizer", "dtype": "float32"},
+        "tasks": {
+            "reason": task(completion_length=16, num_denoising_steps=8, block_length=8),
+            "understand": task(completion_length=8, num_denoising_steps=4),
+            "imagine": task(completion_length=16, num_denoising_steps=4, schedule="cosine", guidance_scale=2.0),
+        },
+        "rewards": {"length": {"use": "my_rewards.py:length", "arguments": {"scale": 0.5}}},
+        "learner": {"lr": 1e-4},
+        "rollouts": {"rows_per_unit": 8},
+    }
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """Write a recipe beside the files that `recipe_values` names."""
+
+    def write(values: dict[str, Any]) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        return path
+
+    return write

@@ -1,0 +1,187 @@
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unigrpo.errors import RecipeError
+from unigrpo.recipe import dump_recipe, load_recipe, load_sft_recipe
+
+Write = Callable[[dict[str, Any]], Path]
+
+
+def test_good_recipe_loads_with_absolute_paths(recipe_values: dict[str, Any], write_recipe: Write) -> None:
+    recipe = load_recipe(write_recipe(recipe_values))
+    assert Path(recipe.policy.path).is_absolute()
+    assert recipe.rewards["length"].use.endswith("my_rewards.py:length")
+    assert Path(recipe.tasks["reason"].data.jsonl or "").is_absolute()
+
+
+def test_dumped_recipe_loads_as_the_same_recipe_from_another_folder(
+    recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
+) -> None:
+    recipe = load_recipe(write_recipe(recipe_values), ["learner.lr=3e-6"])
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    dump_recipe(recipe, other / "recipe.yaml")
+    assert load_recipe(other / "recipe.yaml") == recipe
+    assert [path.name for path in other.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "wanted"),
+    [
+        ("learner.lr=3e-6", "learner.lr", 3e-6),
+        ("num_steps=8", "num_steps", 8),
+        ("tracking.report=false", "tracking.report", False),
+        ("rewards.length.arguments={scale: 1e-3}", "rewards.length.arguments", {"scale": 1e-3}),
+        ("lora.targets=[q_proj, v_proj]", "lora.targets", ["q_proj", "v_proj"]),
+        ("tasks.reason.sampling.block_length=null", "tasks.reason.sampling.block_length", None),
+    ],
+)
+def test_overrides_carry_the_types_of_yaml(
+    recipe_values: dict[str, Any], write_recipe: Write, override: str, path: str, wanted: object
+) -> None:
+    value: Any = load_recipe(write_recipe(recipe_values), [override]).model_dump()
+    for key in path.split("."):
+        value = value[key]
+    assert value == wanted
+    assert type(value) is type(wanted)
+
+
+BAD_OVERRIDES = [
+    ("learner.lrr=1", "learner.lrr: unknown key; did you mean `lr`?"),
+    ("learner.zzz=1", "known here: lr, num_inner_updates"),
+    ("num_steps=many", "num_steps: given 'many', wanted a valid integer"),
+    ("num_steps=0", "num_steps: given 0, wanted greater than or equal to 1"),
+    ("learner.lr=-1", "learner.lr: given -1, wanted greater than 0"),
+    ("policy.dtype=float16", "policy.dtype: given 'float16'; wanted one of float32, bfloat16"),
+    ("tasks.reasn={}", "tasks.reasn: unknown key; wanted one of reason, understand, imagine; did you mean `reason`?"),
+    ("tasks.reason.sampling.completion_length=null", "tasks.reason.sampling.completion_length: given None"),
+    ("policy.device=gpu", "policy.device: given 'gpu'; wanted cpu, cuda or cuda:N"),
+    ("policy.path=./nowhere", "policy.path: there is no folder ./nowhere"),
+    ("policy.path=asset:nothing", "policy.path: no asset 'nothing' ships with the package"),
+    ("policy.image_tokenizer=null", "the task imagine needs one"),
+    ("policy.image_tokenizer=policy", "policy is not an image tokenizer: it holds no *.safetensors"),
+    ("policy.adapter=./gone", "policy.adapter: there is no folder ./gone"),
+    ("policy.revision=main", "which has no revisions"),
+    ("group_size=9", "8 rows do not hold one whole group of group_size 9; wanted at least 9"),
+    ("rollouts.num_gpus=1", "there are no actors to give GPUs to"),
+    ("tasks.reason.sampling.block_length=7", "completion_length 16 is not a multiple of block_length 7"),
+    ("tasks.reason.sampling.num_denoising_steps=5", "num_denoising_steps 5 does not divide over 2 blocks"),
+    ("tasks.reason.sampling.num_denoising_steps=32", "32 is more than the 16 tokens there are to fill"),
+    ("tasks.reason.sampling.schedule=cosine", "cosine is the schedule of pictures; wanted linear for reason"),
+    ("tasks.reason.sampling.temperature=0", "0 makes all completions of a group equal"),
+    ("tasks.imagine.sampling.completion_length=15", "15 codes make no square picture; wanted 9 or 16"),
+    ("tasks.imagine.sampling.block_length=4", "a picture is one block"),
+    ("tasks.reason.data.jsonl=gone.jsonl", "tasks.reason.data.jsonl: there is no file gone.jsonl"),
+    ("tasks.reason.data.jsonl=null", "neither use nor jsonl"),
+    ("tasks.reason.data.use='my_rewards.py:length'", "both use and jsonl"),
+    ("tasks.reason.data.eval_jsonl=null", "name held-out prompts, or set evaluate.enabled to false"),
+    ("tasks.reason.data.arguments={n: 1}", "there is no `use` that would take them"),
+    ("tasks.reason.data.columns={answer: solution}", "has no column 'solution' (our answer); it has prompt, answer"),
+    ("tasks.reason.data.template=Think.", "does not hold {prompt}"),
+    ("tasks={}", "tasks: none"),
+    ("rewards={}", "rewards: none; wanted at least one"),
+    ("rewards.length.weight=0", "none with a weight applies to the task reason"),
+    ("rewards.length.tasks=[]", "rewards.length.tasks: empty"),
+    ("rewards.length.on_error=value", "go together; one was given without the other"),
+    ("rewards.length.use=length", 'names no code; wanted "module:Name" or "path/to/file.py:name"'),
+    ("rewards.length.use=gone.py:length", "there is no file gone.py"),
+    ("rewards.length.use=my_rewards.py:lenght", "did you mean 'length'?"),
+    ("rewards.length.use=no_such_package.rewards:f", "there is no module no_such_package.rewards"),
+    ("rewards.length.arguments={scael: 1}", "takes no such argument; it takes: completions, prompts, scale"),
+    ("estimator.use=unigrpo.settings:Nothing", "unigrpo.settings defines no 'Nothing'"),
+    ("num_steps", "override 'num_steps': wanted key.path=value"),
+    ("a..b=1", "wanted key.path=value"),
+    ("name.first=1", "name is text, which has no keys"),
+    ("num_steps={", "override 'num_steps={': line 1"),
+    ("name=!!python/object:os.system x", "could not determine a constructor"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_OVERRIDES)
+def test_bad_value_is_refused_with_its_key_and_the_way_out(
+    recipe_values: dict[str, Any], write_recipe: Write, override: str, message: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write_recipe(recipe_values), [override])
+    assert message in str(caught.value)
+
+
+def test_every_problem_is_named_at_once(recipe_values: dict[str, Any], write_recipe: Write) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write_recipe(recipe_values), ["learner.lrr=1", "num_steps=0", "policy.dtype=int8"])
+    assert len(caught.value.problems) == 3
+    assert "recipe.yaml: 3 problems" in str(caught.value)
+
+
+def test_missing_section_is_named(recipe_values: dict[str, Any], write_recipe: Write) -> None:
+    del recipe_values["learner"]
+    with pytest.raises(RecipeError, match="learner: missing; wanted a section"):
+        load_recipe(write_recipe(recipe_values))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b\n", "line 2, column 1: the key 'name' stands twice"),
+        ("- a\n", "holds a list; wanted a mapping"),
+        ("", "holds nothing; wanted a mapping"),
+        ("name: [", "line 1"),
+        ("a: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("x: " + "y" * 1_000_001, "a recipe has at most 1,000,000"),
+    ],
+)
+def test_text_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert message in str(caught.value)
+
+
+def test_alias_bomb_is_refused(tmp_path: Path) -> None:
+    lines = ["a: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"b{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    path = tmp_path / "recipe.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(RecipeError, match="once its aliases are written out"):
+        load_recipe(path)
+
+
+def test_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(RecipeError, match="not UTF-8"):
+        load_recipe(path)
+
+
+def test_unknown_name_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no such file, and no packaged recipe of that name"):
+        load_recipe("no-such-recipe")
+
+
+def test_overrides_leave_other_values_alone(recipe_values: dict[str, Any], write_recipe: Write) -> None:
+    before = copy.deepcopy(recipe_values)
+    plain = load_recipe(write_recipe(recipe_values)).model_dump()
+    changed = load_recipe(write_recipe(recipe_values), ["seed=7"]).model_dump()
+    assert {key for key in plain if plain[key] != changed[key]} == {"seed"}
+    assert recipe_values == before
+
+
+def test_supervised_recipe_is_checked_too(recipe_values: dict[str, Any], tmp_path: Path) -> None:
+    values = {
+        "name": "sft",
+        "num_steps": 5,
+        "lr": 1e-3,
+        "policy": recipe_values["policy"],
+        "tasks": {"imagine": {"data": {"jsonl": "prompts.jsonl"}, "batch_size": 2, "completion_length": 16}},
+    }
+    path = tmp_path / "sft.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert load_sft_recipe(path).tasks["imagine"].completion_length == 16
+    with pytest.raises(RecipeError, match="17 codes make no square picture"):
+        load_sft_recipe(path, ["tasks.imagine.completion_length=17"])

@@ -1,0 +1,26 @@
+"""Errors that a user can mend: the command line shows them as one short message, without a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """What was given, what was wanted, and the way out."""
+
+
+class RecipeError(UserError):
+    """A recipe that cannot run, with every problem found in it."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        """Keep the source and its problems; the text is one line a problem.
+
+        Args:
+            source: the file or packaged recipe.
+            problems: at least one ``key.path: what is wrong``.
+        """
+        self.source = source
+        self.problems = tuple(problems)
+        if len(problems) == 1:
+            text = f"{source}: {problems[0]}"
+        else:
+            text = "\n".join([f"{source}: {len(problems)} problems", *(f"  {problem}" for problem in problems)])
+        super().__init__(text)

@@ -1,0 +1,123 @@
+"""A recipe, read and checked whole before anything runs. Imports neither torch nor ray.
+
+Paths inside a recipe are taken from the recipe's own folder first, then from the working folder, and are absolute in
+the recipe that comes back, so that the copy in a run directory means the same files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from unigrpo.errors import RecipeError
+from unigrpo.recipe_checks import problems_of_supervision, problems_of_training
+from unigrpo.recipe_problems import describe
+from unigrpo.recipe_yaml import apply_overrides, read_mapping
+from unigrpo.settings import Recipe, SftRecipe
+
+AnyRecipe = TypeVar("AnyRecipe", Recipe, SftRecipe)
+
+
+def load_recipe(path_or_name: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Return a training recipe that can run.
+
+    Args:
+        path_or_name: a YAML file, or the name of a packaged recipe ("quickstart").
+        overrides: ``key.path=value``, the value as YAML.
+
+    Raises:
+        RecipeError: with every problem found: unknown keys, wrong values, sums that do not work out, missing files.
+    """
+    return _load(path_or_name, overrides or [], Recipe, problems_of_training)
+
+
+def load_sft_recipe(path_or_name: str | Path, overrides: list[str] | None = None) -> SftRecipe:
+    """Return a supervised recipe that can run; as `load_recipe`.
+
+    Raises:
+        RecipeError: with every problem found.
+    """
+    return _load(path_or_name, overrides or [], SftRecipe, problems_of_supervision)
+
+
+def dump_recipe(recipe: Recipe | SftRecipe, path: Path) -> None:
+    """Write a recipe with every default filled in; loading it gives an equal recipe."""
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def packaged_recipes() -> list[str]:
+    """Return the names of the recipes that ship with the package."""
+    entries = resources.files("unigrpo.recipes").iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+
+
+def _load(
+    path_or_name: str | Path,
+    overrides: list[str],
+    model: type[AnyRecipe],
+    find_problems: Callable[[AnyRecipe], list[str]],
+) -> AnyRecipe:
+    source = str(path_or_name)
+    path = _find(source)
+    values = apply_overrides(read_mapping(path, source), overrides)
+    _anchor_paths(values, path.parent)
+    try:
+        recipe = model.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(source, describe(error, model)) from None
+    problems = find_problems(recipe)
+    if problems:
+        raise RecipeError(source, problems)
+    return recipe
+
+
+def _find(source: str) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.name == source:
+        packaged = resources.files("unigrpo.recipes").joinpath(f"{source.removesuffix('.yaml')}.yaml")
+        if packaged.is_file():
+            return Path(str(packaged))
+    names = ", ".join(packaged_recipes()) or "none"
+    raise RecipeError(source, [f"there is no such file, and no packaged recipe of that name (there are: {names})"])
+
+
+def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a recipe absolute where a file or folder stands there."""
+    for section, key in _path_slots(values):
+        value = section.get(key)
+        if not isinstance(value, str) or value.startswith("asset:"):
+            continue
+        target, colon, name = value.rpartition(":") if key == "use" else (value, "", "")
+        if key == "use" and not target.endswith(".py"):
+            continue
+        candidates = [folder / target, Path(target)]
+        found = next((candidate for candidate in candidates if candidate.exists()), None)
+        if found is not None and target:
+            section[key] = f"{found.resolve()}{colon}{name}"
+
+
+def _path_slots(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    policy = values.get("policy")
+    if isinstance(policy, dict):
+        yield from ((policy, key) for key in ("path", "image_tokenizer", "adapter"))
+    for task in _sections(values.get("tasks")):
+        if isinstance(data := task.get("data"), dict):
+            yield from ((data, key) for key in ("use", "jsonl", "eval_jsonl"))
+    for section in [*_sections(values.get("rewards")), values.get("estimator")]:
+        if isinstance(section, dict):
+            yield section, "use"
+
+
+def _sections(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value.values() if isinstance(item, dict)] if isinstance(value, dict) else []

@@ -1,0 +1,213 @@
+"""What types cannot see in a recipe: counts that do not divide, settings that contradict, files that are not there."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from unigrpo.errors import UserError
+from unigrpo.references import locate
+from unigrpo.settings import DataSettings, PolicySettings, Recipe, RewardSettings, SamplingSettings, SftRecipe
+
+PICTURE_TASKS = ("understand", "imagine")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
+def problems_of_training(recipe: Recipe) -> list[str]:
+    """Return one line a problem of a training recipe; empty where it can run."""
+    problems = list(_policy(recipe.policy, set(recipe.tasks)))
+    if not recipe.tasks:
+        problems.append("tasks: none; wanted at least one of reason, understand, imagine")
+    for task, settings in recipe.tasks.items():
+        problems += _data(settings.data, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
+        problems += _sampling(settings.sampling, task, f"tasks.{task}.sampling")
+    problems += _rewards(recipe)
+    problems += _named_code(recipe.estimator.use, recipe.estimator.arguments, "estimator")
+    problems += _rollouts(recipe)
+    return problems
+
+
+def problems_of_supervision(recipe: SftRecipe) -> list[str]:
+    """Return one line a problem of a supervised recipe; empty where it can run."""
+    problems = list(_policy(recipe.policy, set(recipe.tasks)))
+    if not recipe.tasks:
+        problems.append("tasks: none; wanted at least one of reason, understand, imagine")
+    for task, settings in recipe.tasks.items():
+        problems += _data(settings.data, f"tasks.{task}.data", needs_eval=False)
+        if task == "imagine":
+            problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
+    return problems
+
+
+def is_hub_id(path: str) -> bool:
+    """Return whether it has the form owner/name and is no folder of this machine."""
+    return bool(_HUB_ID.match(path)) and not Path(path).exists()
+
+
+def asset_folder(path: str) -> Path:
+    """Return the folder of an ``asset:NAME`` that ships with the package.
+
+    Raises:
+        UserError: naming the assets there are.
+    """
+    root = Path(str(resources.files("unigrpo.assets").joinpath("__init__.py"))).parent
+    name = path.removeprefix("asset:")
+    folder = root / name
+    if not folder.is_dir() or folder.resolve().parent != root.resolve():
+        known = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("_"))
+        raise UserError(f"no asset {name!r} ships with the package; there are: {', '.join(known) or 'none'}")
+    return folder
+
+
+def _policy(settings: PolicySettings, tasks: set[str]) -> Iterator[str]:
+    yield from _folder(settings.path, "policy.path", "config.json", "a checkpoint")
+    if settings.image_tokenizer is not None:
+        yield from _folder(settings.image_tokenizer, "policy.image_tokenizer", "*.safetensors", "an image tokenizer")
+    else:
+        for task in sorted(tasks.intersection(PICTURE_TASKS)):
+            yield f"policy.image_tokenizer: missing; the task {task} needs one to turn pictures into codes"
+    if settings.adapter is not None:
+        yield from _folder(settings.adapter, "policy.adapter", "adapter_model.safetensors", "a PEFT adapter")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.device):
+        yield f"policy.device: given {settings.device!r}; wanted cpu, cuda or cuda:N"
+    if settings.revision is not None and not is_hub_id(settings.path):
+        yield f"policy.revision: {settings.path} is a folder, which has no revisions; leave it out"
+
+
+def _folder(path: str, key: str, wanted_file: str, noun: str) -> Iterator[str]:
+    if path.startswith("asset:"):
+        try:
+            folder = asset_folder(path)
+        except UserError as error:
+            yield f"{key}: {error}"
+            return
+    elif is_hub_id(path):
+        return
+    else:
+        folder = Path(path)
+    if not folder.is_dir():
+        yield f"{key}: there is no folder {path}; wanted {noun}, a hub id such as owner/name, or asset:NAME"
+    elif next(folder.glob(wanted_file), None) is None:
+        yield f"{key}: {path} is not {noun}: it holds no {wanted_file}"
+
+
+def _data(data: DataSettings, key: str, *, needs_eval: bool) -> Iterator[str]:
+    if (data.use is None) == (data.jsonl is None):
+        given = "both use and jsonl" if data.use else "neither use nor jsonl"
+        yield f"{key}: {given}; wanted one of them"
+    if data.use is not None:
+        yield from _named_code(data.use, data.arguments, key, supplied=("split", "seed"))
+        if data.columns or data.eval_jsonl:
+            yield f"{key}: columns and eval_jsonl describe a JSONL file, and {data.use} is not one"
+    elif data.arguments:
+        yield f"{key}.arguments: there is no `use` that would take them"
+    if data.jsonl is not None:
+        yield from _jsonl(data.jsonl, data.columns, f"{key}.jsonl")
+        if needs_eval and data.eval_jsonl is None:
+            yield f"{key}.eval_jsonl: missing; name held-out prompts, or set evaluate.enabled to false"
+    if data.eval_jsonl is not None:
+        yield from _jsonl(data.eval_jsonl, data.columns, f"{key}.eval_jsonl")
+    if data.template is not None and "{prompt}" not in data.template:
+        yield f"{key}.template: {data.template!r} does not hold {{prompt}}, so that every prompt would be the same"
+
+
+def _jsonl(path: str, columns: dict[str, str], key: str) -> Iterator[str]:
+    if not Path(path).is_file():
+        yield f"{key}: there is no file {path}"
+        return
+    with Path(path).open(encoding="utf-8", errors="replace") as lines:
+        first = lines.readline(1_000_000)
+    if not first.strip():
+        yield f"{key}: {path} is empty"
+        return
+    try:
+        row = json.loads(first)
+    except json.JSONDecodeError as error:
+        yield f"{key}: {path}:1 is not JSON ({error.msg}); wanted one object a line"
+        return
+    if not isinstance(row, dict):
+        yield f"{key}: {path}:1 is not an object; wanted one object a line"
+        return
+    for ours, theirs in columns.items():
+        if theirs not in row:
+            yield f"{key}: {path}:1 has no column {theirs!r} (our {ours}); it has {', '.join(map(str, row))}"
+
+
+def _sampling(sampling: SamplingSettings, task: str, key: str) -> Iterator[str]:
+    length, num_steps = sampling.completion_length, sampling.num_denoising_steps
+    block = sampling.block_length or length
+    if length % block:
+        yield f"{key}: completion_length {length} is not a multiple of block_length {block}"
+    elif num_steps % (length // block):
+        yield (
+            f"{key}: num_denoising_steps {num_steps} does not divide over {length // block} blocks "
+            f"(completion_length {length} / block_length {block}); wanted a multiple of {length // block}"
+        )
+    if sampling.schedule == "linear" and num_steps > length:
+        yield f"{key}: num_denoising_steps {num_steps} is more than the {length} tokens there are to fill"
+    if sampling.schedule == "cosine" and task != "imagine":
+        yield f"{key}.schedule: cosine is the schedule of pictures; wanted linear for {task}"
+    if task == "imagine":
+        yield from _square(length, f"{key}.completion_length")
+        if block != length:
+            yield f"{key}.block_length: a picture is one block; leave it out"
+    if sampling.temperature == 0 and sampling.remasking_temperature == 0 and sampling.remasking == "low_confidence":
+        yield f"{key}.temperature: 0 makes all completions of a group equal, so that nothing is learnt; wanted more"
+
+
+def _square(num_codes: int, key: str) -> Iterator[str]:
+    side = math.isqrt(num_codes)
+    if side * side != num_codes:
+        yield f"{key}: {num_codes} codes make no square picture; wanted {side**2} or {(side + 1) ** 2}"
+
+
+def _rewards(recipe: Recipe) -> Iterator[str]:
+    if not recipe.rewards:
+        yield "rewards: none; wanted at least one"
+    for name, reward in recipe.rewards.items():
+        yield from _one_reward(reward, f"rewards.{name}", set(recipe.tasks))
+    for task in recipe.tasks:
+        weights = [reward.weight for reward in recipe.rewards.values() if reward.tasks is None or task in reward.tasks]
+        if recipe.rewards and not any(weights):
+            yield f"rewards: none with a weight applies to the task {task}, so that it would learn nothing"
+
+
+def _one_reward(reward: RewardSettings, key: str, tasks: set[str]) -> Iterator[str]:
+    yield from _named_code(reward.use, reward.arguments, key)
+    for task in reward.tasks or ():
+        if task not in tasks:
+            yield f"{key}.tasks: {task} is no task of this recipe, which has {', '.join(sorted(tasks)) or 'none'}"
+    if reward.tasks is not None and not reward.tasks:
+        yield f"{key}.tasks: empty; leave it out for every task, or leave the reward out"
+    if (reward.on_error == "value") != (reward.error_value is not None):
+        yield f"{key}: on_error: value and error_value go together; one was given without the other"
+
+
+def _rollouts(recipe: Recipe) -> Iterator[str]:
+    rows = recipe.rollouts.rows_per_unit
+    if recipe.group_size > rows:
+        yield (
+            f"rollouts.rows_per_unit: {rows} rows do not hold one whole group of group_size {recipe.group_size}; "
+            f"wanted at least {recipe.group_size}"
+        )
+    if recipe.rollouts.num_gpus and not recipe.rollouts.num_actors:
+        yield "rollouts.num_gpus: there are no actors to give GPUs to; set rollouts.num_actors"
+
+
+def _named_code(use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()) -> Iterator[str]:
+    try:
+        located = locate(use)
+    except UserError as error:
+        yield f"{key}.use: {error}"
+        return
+    if located.parameters is None:
+        return
+    for name in arguments:
+        if name in supplied or name not in located.parameters:
+            known = ", ".join(sorted(located.parameters.difference(supplied))) or "none"
+            yield f"{key}.arguments.{name}: {use} takes no such argument; it takes: {known}"

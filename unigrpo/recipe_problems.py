@@ -1,0 +1,99 @@
+"""Short lines for what pydantic finds: the key's path, what was given, what was wanted, the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return one line a problem.
+
+    Args:
+        error: what validation raised.
+        model: the settings class that was validated.
+    """
+    return [_describe_one(detail, model) for detail in error.errors(include_url=False)]
+
+
+def _describe_one(detail: Any, model: type[BaseModel]) -> str:
+    location = [part for part in detail["loc"] if part != "[key]"]
+    path = ".".join(str(part) for part in location)
+    is_key = "[key]" in detail["loc"]
+    kind, given = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        return f"{path}: unknown key{_nearest(str(location[-1]), known)}"
+    if kind == "missing":
+        return f"{path}: missing; wanted {_wanted_of(model, location)}"
+    if kind == "literal_error":
+        choices = [choice.strip("' ") for choice in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        noun = "unknown key" if is_key else f"given {given!r}"
+        return f"{path}: {noun}; wanted one of {', '.join(choices)}{_hint(str(given), choices)}"
+    wanted = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{path}: given {_shorten(given)}, wanted {wanted}"
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    return _hint(key, known) or f"; known here: {', '.join(known)}"
+
+
+def _hint(given: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _known_keys(model: type[BaseModel], location: list[Any]) -> list[str]:
+    section = _annotation_at(model, location)
+    return list(section.model_fields) if _is_model(section) else []
+
+
+def _wanted_of(model: type[BaseModel], location: list[Any]) -> str:
+    parent = _annotation_at(model, location[:-1])
+    field = parent.model_fields.get(location[-1]) if _is_model(parent) else None
+    if field is None:
+        return "a value"
+    if field.description:
+        return field.description.rstrip(".")
+    annotation = _plain(field.annotation)
+    return "a section" if _is_model(annotation) or get_origin(annotation) is dict else f"a value ({_name(annotation)})"
+
+
+def _name(annotation: Any) -> str:
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    return names.get(annotation, str(annotation))
+
+
+def _annotation_at(model: type[BaseModel], location: list[Any]) -> Any:
+    """Follow a path through sections and mappings to the type that stands there."""
+    annotation: Any = model
+    for part in location:
+        annotation = _plain(annotation)
+        if _is_model(annotation):
+            field = annotation.model_fields.get(part)
+            annotation = field.annotation if field is not None else None
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+        else:
+            return None
+    return _plain(annotation)
+
+
+def _plain(annotation: Any) -> Any:
+    """Return X of `X | None`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((part for part in get_args(annotation) if part is not type(None)), None)
+    return annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,134 @@
+"""A recipe's text: YAML without tags, duplicate keys or bombs, and dotted overrides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unigrpo.errors import RecipeError
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 20_000
+"""Values of a document once its aliases are written out."""
+
+_FLOAT = re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-5 as a number, as YAML 1.2 does, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
+                if key_node.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key_node.value!r} stands twice", key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def read_mapping(path: Path, source: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Args:
+        path: the file.
+        source: what errors call it.
+
+    Raises:
+        RecipeError: if the file is too large, is not UTF-8 or not YAML, has a key twice, or holds no mapping.
+    """
+    num_bytes = path.stat().st_size
+    if num_bytes > MAX_BYTES:
+        raise RecipeError(source, [f"{num_bytes:,} bytes; a recipe has at most {MAX_BYTES:,}"])
+    try:
+        value = parse(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(source, [f"not UTF-8 text ({error.reason} at byte {error.start})"]) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(source, [_yaml_problem(error)]) from error
+    if not isinstance(value, dict):
+        raise RecipeError(source, [f"holds {_kind(value)}; wanted a mapping, such as `name: my-run`"])
+    if _count_nodes(value, MAX_NODES) > MAX_NODES:
+        raise RecipeError(source, [f"more than {MAX_NODES:,} values once its aliases are written out"])
+    return value
+
+
+def parse(text: str) -> Any:
+    """Return the value of one YAML document, of plain types only.
+
+    Raises:
+        yaml.YAMLError: if it is not YAML, uses a tag or repeats a key.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return the values with each ``a.b=value`` set; the values themselves stay as they were.
+
+    Raises:
+        RecipeError: if an override has no ``=``, is not YAML or goes through something that has no keys.
+    """
+    result = _copy(values)
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        keys = dotted.split(".")
+        if not equals or not all(keys):
+            raise RecipeError(f"override {override!r}", ["wanted key.path=value, such as learner.lr=3e-6"])
+        try:
+            value = parse(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"override {override!r}", [_yaml_problem(error)]) from error
+        section = result
+        for depth, key in enumerate(keys[:-1]):
+            section = section.setdefault(key, {})
+            if not isinstance(section, dict):
+                path = ".".join(keys[: depth + 1])
+                raise RecipeError(f"override {override!r}", [f"{path} is {_kind(section)}, which has no keys"])
+        section[keys[-1]] = value
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
+
+
+def _count_nodes(value: Any, limit: int) -> int:
+    """Count values with aliases written out, stopping soon after the limit."""
+    count, pending = 0, [value]
+    while pending and count <= limit:
+        item = pending.pop()
+        count += 1
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    return count
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
+    return names.get(type(value), "a number")
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem or error.context}"
+    return " ".join(str(error).split())
