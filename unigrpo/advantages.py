@@ -1,0 +1,105 @@
+"""From the rewards of a group to its advantages, on numpy.
+
+Source: MMaDA (arXiv 2505.15809), eq. 15: A_i = (r_i - mean) / std within the group. The z-score here divides by the
+unbiased standard deviation plus 1e-4, as the public GRPO trainers do; a group below ``std_floor`` gets 0, because the
+difference of its rewards is rounding and not a preference. NaN means that a reward does not apply or failed: such a
+row gets advantage 0 and leaves its group's statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unigrpo.seeding import fold
+from unigrpo.settings import AdvantageSettings
+from unigrpo.types import RewardTable
+
+_STD_EPS = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advantages:
+    """The advantages of N rollouts, and how many groups had nothing to tell."""
+
+    values: np.ndarray
+    """[N] float64."""
+    frac_reward_zero_std: float
+    """Fraction of the groups whose total reward has a standard deviation below the floor, or under two valid rows."""
+
+
+def _center_group(rewards: np.ndarray, settings: AdvantageSettings) -> tuple[np.ndarray, bool]:
+    """Return the advantages [G] of one group, and whether it has no spread."""
+    advantages = np.zeros(len(rewards))
+    is_valid = ~np.isnan(rewards)
+    valid = rewards[is_valid]
+    if len(valid) < 2 or (std := valid.std(ddof=1)) < settings.std_floor:
+        return advantages, True
+    centered = valid - valid.mean()
+    if settings.mode == "group_zscore":
+        centered = centered / (std + _STD_EPS)
+    elif settings.mode == "leave_one_out":
+        centered = centered * (len(valid) / (len(valid) - 1))
+    advantages[is_valid] = centered
+    return advantages, False
+
+
+def _columns(rewards: RewardTable | np.ndarray, settings: AdvantageSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is normalised, [N, K'], and the weight of each column, [K']."""
+    if settings.aggregate == "sum_then_normalize" or not isinstance(rewards, RewardTable):
+        return _total(rewards)[:, None], np.ones(1)
+    is_used = rewards.weights != 0
+    return rewards.values[:, is_used], rewards.weights[is_used]
+
+
+def _total(rewards: RewardTable | np.ndarray) -> np.ndarray:
+    return np.asarray(rewards.total if isinstance(rewards, RewardTable) else rewards, dtype=np.float64)
+
+
+def group_advantages(
+    rewards: RewardTable | np.ndarray,
+    group_ids: Sequence[int] | np.ndarray,
+    settings: AdvantageSettings,
+    shuffle_seed: int | None = None,
+) -> Advantages:
+    """Return the advantages of N rollouts from the rewards of their groups.
+
+    Modes: ``group_zscore`` (r - mean) / (std + 1e-4); ``group_mean`` r - mean; ``leave_one_out`` r - mean of the
+    others. ``sum_then_normalize`` normalises the weighted sum of the rewards; ``normalize_then_sum`` normalises each
+    reward of non-zero weight within the group and then takes the weighted sum.
+
+    Args:
+        rewards: a table of N rows, or totals [N] with NaN where there is none.
+        group_ids: [N], equal within a group; a group's rows need not be adjacent.
+        settings: the mode.
+        shuffle_seed: keys the permutations of ``settings.shuffle_within_groups`` (run seed and step folded).
+
+    Raises:
+        ValueError: if the counts differ, a reward is infinite, or a shuffle has no seed.
+    """
+    total, ids = _total(rewards), np.asarray(group_ids)
+    if total.ndim != 1 or ids.shape != total.shape:
+        raise ValueError(
+            f"rewards of shape {total.shape} and group ids of shape {ids.shape}; give one of each a rollout"
+        )
+    columns, weights = _columns(rewards, settings)
+    if np.isinf(columns).any():
+        rows = np.flatnonzero(np.isinf(columns).any(axis=1))
+        raise ValueError(f"rollouts {rows.tolist()} have an infinite reward; return None where a reward does not apply")
+    if settings.shuffle_within_groups and shuffle_seed is None:
+        raise ValueError("shuffle_within_groups needs a shuffle_seed; fold the run's seed and the step")
+    values = np.zeros(len(total))
+    num_flat = 0
+    groups = np.unique(ids)
+    for group in groups:
+        rows = np.flatnonzero(ids == group)
+        num_flat += _center_group(total[rows], settings)[1]
+        for column, weight in zip(columns.T, weights, strict=True):
+            values[rows] += weight * _center_group(column[rows], settings)[0]
+        if settings.shuffle_within_groups:
+            rows = rows[~np.isnan(total[rows])]
+            generator = np.random.default_rng(fold("shuffle", int(shuffle_seed or 0), int(group)))
+            values[rows] = values[generator.permutation(rows)]
+    return Advantages(values=values, frac_reward_zero_std=num_flat / max(len(groups), 1))
