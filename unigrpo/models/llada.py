@@ -1,0 +1,379 @@
+"""The LLaDA body: a pre-norm Llama block without causal mask, in the tensor layout of the released checkpoints.
+
+MMaDA runs on the same body with a larger vocabulary (`unigrpo.models.mmada`). Written from the released config keys
+and tensor names (GSAI-ML/LLaDA-8B, Gen-Verse/MMaDA-8B); the arithmetic that must be kept is RMSNorm and rotary
+embedding in float32, half-split rotation, absolute positions, and no bias anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from unigrpo.types import ModelInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from unigrpo.models.base import Vocabulary
+    from unigrpo.models.tokenizer import TextTokenizer
+    from unigrpo.settings import SamplingSettings
+    from unigrpo.types import Canvas, Prompt, Span
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
+"""The linear layers of a block. The head is called ff_out, too, so that LoRA targets must be full names."""
+
+ROTARY_STEP = 256
+"""The rotary tables grow in steps of this many positions."""
+
+SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "block_type": ("llama",),
+    "block_group_size": (1,),
+    "activation_type": ("silu",),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "rope": (True,),
+    "rope_full_precision": (True,),
+    "rope_scaling": (None,),
+    "alibi": (False,),
+    "attention_layer_norm": (False,),
+    "include_bias": (False,),
+    "include_qkv_bias": (False, None),
+    "bias_for_layer_norm": (False, None),
+    "input_emb_norm": (False,),
+    "scale_logits": (False,),
+    "clip_qkv": (None,),
+    "attention_dropout": (0.0,),
+    "embedding_dropout": (0.0,),
+    "residual_dropout": (0.0,),
+}
+"""Config keys that change the arithmetic, and the values that this code computes; an absent key is the first one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LladaConfig:
+    """The sizes of a body."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    mlp_hidden_size: int
+    embedding_size: int
+    """Rows of the embedding and of the head."""
+    rope_theta: float
+    rms_norm_eps: float
+    weight_tying: bool
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> LladaConfig:
+        """Return the sizes from the content of a config.json.
+
+        Raises:
+            ValueError: a key whose value this code does not compute, or a size that is absent or does not divide.
+        """
+        for key, values in SUPPORTED.items():
+            if key in config and config[key] not in values:
+                raise ValueError(
+                    f"config.json has {key} = {config[key]!r}; this model code computes {values[0]!r} only"
+                )
+        missing = [key for key in ("d_model", "n_layers", "n_heads") if not config.get(key)]
+        rows = config.get("embedding_size") or config.get("vocab_size")
+        if missing or not rows:
+            raise ValueError(
+                f"config.json lacks {', '.join(missing) or 'embedding_size and vocab_size'}: sizes of the model"
+            )
+        heads = config["n_heads"]
+        kv_heads = config.get("n_kv_heads") or (1 if config.get("multi_query_attention") else heads)
+        if config["d_model"] % (2 * heads) or heads % kv_heads:
+            raise ValueError(
+                f"config.json has d_model {config['d_model']}, n_heads {heads}, n_kv_heads {kv_heads}; wanted an even "
+                "width per head and a whole number of query heads per key head"
+            )
+        return cls(
+            d_model=config["d_model"],
+            n_layers=config["n_layers"],
+            n_heads=heads,
+            n_kv_heads=kv_heads,
+            mlp_hidden_size=config.get("mlp_hidden_size") or int(config.get("mlp_ratio", 4) * config["d_model"]),
+            embedding_size=rows,
+            rope_theta=float(config.get("rope_theta", 10000.0)),
+            rms_norm_eps=float(config.get("rms_norm_eps", 1e-5)),
+            weight_tying=bool(config.get("weight_tying", False)),
+        )
+
+    @property
+    def head_width(self) -> int:
+        """Return the width of one attention head."""
+        return self.d_model // self.n_heads
+
+
+class RmsNorm(nn.Module):
+    """Root-mean-square norm: float32 inside, rounded to the input's dtype before the weight is applied."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return [..., D] of the same dtype."""
+        if hidden.dtype == torch.float32:
+            return functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return functional.rms_norm(hidden.float(), self.weight.shape, None, self.eps).to(hidden.dtype) * self.weight
+
+
+def _rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Return [N, L, H, W] rotated in float32: pairs (i, i + W/2); signed_sin is negative in its first half."""
+    wide = heads.float()
+    return torch.addcmul(wide * cos, wide.roll(heads.shape[-1] // 2, dims=-1), signed_sin).to(heads.dtype)
+
+
+class Block(nn.Module):
+    """One pre-norm layer: full bidirectional attention, then SwiGLU."""
+
+    def __init__(self, config: LladaConfig) -> None:
+        super().__init__()
+        width, inner = config.d_model, config.mlp_hidden_size
+        kv_width = config.n_kv_heads * config.head_width
+        self.head_width = config.head_width
+        self.is_grouped = config.n_kv_heads != config.n_heads
+        self.attn_norm = RmsNorm(width, config.rms_norm_eps)
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, kv_width, bias=False)
+        self.v_proj = nn.Linear(width, kv_width, bias=False)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.ff_norm = RmsNorm(width, config.rms_norm_eps)
+        self.ff_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.ff_out = nn.Linear(inner, width, bias=False)
+
+    def forward(self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor | None) -> Tensor:
+        """Return [N, L, D]; is_visible is [N, 1, 1, L] over keys, or None where every key is seen."""
+        split = (*hidden.shape[:2], -1, self.head_width)
+        normed = self.attn_norm(hidden)
+        queries = _rotate(self.q_proj(normed).view(split), cos, signed_sin)
+        keys = _rotate(self.k_proj(normed).view(split), cos, signed_sin)
+        values = self.v_proj(normed).view(split)
+        mixed = functional.scaled_dot_product_attention(
+            queries.transpose(1, 2),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=is_visible,
+            enable_gqa=self.is_grouped,
+        )
+        hidden = hidden + self.attn_out(mixed.transpose(1, 2).reshape(hidden.shape))
+        normed = self.ff_norm(hidden)
+        return hidden + self.ff_out(functional.silu(self.ff_proj(normed)) * self.up_proj(normed))
+
+
+class Transformer(nn.Module):
+    """Embedding, blocks, final norm and head, under the released names."""
+
+    def __init__(self, config: LladaConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.embedding_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.ln_f = RmsNorm(config.d_model, config.rms_norm_eps)
+        if not config.weight_tying:
+            self.ff_out = nn.Linear(config.d_model, config.embedding_size, bias=False)
+
+
+class LladaModel(nn.Module):
+    """The level that the released names call ``model``."""
+
+    def __init__(self, config: LladaConfig) -> None:
+        super().__init__()
+        self.transformer = Transformer(config)
+
+
+class Llada(nn.Module):
+    """The body as an nn.Module: token ids in, final hidden states out.
+
+    Example:
+        >>> with torch.device("meta"):
+        ...     body = Llada(LladaConfig.from_dict(config))
+    """
+
+    def __init__(self, config: LladaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = LladaModel(config)
+        self.is_checkpointing = False
+        """Whether each block is computed again in backward: less memory, more time."""
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, token_ids: Tensor, is_padding: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Return [N, L, D] after the final norm; the arguments are the fields of ModelInput."""
+        transformer = self.model.transformer
+        hidden = transformer.wte(token_ids)
+        cos, signed_sin = self._rotary(token_ids, positions)
+        is_visible = None
+        if is_padding is not None and bool(is_padding.any()):
+            # A row that is padding from end to end sees itself: no softmax over nothing, hence no NaN.
+            is_visible = (~is_padding | is_padding.all(dim=1, keepdim=True))[:, None, None, :]
+        is_recomputed = self.is_checkpointing and torch.is_grad_enabled()
+        for block in transformer.blocks:
+            if is_recomputed:
+                hidden = checkpoint(
+                    block, hidden, cos, signed_sin, is_visible, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                hidden = block(hidden, cos, signed_sin, is_visible)
+        return transformer.ln_f(hidden)
+
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosine and signed sine [..., L, 1, W] of integer positions [..., L], in float32."""
+        width = self.config.head_width
+        exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+        angles = (positions.float()[..., None] * (1.0 / self.config.rope_theta**exponents))[..., None, :]
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+    def _rotary(self, token_ids: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        if positions is not None:
+            return self._angles(positions)
+        length, device = token_ids.shape[1], token_ids.device
+        tables = self._tables.get(device)
+        if tables is None or tables[0].shape[0] < length:
+            # Tables made inside inference mode could not be saved for a later backward.
+            with torch.inference_mode(False), torch.no_grad():
+                rounded = -(-length // ROTARY_STEP) * ROTARY_STEP
+                tables = self._angles(torch.arange(rounded, device=device))
+            self._tables[device] = tables
+        return tables[0][:length], tables[1][:length]
+
+    def head(self, hidden: Tensor, vocabulary_range: tuple[int, int] | None = None) -> Tensor:
+        """Return logits [..., V'] of hidden states [..., D] over a half-open range of ids (None: all of V).
+
+        Raises:
+            ValueError: a range outside the embedding.
+        """
+        transformer = self.model.transformer
+        layer = transformer.wte if self.config.weight_tying else transformer.ff_out
+        if vocabulary_range is None:
+            return functional.linear(hidden, layer.weight) if self.config.weight_tying else layer(hidden)
+        start, stop = vocabulary_range
+        if not 0 <= start < stop <= self.config.embedding_size:
+            raise ValueError(
+                f"vocabulary range {start}:{stop} is not inside 0:{self.config.embedding_size}, the embedding"
+            )
+        if isinstance(layer, nn.Linear | nn.Embedding):
+            return functional.linear(hidden, layer.weight[start:stop])
+        return layer(hidden)[..., start:stop]  # the user put LoRA on the head
+
+
+class LladaPolicy:
+    """LLaDA behind the policy contract (`unigrpo.models.base.Policy`): text in, text out.
+
+    Args:
+        module: the body; its parameters are what trains.
+        vocabulary: the token ids.
+        tokenizer: text to ids; None for a checkpoint without tokenizer files, which then takes ids only.
+        source: the folder or hub id that the weights came from; adapters name it as their base.
+        image_size: side in pixels of the pictures in prompts, where the family reads pictures.
+    """
+
+    folder: Path | None = None
+    """Where the files are that came with the weights: config.json, tokenizer."""
+    image_tokenizer: Any = None
+    """encode(pixels [N, 3, H, W] in [-1, 1]) -> codes [N, K]; decode(codes, grid=None) -> pixels."""
+
+    def __init__(
+        self,
+        *,
+        module: Llada,
+        vocabulary: Vocabulary,
+        tokenizer: TextTokenizer | None = None,
+        source: str = "",
+        image_size: int = 512,
+    ) -> None:
+        self.module = module
+        self.vocabulary = vocabulary
+        self.tokenizer = tokenizer
+        self.source = source
+        self.image_size = image_size
+
+    @staticmethod
+    def codebook_size(config: Mapping[str, Any]) -> int | None:
+        """Return the number of image codes of a config.json; None for a text-only family."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the weights."""
+        return self.module.model.transformer.wte.weight.device
+
+    @property
+    def lora_targets(self) -> list[str]:
+        """Return the full names of the seven linear layers of every block; the head is not among them."""
+        return [
+            f"model.transformer.blocks.{index}.{name}"
+            for index in range(self.module.config.n_layers)
+            for name in LINEARS
+        ]
+
+    def hidden(self, model_input: ModelInput) -> Tensor:
+        """Return [N, L, D] after the final norm."""
+        return self.module(model_input.token_ids, model_input.is_padding, model_input.positions)
+
+    def head(self, hidden: Tensor, vocabulary_range: tuple[int, int] | None = None) -> Tensor:
+        """Return logits [..., V'] over a half-open range of ids (None: all of V); only those rows are multiplied."""
+        return self.module.head(hidden, vocabulary_range)
+
+    def logits(self, token_ids: Tensor, is_padding: Tensor | None = None) -> Tensor:
+        """Return [N, L, V]: head after hidden, for checks and small models."""
+        return self.head(self.hidden(ModelInput(token_ids=token_ids, is_padding=is_padding)))
+
+    def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
+        """Return chat-template ids and one open text span.
+
+        Raises:
+            ValueError: a task other than reason, or a prompt with pictures.
+        """
+        from unigrpo.models import layout
+
+        if prompt.task != "reason" or prompt.images:
+            raise ValueError(
+                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; this policy "
+                "reads and writes text only: use an MMaDA checkpoint"
+            )
+        ids = self.text_tokenizer.encode_chat(prompt.messages)
+        return layout.text_canvas(((ids, None),), sampling, self.vocabulary)
+
+    @property
+    def text_tokenizer(self) -> TextTokenizer:
+        """Return the tokenizer.
+
+        Raises:
+            ValueError: the checkpoint has none.
+        """
+        if self.tokenizer is None:
+            raise ValueError(
+                f"{self.source or 'this policy'} was loaded without tokenizer files, so it takes token ids only; put "
+                "tokenizer.json and tokenizer_config.json beside the weights, or give load_policy(tokenizer=FOLDER)"
+            )
+        return self.tokenizer
+
+    def decode_text(self, token_ids: np.ndarray) -> str:
+        """Return the text of a span's ids, up to the first EOS, without special tokens."""
+        ids = [int(token) for token in token_ids]
+        if self.vocabulary.eos_token_id in ids:
+            ids = ids[: ids.index(self.vocabulary.eos_token_id)]
+        return self.text_tokenizer.decode(ids)
+
+    def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
+        """Refuse: the vocabulary has no image codes.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{self.source or 'this policy'} has no image codes to decode; use an MMaDA checkpoint")
