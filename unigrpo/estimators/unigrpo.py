@@ -42,7 +42,7 @@ def timesteps(
     """
     update = torch.arange(num_updates, device=start.device)[:, None]
     if spacing == "even":
-        return (start + update * (num_timesteps / num_updates)).double().remainder(num_timesteps)
+        return (start + update.double() * (num_timesteps / num_updates)).remainder(num_timesteps)
     return (start + (update * (num_timesteps - start)).div(max(num_updates - 1, 1), rounding_mode="floor")).double()
 
 
@@ -95,7 +95,7 @@ class UniGRPO:
         draw = update if self.spacing == "random" else 0
         start = (uniform(keys, draw, position)[:, 0] * self.num_timesteps).long()
         if self.spacing == "random":
-            return start / float(self.num_timesteps)
+            return start.double() / self.num_timesteps
         return timesteps(start, num_updates, self.num_timesteps, self.spacing)[update] / self.num_timesteps
 
     def draw(self, batch: Batch, step: int, update: int, num_updates: int, mask_token_id: int) -> MaskDraw:
