@@ -1,0 +1,228 @@
+"""What a run looks like on a terminal: a live table; elsewhere one plain line a step."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+LONG_WAIT_S = 30.0
+"""A phase that takes longer says again what it waits for."""
+NUM_ROWS = 12
+"""Steps that the live table shows."""
+
+
+def make_observer(console: Console, num_steps: int | None = None) -> LiveObserver | PlainObserver:
+    """Return the live table on a terminal, plain lines where output goes to a file or `CI` is set.
+
+    Args:
+        console: where to show.
+        num_steps: learner steps of the run, for the time that is left; None where it is not known.
+    """
+    if console.is_terminal and not os.environ.get("CI"):
+        return LiveObserver(console, num_steps)
+    return PlainObserver(console, num_steps)
+
+
+class PlainObserver:
+    """One line a phase and one line a step, for logs."""
+
+    def __init__(self, console: Console, num_steps: int | None = None) -> None:
+        """Show on a console."""
+        self._console = console
+        self._pace = Pace(num_steps)
+        self._wait = _Wait(lambda text: self._line(f"still {text}"))
+
+    def __enter__(self) -> PlainObserver:
+        """Return the observer."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Stop watching for long waits."""
+        self._wait.stop()
+
+    def phase(self, text: str) -> None:
+        """Write the phase, and again if it takes long."""
+        self._line(text)
+        self._wait.start(text)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Write every tenth of the pieces."""
+        self._wait.touch()
+        if done == total or done * 10 // total > (done - 1) * 10 // total:
+            self._line(f"{text}: {done}/{total}")
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Write the step's line."""
+        self._wait.stop()
+        self._pace.step(metrics)
+        shown = [f"{name} {value}" for name, value in columns_of(metrics).items()]
+        left = self._pace.left
+        self._line("  ".join([*shown, *([f"left {left}"] if left else [])]))
+
+    def done(self, summary: Mapping[str, Any]) -> None:
+        """Write that the run has ended."""
+        self._wait.stop()
+        self._line(f"{summary.get('status', 'done')} in {duration(float(summary.get('wall_s', 0)))}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveObserver:
+    """A table of the last steps, with the phase and the time that is left below it."""
+
+    def __init__(self, console: Console, num_steps: int | None = None) -> None:
+        """Show on a terminal."""
+        self._pace = Pace(num_steps)
+        self._rows: list[dict[str, str]] = []
+        self._phase = ""
+        self._since = time.monotonic()
+        self._pieces = ""
+        self._spinner = Spinner("dots")
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=False)
+
+    def __enter__(self) -> LiveObserver:
+        """Start to draw."""
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last table on the screen."""
+        self._phase = ""
+        self._live.stop()
+
+    def phase(self, text: str) -> None:
+        """Show the phase and how long it has taken."""
+        self._phase, self._pieces, self._since = text, "", time.monotonic()
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Show the pieces beside the phase."""
+        self._pieces = f"{done}/{total} {text}"
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Add a row."""
+        self._pace.step(metrics)
+        self._rows = [*self._rows, columns_of(metrics)][-NUM_ROWS:]
+
+    def done(self, summary: Mapping[str, Any]) -> None:
+        """Show that the run has ended."""
+        self._phase = ""
+
+    def _render(self) -> RenderableType:
+        parts: list[RenderableType] = []
+        if self._rows:
+            names = list(dict.fromkeys(name for row in self._rows for name in row))
+            table = Table(box=None, pad_edge=False, header_style="bold cyan")
+            for name in names:
+                table.add_column(name, justify="right", no_wrap=True)
+            for row in self._rows:
+                table.add_row(*(row.get(name, "") for name in names))
+            parts.append(table)
+        if self._phase:
+            waited = time.monotonic() - self._since
+            clock = f" {duration(waited)}" if waited >= 1 else ""
+            left = f"   {self._pace.left} left" if self._pace.left else ""
+            waiting = "waiting: " if waited > LONG_WAIT_S else ""
+            self._spinner.update(text=Text(f"{waiting}{self._phase} {self._pieces}".rstrip() + clock + left, "dim"))
+            parts.append(self._spinner)
+        return Group(*parts)
+
+
+class Pace:
+    """How long the rest of a run takes, from the median of its last steps."""
+
+    def __init__(self, num_steps: int | None) -> None:
+        """Count towards `num_steps`."""
+        self._num_steps = num_steps
+        self._seconds: list[float] = []
+        self._step = 0
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Take in a step's time."""
+        self._step = int(metrics["step"])
+        if isinstance(seconds := metrics.get("timing_s/step"), int | float):
+            self._seconds = [*self._seconds, float(seconds)][-20:]
+
+    @property
+    def left(self) -> str:
+        """Return the time that is left, or nothing where it is not known."""
+        if self._num_steps is None or not self._seconds or self._step >= self._num_steps:
+            return ""
+        median = sorted(self._seconds)[len(self._seconds) // 2]
+        return duration(median * (self._num_steps - self._step))
+
+
+def columns_of(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is shown of a step, by column: rewards by task, reward parts, KL, clipping, time."""
+    shown = {"step": str(metrics["step"])}
+
+    def add(column: str, name: str, digits: int) -> None:
+        value = metrics.get(name)
+        if isinstance(value, int | float):
+            shown[column] = f"{value:.{digits}f}"
+
+    add("reward", "reward", 3)
+    for name in metrics:
+        if name.startswith("tasks/") and name.endswith("/reward"):
+            add(name.split("/")[1], name, 3)
+    for name in metrics:
+        if name.startswith("rewards/") and name.endswith("/mean"):
+            add(name.split("/")[1], name, 2)
+    add("loss", "loss", 4)
+    add("kl", "kl", 4)
+    add("clip", "clip_ratio/region_mean", 3)
+    add("s", "timing_s/step", 1)
+    return shown
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person says them: 4.2s, 3m05s, 2h07m."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+class _Wait:
+    """Calls back each time a phase has taken another `LONG_WAIT_S` without a sign of progress."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._timer: threading.Timer | None = None
+        self._text = ""
+        self._since = 0.0
+
+    def start(self, text: str) -> None:
+        self._since, self._text = time.monotonic(), text
+        self._arm()
+
+    def touch(self) -> None:
+        if self._timer is not None:
+            self._arm()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        self.stop()
+        self._timer = threading.Timer(LONG_WAIT_S, self._fire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _fire(self) -> None:
+        self._say(f"{self._text}, {duration(time.monotonic() - self._since)}")
+        self._arm()
