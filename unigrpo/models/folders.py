@@ -1,0 +1,46 @@
+"""Where a checkpoint lies: a folder, a hub id, or an asset that ships with the package."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+
+HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
+
+
+def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: str | None = None) -> Path:
+    """Return the folder of a checkpoint, downloading a hub id if the cache does not hold it.
+
+    Args:
+        path: a folder, ``owner/name`` on the hub, or ``asset:NAME``.
+        files: glob patterns of what to download; none downloads everything.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or asset, or the hub does not deliver it.
+    """
+    text = str(path)
+    if text.startswith("asset:"):
+        return _asset(text.removeprefix("asset:"))
+    if Path(text).is_dir():
+        return Path(text)
+    if not HUB_ID.match(text):
+        raise FileNotFoundError(f"there is no folder {text}; give a folder, a hub id such as owner/name, or asset:NAME")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(text, revision=revision, allow_patterns=list(files) or None))
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{text} is no folder here and the hub did not deliver it ({error}); check the name, the network and "
+            "HF_TOKEN, or download it elsewhere and give the folder"
+        ) from error
+
+
+def _asset(name: str) -> Path:
+    root = Path(str(resources.files("unigrpo.assets").joinpath("__init__.py"))).parent
+    known = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("_"))
+    if name not in known:
+        raise FileNotFoundError(f"no asset {name!r} ships with the package; there are: {', '.join(known) or 'none'}")
+    return root / name
