@@ -1,0 +1,246 @@
+r"""Correctness: 1 where the final answer equals the gold answer, else 0.
+
+Most answers are decided here by spelling and exact fractions. The rest goes to math-verify in a child process with a
+deadline: an answer that hangs a computer algebra system is wrong, and cannot hang the run. No signal, no thread and no
+event loop is involved, so it works the same in a script, a thread, an asyncio loop and a Ray actor.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unigrpo.rewards.answers import MAX_ANSWER_LENGTH, Answer, completion_text, extract_answer, gold_answer
+from unigrpo.rewards.child import Child, ChildDiedError, ChildTimeoutError
+from unigrpo.rewards.guards import has_relation, is_explosive, is_false_equation
+from unigrpo.rewards.normalise import Normal, normalise
+
+_LOGGER = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 120.0
+"""For the worker's imports on a machine that is busy starting a run."""
+_NUM_CACHED = 20_000
+_ANCHOR = re.compile(r"(?i)(?:answer|result|option|choice)\s*(?:is|:|=)?\s*[:=]?\s*")
+_SENTENCE_END = re.compile(r"\.(?:\s|$)|\n")
+_CHOICE = re.compile(r"\(([A-Za-z])\)|(?<![A-Za-z])([A-Z])(?![A-Za-z'])")
+_PROSE_LENGTH = 300
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What the worker compares; the key of the cache."""
+
+    prediction: str
+    gold: str
+    is_prose: bool
+
+
+class Correctness:
+    r"""Compare final answers; see :mod:`unigrpo.rewards.answers` for where an answer is looked for.
+
+    Example:
+        >>> Correctness()(prompts=["6 * 7?"], completions=[r"It is \boxed{42}."], answer=["#### 42"])
+        [1.0]
+    """
+
+    range = (0.0, 1.0)
+
+    def __init__(self, *, deadline_s: float = 8.0) -> None:
+        """Set up; the worker starts with the first answer that needs it.
+
+        Args:
+            deadline_s: seconds for one comparison; then its worker is killed and the answer is wrong.
+        """
+        self._deadline_s = deadline_s
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+        self._cache: OrderedDict[_Pair, float | None] = OrderedDict()
+        self.num_timeouts = 0
+        """Comparisons that were killed so far."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as settings: a worker belongs to one process."""
+        return (_make, (self._deadline_s,))
+
+    def __call__(self, *, completions: Sequence[Any], answer: Sequence[Any], **columns: object) -> list[float | None]:
+        """Return 1 (right), 0 (wrong) or None (no gold answer, or one that cannot be read) for each completion.
+
+        Raises:
+            ValueError: if there are not as many answers as completions.
+        """
+        if len(answer) != len(completions):
+            raise ValueError(
+                f"Correctness got {len(completions)} completions and {len(answer)} answers; give one answer each"
+            )
+        values: list[float | None] = []
+        open_pairs: list[tuple[int, _Pair]] = []
+        for index, (completion, gold) in enumerate(zip(completions, answer, strict=True)):
+            verdict = judge_cheaply(completion_text(completion), gold_answer(gold))
+            if isinstance(verdict, _Pair):
+                open_pairs.append((index, verdict))
+                values.append(None)
+            else:
+                values.append(verdict)
+        if open_pairs:
+            with self._lock:
+                verdicts = self._compare([pair for _, pair in open_pairs])
+            for index, pair in open_pairs:
+                values[index] = verdicts[pair]
+        return values
+
+    def start(self) -> None:
+        """Start the worker ahead of the first call."""
+        with self._lock:
+            self._running_child()
+
+    def close(self) -> None:
+        """End the worker; a later call starts another."""
+        with self._lock:
+            if self._child is not None:
+                self._child.kill()
+                self._child = None
+
+    def _compare(self, pairs: Sequence[_Pair]) -> dict[_Pair, float | None]:
+        """Return the verdict of each pair, from the cache or the worker."""
+        distinct = list(dict.fromkeys(pairs))
+        verdicts = {pair: self._cache[pair] for pair in distinct if pair in self._cache}
+        waiting = [pair for pair in distinct if pair not in verdicts]
+        is_second_try = False
+        while waiting:
+            num_done = 0
+            try:
+                child = self._running_child()
+                child.send(
+                    {"pairs": [[p.prediction, p.gold, p.is_prose] for p in waiting], "deadline_s": self._deadline_s}
+                )
+                for pair in waiting:
+                    verdicts[pair] = self._value(child.receive(timeout_s=self._deadline_s)["verdict"], pair)
+                    num_done += 1
+            except (ChildTimeoutError, ChildDiedError) as error:
+                # A worker may have died of anything: the pair that it worked on gets one more chance.
+                is_guilty = isinstance(error, ChildTimeoutError) or (is_second_try and num_done == 0)
+                is_second_try = not is_guilty
+                if is_guilty:
+                    self.num_timeouts += 1
+                    verdicts[waiting[num_done]] = 0.0
+                    _LOGGER.warning(
+                        "comparing %r with %r: %s",
+                        waiting[num_done].prediction[:80],
+                        waiting[num_done].gold[:80],
+                        error,
+                    )
+                    num_done += 1
+            waiting = waiting[num_done:]
+        for pair in distinct:
+            self._remember(pair, verdicts[pair])
+        return verdicts
+
+    def _running_child(self) -> Child:
+        if self._child is None or not self._child.is_alive:
+            self._child = Child("unigrpo.rewards.math_worker")
+            self._child.send({"hello": True})
+            self._child.receive(timeout_s=START_TIMEOUT_S)
+        return self._child
+
+    def _value(self, verdict: str, pair: _Pair) -> float | None:
+        if verdict == "unreadable":
+            _LOGGER.warning(
+                "the gold answer %r cannot be read as mathematics; only its exact spelling counts", pair.gold
+            )
+            return None
+        return float(verdict == "right")
+
+    def _remember(self, pair: _Pair, value: float | None) -> None:
+        self._cache[pair] = value
+        self._cache.move_to_end(pair)
+        if len(self._cache) > _NUM_CACHED:
+            self._cache.popitem(last=False)
+
+
+def _make(deadline_s: float) -> Correctness:
+    return Correctness(deadline_s=deadline_s)
+
+
+def judge_cheaply(text: str | None, gold: str | None) -> float | _Pair | None:
+    """Return a verdict where spelling, exact numbers or a guard decide; else the pair for the worker."""
+    if text is None or gold is None or not gold.strip():
+        return None
+    if len(gold) > MAX_ANSWER_LENGTH:
+        return None
+    answer = extract_answer(text)
+    if answer is None:
+        return 0.0
+    wanted = normalise(gold)
+    if answer.source == "text":
+        return _judge_prose(answer, wanted)
+    return _judge(answer.text, wanted)
+
+
+def _judge(given_text: str, wanted: Normal) -> float | _Pair:
+    given = normalise(given_text)
+    decided = _same_spelling_or_number(given, wanted)
+    if decided is not None:
+        return decided
+    if is_false_equation(given.text) and "=" not in wanted.text:
+        return 0.0
+    if is_explosive(given.text) or is_explosive(wanted.text):
+        return 0.0
+    if has_relation(wanted.text) != has_relation(given.text) and not _is_set_like(wanted.text, given.text):
+        return 0.0
+    return _Pair(given.text, wanted.text, False)
+
+
+def _same_spelling_or_number(given: Normal, wanted: Normal) -> float | None:
+    """Return 1 or 0 where both are alike or both are numbers or words; None where mathematics has to decide."""
+    if given.unit is not None and wanted.unit is not None and given.unit != wanted.unit:
+        return 0.0
+    if given.text.replace(" ", "") == wanted.text.replace(" ", ""):
+        return 1.0
+    if given.value is not None and wanted.value is not None:
+        if given.value == wanted.value:
+            return 1.0
+        return float(_is_bare_percent(given, wanted))
+    if wanted.word is not None:
+        return float(_bare_word(given) == wanted.word)
+    if re.fullmatch(r"[A-Z]", wanted.text) and given.word is not None and len(given.word) == 1:
+        return float(given.word == wanted.text.lower())
+    return None
+
+
+def _bare_word(given: Normal) -> str:
+    return given.word or given.text.strip("()[]*\"'.: ").lower()
+
+
+def _is_bare_percent(given: Normal, wanted: Normal) -> bool:
+    """Return whether a percentage is asked for and its number given (``35`` for ``35%``)."""
+    return wanted.is_percent and not given.is_percent and given.value == (wanted.value or 0) * 100
+
+
+def _is_set_like(wanted: str, given: str) -> bool:
+    """Return whether an inequality stands against a set or an interval, which may mean the same."""
+    return any(text.lstrip("- ").startswith(("(", "[", "\\{", "\\emptyset", "\\mathbb")) for text in (wanted, given))
+
+
+def _judge_prose(answer: Answer, wanted: Normal) -> float | _Pair:
+    """Judge unmarked text: all of it, then what follows the last "answer is", then the worker's own search."""
+    pieces = [answer.text] if len(answer.text) <= _PROSE_LENGTH else []
+    anchors = list(_ANCHOR.finditer(answer.text))
+    if anchors:
+        rest = answer.text[anchors[-1].end() :].strip()
+        end = _SENTENCE_END.search(rest)
+        pieces.append(rest[: end.start()] if end else rest)
+    for piece in pieces:
+        if 0 < len(piece) <= MAX_ANSWER_LENGTH and _same_spelling_or_number(normalise(piece), wanted) == 1.0:
+            return 1.0
+    if re.fullmatch(r"[A-Z]", wanted.text):
+        choices = [match[1] or match[2] for match in _CHOICE.finditer(answer.text)]
+        return float(bool(choices) and choices[-1].upper() == wanted.text)
+    tail = answer.text[-_PROSE_LENGTH:]
+    if wanted.word is not None or is_explosive(tail) or is_explosive(wanted.text):
+        return 0.0
+    return _Pair(answer.text[-2000:], wanted.text, True)

@@ -1,0 +1,169 @@
+"""Messages between a process and the workers it starts: a JSON header and raw blobs, so that no code crosses.
+
+A frame is two big-endian 64-bit lengths, a JSON document, and the blobs one after another. Arrays, pictures and bytes
+travel as blobs; the same object used twice (the pictures of a group's prompt) travels once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+_LENGTHS = struct.Struct(">QQ")
+_KIND = "$"
+_CHUNK_BYTES = 1 << 20
+
+
+class WireClosedError(ConnectionError):
+    """The other side has gone."""
+
+
+class WireTimeoutError(TimeoutError):
+    """The other side did not answer in time."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Packer:
+    blobs: list[bytes] = field(default_factory=list)
+    index: dict[int, int] = field(default_factory=dict)
+    kept: list[object] = field(default_factory=list)
+
+    def add(self, source: object, blob: bytes) -> int:
+        self.kept.append(source)  # An id is unique only while its object lives.
+        self.index[id(source)] = len(self.blobs)
+        self.blobs.append(blob)
+        return self.index[id(source)]
+
+    def pack(self, value: Any, path: str) -> Any:
+        """Return the JSON form of ``value``; ``path`` names it in errors."""
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, Mapping):
+            return self._pack_mapping(value, path)
+        if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+            return [self.pack(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return self._pack_blob(value, path)
+
+    def _pack_mapping(self, value: Mapping[Any, Any], path: str) -> Any:
+        if all(isinstance(key, str) for key in value) and _KIND not in value:
+            return {key: self.pack(item, f"{path}.{key}") for key, item in value.items()}
+        return {_KIND: "map", "items": [[self.pack(k, path), self.pack(v, f"{path}.{k}")] for k, v in value.items()]}
+
+    def _pack_blob(self, value: Any, path: str) -> Any:
+        known = self.index.get(id(value))
+        if isinstance(value, bytes | bytearray):
+            return {_KIND: "bytes", "blob": self.add(value, bytes(value)) if known is None else known}
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            blob = self.add(value, np.ascontiguousarray(value).tobytes()) if known is None else known
+            return {_KIND: "array", "blob": blob, "dtype": value.dtype.str, "shape": list(value.shape)}
+        if hasattr(value, "tobytes") and hasattr(value, "mode") and hasattr(value, "size"):
+            image = value if value.mode in ("L", "RGB", "RGBA") else value.convert("RGB")
+            blob = self.add(value, image.tobytes()) if known is None else known
+            return {_KIND: "image", "blob": blob, "mode": image.mode, "size": list(image.size)}
+        raise TypeError(
+            f"{path} is a {type(value).__name__}, which cannot be sent to a reward worker; "
+            "use text, numbers, lists, dicts, bytes, numeric numpy arrays or PIL images"
+        )
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Return a message as one frame.
+
+    Raises:
+        TypeError: naming the entry that is not data.
+    """
+    packer = _Packer()
+    header = {key: packer.pack(value, key) for key, value in message.items()}
+    document = json.dumps({"message": header, "sizes": [len(blob) for blob in packer.blobs]}).encode()
+    return b"".join([_LENGTHS.pack(len(document), sum(map(len, packer.blobs))), document, *packer.blobs])
+
+
+def _unpack(value: Any, blobs: list[bytes], images: dict[int, Any]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, blobs, images) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get(_KIND)
+    if kind is None:
+        return {key: _unpack(item, blobs, images) for key, item in value.items()}
+    if kind == "map":
+        return {_unpack(key, blobs, images): _unpack(item, blobs, images) for key, item in value["items"]}
+    blob = value["blob"]
+    if kind == "bytes":
+        return blobs[blob]
+    if kind == "array":
+        return np.frombuffer(blobs[blob], dtype=value["dtype"]).reshape(value["shape"]).copy()
+    if blob not in images:
+        from PIL import Image
+
+        images[blob] = Image.frombytes(value["mode"], tuple(value["size"]), blobs[blob])
+    return images[blob]
+
+
+def decode(document: bytes, payload: bytes) -> dict[str, Any]:
+    """Return the message of a frame; tuples come back as lists."""
+    parsed = json.loads(document)
+    blobs, start = [], 0
+    for size in parsed["sizes"]:
+        blobs.append(payload[start : start + size])
+        start += size
+    unpacked: dict[str, Any] = _unpack(parsed["message"], blobs, {})
+    return unpacked
+
+
+def send(connection: socket.socket, message: Mapping[str, Any], timeout_s: float | None = None) -> None:
+    """Send one message.
+
+    Raises:
+        WireClosedError: if the other side has gone.
+        WireTimeoutError: if it does not read within ``timeout_s`` seconds.
+    """
+    connection.settimeout(timeout_s)
+    try:
+        connection.sendall(encode(message))
+    except TimeoutError as error:
+        raise WireTimeoutError(f"a message was not read within {timeout_s} s") from error
+    except OSError as error:
+        raise WireClosedError("the other side of a pipe has gone") from error
+
+
+def receive(connection: socket.socket, timeout_s: float | None = None) -> dict[str, Any]:
+    """Return the next message.
+
+    Raises:
+        WireClosedError: if the other side has gone.
+        WireTimeoutError: if it is not complete within ``timeout_s`` seconds.
+    """
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    num_document, num_payload = _LENGTHS.unpack(_receive_bytes(connection, _LENGTHS.size, deadline))
+    document = _receive_bytes(connection, num_document, deadline)
+    return decode(document, _receive_bytes(connection, num_payload, deadline))
+
+
+def _receive_bytes(connection: socket.socket, num_bytes: int, deadline: float) -> bytes:
+    received = bytearray()
+    while len(received) < num_bytes:
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:
+            raise WireTimeoutError("no answer in time")
+        connection.settimeout(None if math.isinf(remaining_s) else remaining_s)
+        try:
+            chunk = connection.recv(min(num_bytes - len(received), _CHUNK_BYTES))
+        except TimeoutError as error:
+            raise WireTimeoutError("no answer in time") from error
+        except OSError as error:
+            raise WireClosedError("the other side of a pipe has gone") from error
+        if not chunk:
+            raise WireClosedError("the other side of a pipe has gone")
+        received += chunk
+    return bytes(received)
