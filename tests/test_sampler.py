@@ -38,7 +38,7 @@ def greedy_text_cases(path, key=None):
     return [
         case
         for case in listed
-        if case["temperature"] == 0 and "maskignored" not in case["name"] and "fast" not in case["name"]
+        if case.get("temperature", 0) == 0 and "t1" not in case["name"].split("_") and "maskignored" not in case["name"] and "fast" not in case["name"]
     ]
 
 

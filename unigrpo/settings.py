@@ -145,6 +145,7 @@ class EvaluateSettings(Settings):
     enabled: bool = Field(True, description="false skips before and after, too.")
     every: int = Field(0, ge=0, description="0: none during the run.")
     num_prompts: int = Field(256, ge=1, description="A task.")
+    accuracy: dict[Task, str] = Field(default_factory=dict, description="The reward of each task whose highest value on the greedy completion counts as right.")
 
 
 class TrackingSettings(Settings):

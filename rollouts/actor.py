@@ -1,0 +1,60 @@
+"""A process that holds a frozen copy of the policy and turns work units into rollouts."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unigrpo.settings import LoraSettings, PolicySettings
+from unigrpo.types import PolicyVersion, Rollout
+
+if TYPE_CHECKING:
+    from unigrpo.rollouts.engine import WorkUnit
+
+
+class RolloutActor:
+    """Loads the base once (its file is memory-mapped, so the actors of a node share it) and swaps trainable weights.
+
+    The class knows nothing of Ray: ``rollouts.pool`` wraps it.
+    """
+
+    def __init__(self, policy: PolicySettings, lora: LoraSettings, seed: int, num_threads: int | None) -> None:
+        """Load the base and its adapter, not yet with the learner's weights."""
+        import torch
+
+        from unigrpo.models.opening import open_policy
+
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self._policy = open_policy(policy, lora, seed)
+        self._version: PolicyVersion | None = None
+
+    def process_id(self) -> int:
+        """Return this process's id."""
+        return os.getpid()
+
+    def load(self, packed: np.ndarray, step: int) -> PolicyVersion:
+        """Take the trainable weights (safetensors bytes, [B] uint8) and return their version, hashed from what arrived."""
+        from safetensors.torch import load
+
+        from unigrpo.models.adapter import set_trainable_state, state_version
+
+        state = load(packed.tobytes())
+        set_trainable_state(self._policy, state)
+        kind = "adapter" if self._policy.adapter is not None else "full"
+        self._version = state_version(state, step, kind)
+        return self._version
+
+    def generate(self, unit: WorkUnit) -> list[Rollout]:
+        """Return the unit's rollouts, marked with the version of the weights in use.
+
+        Raises:
+            RuntimeError: before weights were loaded.
+        """
+        from unigrpo.rollouts.engine import generate
+
+        if self._version is None:
+            raise RuntimeError("this rollout actor has no weights yet; call load() before generate()")
+        return generate(self._policy, unit, self._version)

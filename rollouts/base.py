@@ -1,0 +1,42 @@
+"""The contract of whatever turns work units into rollouts: this process, or Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from unigrpo.rollouts.engine import WorkUnit
+    from unigrpo.types import PolicyVersion, Rollout
+
+
+class PolicyVersionMismatchError(RuntimeError):
+    """An actor generated with other weights than it was told to: the run must not train on its rollouts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutStats:
+    """What happened while a step's units were generated."""
+
+    num_lost: int = 0
+    """Units whose rollouts never came back (always 0: a lost unit is generated again or the run stops)."""
+    num_redispatched: int = 0
+    """Units that were generated again because their actor died."""
+
+
+class RolloutPool(Protocol):
+    """Generates work units with the policy that was last loaded."""
+
+    stats: RolloutStats
+
+    def load(self, state: dict[str, torch.Tensor], version: PolicyVersion) -> None:
+        """Deliver trainable weights to every actor; returns when each has echoed the version."""
+
+    def generate(self, units: Sequence[WorkUnit]) -> list[Rollout]:
+        """Return the rollouts of all units, in the order of the units."""
+
+    def close(self) -> None:
+        """Stop the actors."""

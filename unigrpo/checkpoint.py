@@ -1,0 +1,123 @@
+"""Checkpoints that are whole or absent: written under a temporary name, synced, hashed, renamed.
+
+A step's folder holds ``adapter/`` in PEFT layout (or ``model.safetensors`` without LoRA), ``optimizer.safetensors``,
+``state.json`` and ``manifest.json`` with the sha256 of each. All randomness is a function of (seed, step), so the step
+is the whole state of every generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+LATEST = "latest"
+MANIFEST = "manifest.json"
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A verified folder and the step after which it was written."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def save_checkpoint(
+    run_dir: Path, step: int, state: dict[str, Any], write: Callable[[Path], None], keep: int
+) -> Checkpoint:
+    """Write the checkpoint of a step and drop all but the newest ``keep``.
+
+    Args:
+        run_dir: of the run.
+        step: learner steps that are done.
+        state: JSON values beside the tensors.
+        write: puts the tensor files into the folder it is given.
+        keep: folders to keep.
+    """
+    root = run_dir / FOLDER
+    root.mkdir(parents=True, exist_ok=True)
+    for leftover in root.glob(".writing-*"):
+        shutil.rmtree(leftover)
+    temporary = root / f".writing-{step:06d}"
+    temporary.mkdir()
+    write(temporary)
+    (temporary / "state.json").write_text(json.dumps({**state, "step": step}, indent=1), encoding="utf-8")
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    manifest = {str(path.relative_to(temporary)): _sha256(path) for path in files}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for path in [*files, temporary / MANIFEST]:
+        _sync(path)
+    _sync_folder(temporary)
+    folder = root / f"step_{step:06d}"
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    _sync_folder(root)
+    write_atomically(run_dir / LATEST, folder.name + "\n")
+    for old in sorted(root.glob("step_*"))[:-keep]:
+        shutil.rmtree(old)
+    return Checkpoint(folder=folder, step=step, state=state)
+
+
+def latest_checkpoint(run_dir: Path) -> Checkpoint | None:
+    """Return the newest checkpoint whose files are whole; a damaged one is passed over with a warning."""
+    for folder in sorted((run_dir / FOLDER).glob("step_*"), reverse=True):
+        problem = _problem(folder)
+        if problem is None:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            return Checkpoint(folder=folder, step=state["step"], state=state)
+        logger.warning("checkpoint %s is damaged (%s); looking for an older one", folder, problem)
+    return None
+
+
+def _problem(folder: Path) -> str | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"no readable {MANIFEST}: {error}"
+    for name, expected in manifest.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _sha256(folder / name) != expected:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,144 @@
+"""Held-out prompts: mean reward at temperature 1, greedy accuracy, and the samples that people look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unigrpo.checkpoint import write_atomically
+from unigrpo.rollouts.engine import plan_units
+from unigrpo.samples import write_samples
+from unigrpo.seeding import fold
+from unigrpo.types import RewardTable, Rollout, Task
+
+if TYPE_CHECKING:
+    from unigrpo.run import Run
+
+EVAL_STEP = -1
+"""Takes the place of the step in the row seeds, so that every evaluation of a run draws the same noise."""
+NUM_SHOWN = 12
+"""Samples a task that are written with their pictures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskScores:
+    """One task's held-out prompts."""
+
+    sampled: Sequence[Rollout]
+    """[n] completions at temperature 1."""
+    sampled_table: RewardTable
+    greedy: Sequence[Rollout]
+    greedy_table: RewardTable
+
+
+def evaluate(run: Run, name: str) -> dict[str, float]:
+    """Evaluate the policy that the pool holds and write ``eval_<name>/``.
+
+    Args:
+        run: policy, rewards, held-out prompts and seed.
+        name: of the folder: before, after, or a step.
+
+    Returns:
+        ``eval/<task>/reward`` (mean total reward, mapped to [0, 1], at temperature 1), ``reward_se``, ``accuracy``
+        (greedy), ``accuracy_se``, ``n`` and ``rewards/<name>`` (mean at temperature 1) of every task.
+    """
+    folder = run.run_dir / f"eval_{name}"
+    folder.mkdir(exist_ok=True)
+    metrics: dict[str, float] = {}
+    scores: dict[Task, TaskScores] = {}
+    tasks = list(run.eval_prompts)
+    for index, task in enumerate(tasks):
+        run.observer.progress(index, len(tasks), f"evaluating {task}")
+        scores[task] = _score(run, task)
+        metrics |= _metrics(run, task, scores[task])
+    run.observer.progress(len(tasks), len(tasks), "evaluated")
+    _write_scores(folder, scores)
+    write_samples(folder, {task: (found.sampled, found.sampled_table) for task, found in scores.items()}, NUM_SHOWN)
+    return metrics
+
+
+def _score(run: Run, task: Task) -> TaskScores:
+    source, settings = run.eval_prompts[task], run.recipe.tasks[task].sampling
+    count = run.recipe.evaluate.num_prompts
+    count = count if source.num_prompts is None else min(count, source.num_prompts)
+    prompts = [source[index] for index in range(count)]
+
+    def rollouts(**changes: Any) -> list[Rollout]:
+        sampling = settings.model_copy(update=changes)
+        units = plan_units(
+            [(prompt, sampling) for prompt in prompts], group_size=1, seed=fold(run.recipe.seed, "eval"),
+            rows_per_unit=run.recipe.rollouts.rows_per_unit, step=EVAL_STEP,
+        )  # fmt: skip
+        return run.pool.generate(units)
+
+    sampled, greedy = rollouts(temperature=1.0), rollouts(temperature=0.0, remasking_temperature=0.0)
+    table = run.rewards.score([*sampled, *greedy])
+    return TaskScores(
+        sampled=sampled, sampled_table=_rows(table, slice(0, count)),
+        greedy=greedy, greedy_table=_rows(table, slice(count, None)),
+    )  # fmt: skip
+
+
+def _rows(table: RewardTable, rows: slice) -> RewardTable:
+    return RewardTable(
+        names=table.names, values=table.values[rows], status=table.status[rows], weights=table.weights,
+        ranges=table.ranges,
+    )  # fmt: skip
+
+
+def _metrics(run: Run, task: Task, scores: TaskScores) -> dict[str, float]:
+    reward = scores.sampled_table.unit_total
+    is_right = _is_right(run, task, scores.greedy_table)
+    metrics = {"reward": _mean(reward), "reward_se": _standard_error(reward), "n": float(len(reward))}
+    if is_right is not None:
+        metrics |= {"accuracy": _mean(is_right), "accuracy_se": _standard_error(is_right)}
+    for column, name in enumerate(scores.sampled_table.names):
+        values = scores.sampled_table.values[:, column]
+        if not np.isnan(values).all():
+            metrics[f"rewards/{name}"] = _mean(values)
+    return {f"eval/{task}/{name}": value for name, value in metrics.items()}
+
+
+def _is_right(run: Run, task: Task, table: RewardTable) -> np.ndarray | None:
+    """Return [n] 1.0 where the task's accuracy reward is at its highest value; None where the task has no such reward."""
+    name = run.recipe.evaluate.accuracy.get(task)
+    if name is None:
+        return None
+    column = table.names.index(name)
+    values = table.values[:, column]
+    return np.where(np.isnan(values), np.nan, values >= table.ranges[column][1] - 1e-9)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+
+
+def _standard_error(values: np.ndarray) -> float:
+    valid = values[~np.isnan(values)]
+    return float(valid.std(ddof=1) / len(valid) ** 0.5) if len(valid) > 1 else float("nan")
+
+
+def _write_scores(folder: Path, scores: dict[Task, TaskScores]) -> None:
+    """Write every prompt's scores, so that two evaluations can be compared prompt by prompt."""
+    lines = []
+    for task, found in scores.items():
+        for row, rollout in enumerate(found.sampled):
+            record = {
+                "task": task, "id": rollout.prompt.id, "reward": _number(found.sampled_table.unit_total[row]),
+                "rewards": _named(found.sampled_table, row), "greedy_rewards": _named(found.greedy_table, row),
+            }  # fmt: skip
+            lines.append(json.dumps(record))
+    write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")
+
+
+def _named(table: RewardTable, row: int) -> dict[str, float | None]:
+    return {name: _number(table.values[row, column]) for column, name in enumerate(table.names)}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

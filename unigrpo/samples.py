@@ -1,0 +1,74 @@
+"""Samples as files: JSON lines with PNGs beside them, and the film strip of one picture's denoising."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from unigrpo.checkpoint import write_atomically
+from unigrpo.types import RewardTable, Rollout, Task
+
+if TYPE_CHECKING:
+    from unigrpo.models.base import Policy
+
+UNKNOWN_GREY = 160
+
+
+def write_samples(folder: Path, scored: Mapping[Task, tuple[Sequence[Rollout], RewardTable]], limit: int) -> None:
+    """Write ``samples.jsonl`` and the pictures of the first ``limit`` rollouts of each task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for task, (rollouts, table) in scored.items():
+        for row, rollout in enumerate(rollouts[:limit]):
+            lines.append(json.dumps(_record(folder, f"{task}_{row:03d}", rollout, table, row), ensure_ascii=False))
+    write_atomically(folder / "samples.jsonl", "\n".join(lines) + "\n")
+
+
+def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: int) -> dict[str, Any]:
+    image, prompt_image = None, None
+    if rollout.image is not None:
+        image = f"{stem}.png"
+        Image.fromarray(rollout.image).save(folder / image)
+    if rollout.prompt.images:
+        prompt_image = f"{stem}_prompt.png"
+        rollout.prompt.images[0].save(folder / prompt_image)
+    values = {name: table.values[row, column] for column, name in enumerate(table.names)}
+    return {
+        "task": rollout.prompt.task, "id": rollout.prompt.id, "sample_index": rollout.sample_index,
+        "prompt": rollout.prompt.text, "completion": rollout.text, "answer": rollout.prompt.answer,
+        "image": image, "prompt_image": prompt_image, "reward": _number(table.unit_total[row]),
+        "rewards": {name: _number(value) for name, value in values.items()},
+        "num_tokens": rollout.completion_length, "is_truncated": rollout.is_truncated, "seed": rollout.seed,
+    }  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def write_film(folder: Path, policy: Policy, rollout: Rollout) -> None:
+    """Write one frame a denoising step of a picture, cells that are still masked in grey.
+
+    The frames are made from the step at which each code was committed, so nothing is sampled again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    span = next(span for span in rollout.spans if span.kind == "image_codes")
+    codes, steps = rollout.token_ids[span.start : span.stop], rollout.committed_step[span.start : span.stop]
+    first = int(span.vocabulary_range[0]) if span.vocabulary_range else 0
+    side = round(len(codes) ** 0.5)
+    frames = []
+    for step in range(int(steps.max()) + 1):
+        is_known = steps <= step
+        pixels = np.array(policy.decode_image(np.where(is_known, codes, first), span))
+        cell = pixels.shape[0] // side
+        is_grey = np.kron(~is_known.reshape(side, side), np.ones((cell, cell), dtype=bool))
+        pixels[is_grey] = UNKNOWN_GREY
+        frames.append(f"{step:02d}.png")
+        Image.fromarray(pixels).save(folder / frames[-1])
+    film = {"prompt": rollout.prompt.text, "frames": frames, "texts": [f"step {step + 1}" for step in range(len(frames))]}
+    write_atomically(folder / "film.json", json.dumps(film, indent=1))

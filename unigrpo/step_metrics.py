@@ -1,0 +1,92 @@
+"""The scalars of one learner step, under the names that trainers share."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from unigrpo.types import RewardTable, Rollout
+
+if TYPE_CHECKING:
+    from unigrpo.advantages import Advantages
+    from unigrpo.learner import UpdateStats
+    from unigrpo.metrics import StepTimer
+    from unigrpo.run import Run
+
+KIBIBYTES_PER_GB = 1024**2
+BYTES_PER_GB = 1024**3
+
+
+def step_metrics(
+    run: Run,
+    rollouts: Sequence[Rollout],
+    table: RewardTable,
+    advantages: Advantages,
+    updates: Sequence[UpdateStats],
+    timer: StepTimer,
+) -> dict[str, Any]:
+    """Return what ``metrics.jsonl`` holds of a step."""
+    timing = timer.metrics()
+    num_tokens = sum(rollout.completion_length for rollout in rollouts)
+    metrics: dict[str, Any] = {"step": run.num_done}
+    metrics |= _reward_metrics(rollouts, table, run.recipe.group_size)
+    metrics |= _update_metrics(updates)
+    metrics |= {
+        "frac_reward_zero_std": advantages.frac_reward_zero_std,
+        "completions/mean_length": num_tokens / len(rollouts),
+        "completions/truncated_fraction": float(np.mean([rollout.is_truncated for rollout in rollouts])),
+        "num_lost": run.pool.stats.num_lost,
+        "num_redispatched": run.pool.stats.num_redispatched,
+        "policy/version": rollouts[0].policy_version.sha256[:12],
+        "perf/tokens_per_s": num_tokens / max(timing["timing_s/rollout"], 1e-9),
+        "memory/peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIBIBYTES_PER_GB,
+    }
+    if torch.cuda.is_available():
+        metrics["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated() / BYTES_PER_GB
+    return metrics | run.rewards.last_stats.metrics() | timing
+
+
+def _reward_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_size: int) -> dict[str, float]:
+    total, unit = table.total, table.unit_total
+    groups = total.reshape(-1, group_size)
+    metrics = {"reward": _mean(total), "reward_std": _mean(np.array([_std(group) for group in groups]))}
+    tasks = np.array([rollout.prompt.task for rollout in rollouts])
+    for task in dict.fromkeys(tasks.tolist()):
+        metrics[f"tasks/{task}/reward"] = _mean(unit[tasks == task])
+        metrics[f"tasks/{task}/reward_std"] = _std(unit[tasks == task])
+    for column, name in enumerate(table.names):
+        values = table.values[:, column]
+        if not np.isnan(values).all():
+            metrics |= {f"rewards/{name}/mean": _mean(values), f"rewards/{name}/std": _std(values)}
+    return metrics
+
+
+def _update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(update, name) for update in updates]))
+
+    return {
+        "loss": mean("loss"),
+        "kl": mean("kl"),
+        "ratio_mean": mean("ratio_mean"),
+        "clip_ratio/region_mean": mean("clip_fraction"),
+        "entropy": mean("entropy"),
+        "grad_norm": mean("grad_norm"),
+        "lr": updates[-1].lr,
+        "mask_ratio": mean("mask_ratio"),
+        "num_scored": sum(update.num_scored for update in updates),
+        "num_empty": sum(update.num_empty for update in updates),
+        "num_skipped_updates": sum(update.is_skipped for update in updates),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def _std(values: np.ndarray) -> float:
+    return float("nan") if np.isnan(values).all() else float(np.nanstd(values))

@@ -1,0 +1,50 @@
+"""How a run ends: summary.json, the film strip and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unigrpo.checkpoint import write_atomically
+from unigrpo.report import write_report
+from unigrpo.rollouts.engine import plan_units
+from unigrpo.run import SUMMARY, Run
+from unigrpo.samples import write_film
+
+
+def remember_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float]) -> None:
+    """Keep an evaluation for the summary, and for a run that is resumed."""
+    write_atomically(run_dir / f"eval_{name}" / "metrics.json", json.dumps(metrics, indent=1))
+
+
+def remembered_evaluation(run_dir: Path, name: str) -> dict[str, float]:
+    """Return an evaluation that was finished earlier; empty where there is none."""
+    path = run_dir / f"eval_{name}" / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) -> Mapping[str, Any]:
+    """Write the film, the summary and the report; return the summary."""
+    if "imagine" in run.eval_prompts:
+        _film(run)
+    summary = {
+        "eval_before": before, "eval_after": after, "num_steps": run.num_done, "wall_s": run.seconds(),
+        "seed": run.recipe.seed, "status": "finished",
+    }  # fmt: skip
+    write_atomically(run.run_dir / SUMMARY, json.dumps(summary, indent=1))
+    if run.recipe.tracking.report:
+        run.observer.phase("writing the report")
+        write_report([run.run_dir], run.run_dir / "report.html")
+    run.observer.done(summary)
+    return summary
+
+
+def _film(run: Run) -> None:
+    """Draw one held-out picture greedily and write a frame a denoising step."""
+    sampling = run.recipe.tasks["imagine"].sampling.model_copy(update={"temperature": 0.0, "remasking_temperature": 0.0})
+    units = plan_units(
+        [(run.eval_prompts["imagine"][0], sampling)], group_size=1, rows_per_unit=1, seed=run.recipe.seed, step=-1
+    )
+    write_film(run.run_dir / "film", run.policy, run.pool.generate(units)[0])

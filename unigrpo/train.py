@@ -1,0 +1,132 @@
+"""The loop: UniGRPO (MMaDA, arXiv 2505.15809, Algorithm 1), for text, picture questions and pictures in one batch.
+
+Where it departs from the paper, it says so at the function concerned: the spacing of the mask ratios (estimators.unigrpo),
+the normaliser of the loss and the KL estimator (objectives), and what the paper leaves open (G, mu, epsilon, beta, the
+learning rate), which the recipe sets.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unigrpo.advantages import group_advantages
+from unigrpo.evaluate import evaluate
+from unigrpo.masking import collate
+from unigrpo.metrics import StepTimer
+from unigrpo.observer import Observer, SilentObserver
+from unigrpo.run import Run, create_run_dir, open_run, read_run
+from unigrpo.samples import write_samples
+from unigrpo.seeding import fold
+from unigrpo.settings import Recipe
+from unigrpo.step_metrics import step_metrics
+from unigrpo.summary import finish, remember_evaluation, remembered_evaluation
+
+
+def train_step(run: Run) -> dict[str, Any]:
+    """Take one step of UniGRPO and return its metrics."""
+    recipe, step, timer = run.recipe, run.num_done, StepTimer()
+    with timer.part("sync"):
+        run.deliver()  # the old policy becomes the policy
+    with timer.part("rollout"):
+        rollouts = run.pool.generate(run.units(step))  # G completions of each of P prompts
+    with timer.part("reward"):
+        table = run.score(step, rollouts)
+    groups = [row // recipe.group_size for row in range(len(rollouts))]
+    advantages = group_advantages(table, groups, recipe.advantages, fold(recipe.seed, step))
+    batch = collate(rollouts, advantages.values, run.policy.vocabulary.pad_token_id, groups, run.policy.device)
+    draws = run.learner.draw(batch, step)  # one structured mask ratio a response and update
+    with timer.part("logprobs"):
+        old = run.learner.old_logprobs(batch, draws)
+        ref = run.learner.ref_logprobs(batch, draws)
+    with timer.part("update"):
+        updates = [
+            run.learner.update(batch, draw, old_logprobs, ref_logprobs, step)
+            for draw, old_logprobs, ref_logprobs in zip(draws, old, ref, strict=True)
+        ]
+    run.num_done = step + 1
+    if recipe.tracking.rollouts_every and run.num_done % recipe.tracking.rollouts_every == 0:
+        folder = run.run_dir / "rollouts" / f"step_{run.num_done:06d}"
+        write_samples(folder, {"all": (rollouts, table)}, len(rollouts))
+    return step_metrics(run, rollouts, table, advantages, updates, timer)
+
+
+def train(recipe: Recipe, run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]:
+    """Run a recipe from its start and return the summary.
+
+    Raises:
+        UserError: if the directory is in use or something the recipe names does not fit.
+    """
+    create_run_dir(recipe, run_dir)
+    return _run(recipe, run_dir, observer or SilentObserver())
+
+
+def resume(run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]:
+    """Go on with a run that was stopped, at whatever moment; it ends as if it had not been.
+
+    Raises:
+        UserError: if the folder holds no run.
+    """
+    return _run(read_run(run_dir), run_dir, observer or SilentObserver())
+
+
+def _run(recipe: Recipe, run_dir: Path, observer: Observer) -> Mapping[str, Any]:
+    with open_run(recipe, run_dir, observer) as run, stop_requests() as is_stopping:
+        before = _evaluated(run, "before") if run.num_done == 0 else remembered_evaluation(run_dir, "before")
+        observer.phase("training")
+        while run.num_done < recipe.num_steps:
+            metrics = train_step(run)
+            every = recipe.evaluate.every
+            if recipe.evaluate.enabled and every and run.num_done % every == 0:
+                run.deliver()
+                metrics |= evaluate(run, f"step_{run.num_done:06d}")
+            run.log.append(metrics)
+            if run.tensorboard is not None:
+                run.tensorboard.step(metrics)
+            observer.step(metrics)
+            is_due = recipe.checkpoint.every and run.num_done % recipe.checkpoint.every == 0
+            if is_due or run.num_done == recipe.num_steps or is_stopping():
+                run.save()
+            if is_stopping():
+                raise KeyboardInterrupt
+        after = _evaluated(run, "after")
+        return finish(run, before, after)
+
+
+def _evaluated(run: Run, name: str) -> dict[str, float]:
+    """Evaluate the policy as it is, unless that was done before the run was stopped."""
+    if not run.recipe.evaluate.enabled:
+        return {}
+    found = remembered_evaluation(run.run_dir, name)
+    if found:
+        return found
+    run.observer.phase(f"evaluating {name}")
+    run.deliver()
+    metrics = evaluate(run, name)
+    remember_evaluation(run.run_dir, name, metrics)
+    return metrics
+
+
+@contextmanager
+def stop_requests() -> Iterator[Any]:
+    """Yield a function that says whether SIGINT or SIGTERM asked to stop; a second SIGINT stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
