@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from unigrpo.references import resolve
+from unigrpo.plugin import resolve
 from unigrpo.settings import DataSettings
 from unigrpo.types import Message, Prompt, Task
 
@@ -60,7 +60,8 @@ def load_prompts(settings: DataSettings, task: Task, split: Split, seed: int) ->
             f"data of task {task!r} has use={settings.use!r} and jsonl={settings.jsonl!r}; give exactly one of them"
         )
     if settings.use is not None:
-        return GeneratedPrompts(settings.use, resolve(settings.use)(split, seed, **settings.arguments), task)
+        make: Any = resolve(settings.use)
+        return GeneratedPrompts(settings.use, make(split, seed, **settings.arguments), task)
     if settings.arguments:
         raise ValueError(f"data.arguments {sorted(settings.arguments)} belong to `use`; a JSONL file takes none")
     path = settings.jsonl if split == "train" else settings.eval_jsonl

@@ -49,10 +49,8 @@ def loss_lm(
         mask_prob: [N, L], in (0, 1].
         answer_lengths: [N] or [N, L]: tokens of the answer, the padding that teaches length included.
     """
-    row, _ = is_masked.nonzero(as_tuple=True)
-    size = is_masked.numel() if answer_lengths is None else len(is_masked) * _per_row(answer_lengths).to(logits)[row]
-    weight = 1.0 / (mask_prob[is_masked].to(logits.dtype) * size)
-    return text_loss(logits[is_masked], labels[is_masked], weight)
+    losses = cross_entropy(logits[is_masked].float(), labels[is_masked], reduction="none")
+    return (text_weights(is_masked, mask_prob, answer_lengths) * losses).sum()
 
 
 def loss_mmu(logits: Tensor, labels: Tensor, is_masked: Tensor, mask_prob: Tensor, answer_lengths: Tensor) -> Tensor:
@@ -60,27 +58,13 @@ def loss_mmu(logits: Tensor, labels: Tensor, is_masked: Tensor, mask_prob: Tenso
     return loss_lm(logits, labels, is_masked, mask_prob, answer_lengths)
 
 
-def text_loss(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    """Return the weighted sum of cross-entropies, in nats; 0 where nothing is masked.
-
-    Args:
-        logits: [S, V] at the masked positions.
-        targets: [S] int64.
-        weight: [S]: 1 / (mask probability * answer length * N).
-    """
-    return (weight * cross_entropy(logits.float(), targets, reduction="none")).sum()
-
-
-def codes_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of masked image codes, in nats.
-
-    Departs from the reference in leaving out the two visible markers around the picture, which teach nothing.
-
-    Args:
-        logits: [S, V], S >= 1.
-        targets: [S] int64.
-    """
-    return cross_entropy(logits.float(), targets)
+def text_weights(is_masked: Tensor, mask_prob: Tensor, answer_lengths: Tensor | None = None) -> Tensor:
+    """Return [S] float32: what the negative log-prob of each masked token counts in ``loss_lm``, in row-major order."""
+    row, _ = is_masked.nonzero(as_tuple=True)
+    if answer_lengths is None:
+        return 1.0 / (mask_prob[is_masked].float() * is_masked.numel())
+    lengths = answer_lengths[:, 0] if answer_lengths.dim() == 2 else answer_lengths
+    return 1.0 / (mask_prob[is_masked].float() * lengths[row].float() * len(is_masked))
 
 
 def text_mask_prob(time: Tensor, min_mask_ratio: float) -> Tensor:
@@ -94,7 +78,3 @@ def num_masked_codes(time: Tensor, num_codes: int) -> Tensor:
     ``round(num_codes * cos(pi t / 2))``, at least 1 (the reference's cosine schedule).
     """
     return torch.round(num_codes * torch.cos(time * (torch.pi / 2))).long().clamp(min=1, max=num_codes)
-
-
-def _per_row(answer_lengths: Tensor) -> Tensor:
-    return answer_lengths[:, 0] if answer_lengths.dim() == 2 else answer_lengths

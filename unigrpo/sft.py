@@ -1,0 +1,245 @@
+"""The supervised stage: masked-diffusion training on demonstrations of the three tasks in one batch.
+
+Its departures from the reference: padding is hidden from attention, the visible picture markers are not scored, the
+times of a batch are evenly spread, norms are not decayed. Everything random is a function of (seed, step, row), so a
+resumed run goes on as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unigrpo.checkpoint import latest_checkpoint, save_checkpoint, write_atomically
+from unigrpo.data import load_prompts
+from unigrpo.errors import UserError
+from unigrpo.logprobs import token_logprobs
+from unigrpo.metrics import MetricLog
+from unigrpo.models import load_policy
+from unigrpo.observer import Observer, SilentObserver
+from unigrpo.recipe import dump_recipe
+from unigrpo.settings import SftRecipe
+from unigrpo.sft_losses import text_weights
+from unigrpo.sft_rows import Demonstrations, RememberedCodes, Rows, add_noise
+from unigrpo.sft_weights import load_training_state, save_policy, save_training_state
+from unigrpo.types import ModelInput, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+POLICY_FOLDER = "policy"
+
+
+def run_sft(
+    recipe: SftRecipe, out: Path, observer: Observer | None = None, *, is_resumed: bool = False
+) -> dict[str, Any]:
+    """Train on demonstrations and write ``out/policy``, a checkpoint in the base's own layout.
+
+    The run directory holds recipe.yaml, metrics.jsonl, checkpoints/ and summary.json beside it.
+
+    Args:
+        recipe: what to train on what.
+        out: a run directory; new, unless the run is resumed.
+        observer: hears of the progress.
+        is_resumed: go on from the newest whole checkpoint in ``out``.
+
+    Returns:
+        The summary: ``loss`` and ``loss/<task>`` (means since the last logged step), ``num_steps``, ``wall_s``,
+        ``seed``, ``policy``.
+
+    Raises:
+        UserError: if ``out`` already holds a run, or a resumed one has no checkpoint.
+        FloatingPointError: if the gradient is not finite.
+    """
+    observer = observer or SilentObserver()
+    start = time.perf_counter()
+    if recipe.num_threads is not None:
+        torch.set_num_threads(recipe.num_threads)
+    first_step = _open_run(recipe, out, is_resumed)
+    observer.phase("loading the policy")
+    training = _Training(recipe)
+    if first_step:
+        load_training_state(training.policy.module, training.optimizer, out)
+    observer.phase("training")
+    metrics: dict[str, Any] = {}
+    with MetricLog(out, resumed_step=first_step) as log:
+        means = _Means()
+        for step in range(first_step, recipe.num_steps):
+            means.add(training.step(step))
+            done = step + 1
+            observer.progress(done, recipe.num_steps, "steps")
+            if done % recipe.log_every == 0 or done == recipe.num_steps:
+                metrics = {"step": done, **means.take()}
+                log.append(metrics)
+                observer.step(metrics)
+            if recipe.checkpoint.every and done % recipe.checkpoint.every == 0 and done < recipe.num_steps:
+                training.save(out, done)
+    observer.phase("writing the policy")
+    _write_policy(training.policy, out)
+    summary = {
+        **{key: value for key, value in metrics.items() if key.startswith("loss")},
+        "num_steps": recipe.num_steps,
+        "wall_s": round(time.perf_counter() - start, 1),
+        "seed": recipe.seed,
+        "policy": str(out / POLICY_FOLDER),
+        "status": "finished",
+    }
+    write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    observer.done(summary)
+    return summary
+
+
+class _Training:
+    """The policy, its optimiser and its demonstrations."""
+
+    def __init__(self, recipe: SftRecipe) -> None:
+        settings = recipe.policy
+        self.recipe = recipe
+        self.policy: Any = load_policy(
+            settings.path,
+            dtype=settings.dtype,
+            device=settings.device,
+            image_tokenizer=settings.image_tokenizer,
+            image_size=settings.image_size,
+            revision=settings.revision,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )
+        if self.policy.image_tokenizer is not None:
+            self.policy.image_tokenizer = RememberedCodes(self.policy.image_tokenizer)
+        for parameter in self.policy.module.parameters():
+            parameter.data = parameter.data.clone()  # loaded weights may be the mapped file
+        self.optimizer = make_optimizer(recipe, self.policy.module)
+        self.demonstrations = {
+            task: Demonstrations(
+                self.policy,
+                task,
+                task_settings,
+                load_prompts(task_settings.data, task, "train", recipe.seed),
+                seed=recipe.seed,
+                caption_dropout=recipe.caption_dropout,
+            )
+            for task, task_settings in recipe.tasks.items()
+        }
+
+    def step(self, step: int) -> dict[str, float]:
+        """Take one optimiser step over all tasks and return its metrics."""
+        start = time.perf_counter()
+        metrics: dict[str, float] = {}
+        total = 0.0
+        for task, demonstrations in self.demonstrations.items():
+            loss = task_loss(self.policy, task, demonstrations.rows(step), self.recipe.min_mask_ratio)
+            weighted = self.recipe.tasks[task].weight * loss
+            weighted.backward()
+            metrics[f"loss/{task}"] = loss.item()
+            total += weighted.item()
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        grad_norm = torch.nn.utils.clip_grad_norm_(trained, self.recipe.max_grad_norm).item()
+        if not math.isfinite(grad_norm):
+            raise FloatingPointError(f"the gradient of step {step + 1} is {grad_norm}; lower lr or raise warmup_steps")
+        lr = learning_rate(self.recipe, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {
+            "loss": total,
+            **metrics,
+            "grad_norm": grad_norm,
+            "lr": lr,
+            "timing_s/step": time.perf_counter() - start,
+        }
+
+    def save(self, out: Path, step: int) -> None:
+        """Write a checkpoint to resume from."""
+        save_checkpoint(
+            out,
+            step,
+            {"seed": self.recipe.seed},
+            lambda folder: save_training_state(self.policy.module, self.optimizer, folder),
+            self.recipe.checkpoint.keep,
+        )
+
+
+def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float) -> Tensor:
+    """Return the loss of one task's rows, in nats; logits exist at the masked positions only.
+
+    Text: the sum over masked tokens of cross-entropy / mask probability / answer length, averaged over rows (the
+    reference's loss with answer lengths). Pictures: the mean over all masked codes.
+    """
+    device = policy.device
+    noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=min_mask_ratio)
+    is_padding = None if rows.is_padding is None else rows.is_padding.to(device)
+    model_input = ModelInput(token_ids=noisy.token_ids.to(device), is_padding=is_padding)
+    logprobs = token_logprobs(policy, model_input, rows.clean_ids.to(device), noisy.is_masked.to(device))
+    if task == "imagine":
+        return -logprobs.mean()
+    weights = text_weights(noisy.is_masked, noisy.mask_prob, rows.is_open.sum(dim=1))
+    return -(weights.to(device) * logprobs).sum()
+
+
+def learning_rate(recipe: SftRecipe, step: int) -> float:
+    """Return the rate of a step: linear warm-up, then constant or half a cosine down to 0."""
+    warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    decay = 1.0
+    if recipe.lr_schedule == "cosine":
+        done = max(0, step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
+        decay = 0.5 * (1.0 + math.cos(math.pi * done))
+    return recipe.lr * warmup * decay
+
+
+def make_optimizer(recipe: SftRecipe, module: torch.nn.Module) -> torch.optim.AdamW:
+    """Return AdamW over the weights that train; vectors (norms) are not decayed."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas, fused=True)
+
+
+class _Means:
+    """Means of the metrics since they were last taken."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._values[name].append(value)
+
+    def take(self) -> dict[str, float]:
+        means = {name: sum(values) / len(values) for name, values in self._values.items()}
+        self._values.clear()
+        return means
+
+
+def _open_run(recipe: SftRecipe, out: Path, is_resumed: bool) -> int:
+    """Return the number of steps that are done."""
+    if is_resumed:
+        checkpoint = latest_checkpoint(out)
+        if checkpoint is None:
+            raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
+        return checkpoint.step
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; name a new folder for this run")
+    out.mkdir(parents=True, exist_ok=True)
+    dump_recipe(recipe, out / "recipe.yaml")
+    return 0
+
+
+def _write_policy(policy: Any, out: Path) -> None:
+    """Write the released layout under a temporary name, then rename it."""
+    temporary, folder = out / f".{POLICY_FOLDER}", out / POLICY_FOLDER
+    for leftover in (temporary, folder):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    temporary.mkdir()
+    save_policy(policy, temporary)
+    temporary.rename(folder)

@@ -1,0 +1,209 @@
+"""Demonstrations as rows of tokens, and the noise that a supervised step puts on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from unigrpo.models.pictures import picture_to_pixels
+from unigrpo.seeding import fold, uniform
+from unigrpo.settings import SamplingSettings, SftTaskSettings
+from unigrpo.sft_losses import num_masked_codes, text_mask_prob
+from unigrpo.types import Canvas, Prompt, Task
+
+if TYPE_CHECKING:
+    from unigrpo.data import PromptSource
+
+_CACHE_SIZE = 65_536
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """N demonstrations of one task, padded on the right to one length."""
+
+    clean_ids: torch.Tensor
+    """[N, L] int64."""
+    is_open: torch.Tensor
+    """[N, L] bool: the completion, with the EOS that teaches its length."""
+    is_padding: torch.Tensor | None
+    """[N, L] bool; None where no row has any."""
+    keys: torch.Tensor
+    """[N] int64: keys the noise of each row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoisyRows:
+    """Rows with the mask token on a part of their completions."""
+
+    token_ids: torch.Tensor
+    """[N, L] int64."""
+    is_masked: torch.Tensor
+    """[N, L] bool."""
+    mask_prob: torch.Tensor
+    """[N, L] float32: probability with which each row's tokens were masked."""
+
+
+class Demonstrations:
+    """The demonstrations of one task, step by step: a function of (seed, step, row) only."""
+
+    def __init__(
+        self,
+        policy: Any,
+        task: Task,
+        settings: SftTaskSettings,
+        source: PromptSource,
+        *,
+        seed: int,
+        caption_dropout: float,
+    ) -> None:
+        """Take a policy that encodes, and the prompts; ``caption_dropout`` is for text-to-image."""
+        self._policy = policy
+        self._task = task
+        self._settings = settings
+        self._source = source
+        self._seed = seed
+        self._caption_dropout = caption_dropout if task == "imagine" else 0.0
+        self._sampling = SamplingSettings(
+            completion_length=settings.completion_length,
+            num_denoising_steps=settings.completion_length,
+            guidance_scale=1.0 if self._caption_dropout > 0 else 0.0,
+        )
+        self._canvases: OrderedDict[str, Canvas] = OrderedDict()
+
+    def rows(self, step: int) -> Rows:
+        """Return the batch of a step.
+
+        Raises:
+            ValueError: if a demonstration is longer than the completion length.
+        """
+        count = self._settings.batch_size
+        keys = [fold(self._seed, "sft", self._task, step, row) for row in range(count)]
+        rows = [self._row(self._source[step * count + row], key) for row, key in enumerate(keys)]
+        length = max(len(clean) for clean, _, _ in rows)
+        clean_ids = torch.full((count, length), self._policy.vocabulary.pad_token_id, dtype=torch.int64)
+        is_open = torch.zeros(count, length, dtype=torch.bool)
+        is_padding = torch.ones(count, length, dtype=torch.bool)
+        for number, (clean, is_open_row, is_padding_row) in enumerate(rows):
+            clean_ids[number, : len(clean)] = torch.from_numpy(clean)
+            is_open[number, : len(clean)] = torch.from_numpy(is_open_row)
+            is_padding[number, : len(clean)] = torch.from_numpy(is_padding_row)
+        has_padding = bool(is_padding.any())
+        return Rows(
+            clean_ids=clean_ids,
+            is_open=is_open,
+            is_padding=is_padding if has_padding else None,
+            keys=torch.tensor(keys),
+        )
+
+    def _row(self, prompt: Prompt, key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return clean ids [L], is_open [L] and is_padding [L] of one demonstration."""
+        generator = np.random.default_rng(key)
+        canvas = self._canvas(prompt)
+        completion = self._source.demonstration(prompt, generator, self._settings.noise)
+        is_open = np.zeros(len(canvas.token_ids), dtype=bool)
+        for span in canvas.open_spans:
+            is_open[span.start : span.stop] = True
+        clean, is_padding = canvas.token_ids.copy(), np.zeros(len(is_open), dtype=bool)
+        if canvas.unconditional_ids is not None and generator.random() < self._caption_dropout:
+            clean = canvas.unconditional_ids.copy()
+            if canvas.unconditional_is_padding is not None:
+                is_padding = canvas.unconditional_is_padding
+        ids = self._text_ids(prompt, completion) if isinstance(completion, str) else self._image_ids(completion)
+        if len(ids) != is_open.sum():
+            raise ValueError(
+                f"the demonstration of prompt {prompt.id!r} has {len(ids)} tokens for {is_open.sum()} open positions; "
+                f"set tasks.{self._task}.completion_length to fit"
+            )
+        clean[is_open] = ids
+        return clean, is_open, is_padding
+
+    def _canvas(self, prompt: Prompt) -> Canvas:
+        """Return the canvas of a prompt; those without pictures are kept, since chat templates are slow."""
+        if prompt.images:
+            canvas: Canvas = self._policy.encode(prompt, self._sampling)
+            return canvas
+        key = "\x1f".join(f"{message.role}\x1e{message.text}" for message in prompt.messages)
+        return _recall(self._canvases, key, lambda: self._policy.encode(prompt, self._sampling))
+
+    def _text_ids(self, prompt: Prompt, text: str) -> np.ndarray:
+        length, eos = self._settings.completion_length, self._policy.vocabulary.eos_token_id
+        ids = self._policy.text_tokenizer.encode(text)
+        if len(ids) > length:
+            raise ValueError(
+                f"the demonstration of prompt {prompt.id!r} is {len(ids)} tokens long, over completion_length {length} "
+                f"of task {self._task!r}; raise it"
+            )
+        return np.array(ids + [eos] * (length - len(ids)), dtype=np.int64)
+
+    def _image_ids(self, picture: Image.Image) -> np.ndarray:
+        pixels = picture_to_pixels(picture, self._policy.image_size)
+        codes = self._policy.image_tokenizer.encode(pixels[None].to(self._policy.device))[0]
+        return codes.cpu().numpy() + self._policy.vocabulary.image_range[0]
+
+
+class RememberedCodes:
+    """An image tokenizer that encodes each picture once; the rest is the wrapped one's."""
+
+    def __init__(self, image_tokenizer: Any) -> None:
+        """Wrap a tokenizer."""
+        self._image_tokenizer = image_tokenizer
+        self._codes: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return codes [N, K] of pixels [N, 3, H, W] in [-1, 1]."""
+
+        def codes_of(picture: torch.Tensor) -> torch.Tensor:
+            key = hashlib.blake2b(picture.cpu().float().numpy().tobytes(), digest_size=16).digest()
+            codes: torch.Tensor = _recall(self._codes, key, lambda: self._image_tokenizer.encode(picture[None])[0])
+            return codes
+
+        return torch.stack([codes_of(picture) for picture in pixels])
+
+    def decode(self, codes: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
+        """Return pixels [N, 3, H, W] of codes [N, K]."""
+        pixels: torch.Tensor = self._image_tokenizer.decode(codes, grid)
+        return pixels
+
+
+def _recall(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """Return the value of a key, made once; the cache forgets the oldest beyond its size."""
+    if key not in cache:
+        cache[key] = make()
+        if len(cache) > _CACHE_SIZE:
+            cache.popitem(last=False)
+    return cache[key]
+
+
+def add_noise(rows: Rows, *, task: Task, mask_token_id: int, min_mask_ratio: float) -> NoisyRows:
+    """Return the rows with a part of their completions masked; prompts stay clean.
+
+    Text: each token with probability ``(1 - eps) t + eps``. Pictures: ``round(N cos(pi t / 2))`` codes, at least one.
+    The times t of a batch are evenly spread over [0, 1] from one random offset: each row's is uniform, as in the
+    reference, but the batch's loss varies less (Kingma et al., arXiv 2107.00630, appendix I.1).
+    """
+    count, length = rows.clean_ids.shape
+    offset = uniform(rows.keys[:1], 0, torch.zeros(1, dtype=torch.int64))[0, 0]
+    time = torch.remainder(offset + torch.arange(count, dtype=torch.float64) / count, 1.0)
+    draws = uniform(rows.keys, 1, torch.arange(length))
+    if task == "imagine":
+        num_codes = int(rows.is_open[0].sum())
+        masked = num_masked_codes(time, num_codes)
+        rank = draws.masked_fill(~rows.is_open, 2.0).argsort(dim=1).argsort(dim=1)
+        is_masked = rows.is_open & (rank < masked[:, None])
+        mask_prob = masked.double() / num_codes
+    else:
+        mask_prob = text_mask_prob(time, min_mask_ratio)
+        is_masked = rows.is_open & (draws < mask_prob[:, None])
+    return NoisyRows(
+        token_ids=rows.clean_ids.masked_fill(is_masked, mask_token_id),
+        is_masked=is_masked,
+        mask_prob=mask_prob[:, None].expand(count, length).float(),
+    )
