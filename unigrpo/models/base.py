@@ -33,7 +33,7 @@ class Vocabulary:
 
 
 class Policy(Protocol):
-    """A masked-diffusion model with its tokenizer, seen from outside. ``policy.module`` is the nn.Module that trains."""
+    """A masked-diffusion model with its tokenizer, seen from outside; ``module`` is the nn.Module that trains."""
 
     module: torch.nn.Module
     vocabulary: Vocabulary

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from unigrpo.models.base import Vocabulary
     from unigrpo.models.tokenizer import TextTokenizer
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings import LoraSettings, SamplingSettings
     from unigrpo.types import Canvas, Prompt, Span
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
@@ -282,6 +282,10 @@ class LladaPolicy:
         image_size: side in pixels of the pictures in prompts, where the family reads pictures.
     """
 
+    adapter: LoraSettings | None = None
+    """The adapter that `unigrpo.models.adapter` put on, its targets as full names; None: all weights train."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
     folder: Path | None = None
     """Where the files are that came with the weights: config.json, tokenizer."""
     image_tokenizer: Any = None

@@ -158,7 +158,7 @@ def load_policy(
     module.is_checkpointing = gradient_checkpointing
     module.eval()
     policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)
-    policy.folder = folder
+    policy.folder, policy.revision = folder, revision
     if isinstance(image_tokenizer, str | Path):
         from unigrpo.models.magvit import load_image_tokenizer
 

@@ -110,8 +110,8 @@ class MmadaPolicy(LladaPolicy):
         codes = np.asarray(token_ids, dtype=np.int64)
         if codes.shape != (span.stop - span.start,) or not ((codes >= start) & (codes < stop)).all():
             raise ValueError(
-                f"{codes.shape} ids from {codes.min()} to {codes.max()} are no picture of {span.stop - span.start} codes in "
-                f"{start}:{stop}; give the ids of the image span alone, filled"
+                f"{codes.shape} ids from {codes.min()} to {codes.max()} are no picture of {span.stop - span.start} "
+                f"codes in {start}:{stop}; give the ids of the image span alone, filled"
             )
         with torch.no_grad():
             pixels = self._picture_codec.decode(torch.from_numpy(codes - start)[None])
@@ -151,8 +151,8 @@ class MmadaPolicy(LladaPolicy):
     def _text_pieces(self, prompt: Prompt) -> list[Piece]:
         if prompt.task == "imagine" or (prompt.task == "understand") != bool(prompt.images):
             raise ValueError(
-                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted reason without "
-                "pictures or understand with at least one"
+                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted reason "
+                "without pictures or understand with at least one"
             )
         pieces: list[Piece] = []
         if prompt.images:
@@ -172,8 +172,8 @@ class MmadaPolicy(LladaPolicy):
         ids = [start + int(code) for code in codes]
         if not all(start <= token < stop for token in ids):
             raise ValueError(
-                f"the image tokenizer gives codes up to {max(ids) - start}, the policy has {stop - start}; they are not of "
-                "one model"
+                f"the image tokenizer gives codes up to {max(ids) - start}, the policy has {stop - start}; they are "
+                "not of one model"
             )
         return ids
 

@@ -42,6 +42,7 @@ class TextTokenizer:
         self, tokenizer: Tokenizer, *, chat_template: str | None = None, bos_token: str = "", eos_token: str = ""
     ) -> None:
         self._tokenizer = tokenizer
+        self.folder: Path | None = None
         self.chat_template = chat_template
         self.bos_token = bos_token
         self.eos_token = eos_token
@@ -67,12 +68,14 @@ class TextTokenizer:
             )
         config_path = folder / "tokenizer_config.json"
         config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
-        return cls(
+        text_tokenizer = cls(
             Tokenizer.from_file(str(path)),
             chat_template=_read_template(folder, config),
             bos_token=_token_text(config.get("bos_token")),
             eos_token=_token_text(config.get("eos_token")),
         )
+        text_tokenizer.folder = folder
+        return text_tokenizer
 
     def __len__(self) -> int:
         """Return the number of tokens with the added ones: where MMaDA's image codes start."""

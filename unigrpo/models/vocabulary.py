@@ -26,7 +26,7 @@ TOKEN_TEXT = {
 """The tokens by which a tokenizer file names the ids."""
 
 RELEASE_LENGTH = 126349
-"""Tokens in the released LLaDA and MMaDA tokenizers. There, the picture tokens reuse reserved, differently named ids."""
+"""Tokens in the released LLaDA and MMaDA tokenizers, where the picture tokens reuse reserved, differently named ids."""
 
 RELEASE_IDS = {
     "mask": 126336,
@@ -79,8 +79,8 @@ def _named_ids(
             ids[name] = int(value)
         if name == "mask" and name not in given and in_file is not None and in_file != value:
             raise ValueError(
-                f"config.json says mask_token_id {value}, the tokenizer has {TOKEN_TEXT[name]} at {in_file}; they are not "
-                "of one checkpoint, or give load_policy(vocabulary={'mask_token_id': ...}) to decide"
+                f"config.json says mask_token_id {value}, the tokenizer has {TOKEN_TEXT[name]} at {in_file}; they are "
+                "not of one checkpoint, or give load_policy(vocabulary={'mask_token_id': ...}) to decide"
             )
     ids.setdefault("pad", ids.get("eos", -1))
     return ids
@@ -129,8 +129,8 @@ def resolve_vocabulary(
         image_range = (offset, offset + codebook_size)
         if image_range[1] > size:
             raise ValueError(
-                f"{codebook_size} image codes from id {offset} end at {image_range[1]}, but the embedding has {size} rows; "
-                "is the tokenizer of another checkpoint? load_policy(vocabulary={'image_offset': ...}) sets the start"
+                f"{codebook_size} image codes from id {offset} end at {image_range[1]}, but the embedding has {size} "
+                "rows; is it another model's tokenizer? load_policy(vocabulary={'image_offset': ...}) sets the start"
             )
     return Vocabulary(
         size=size,

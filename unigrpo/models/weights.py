@@ -41,8 +41,8 @@ def weight_files(folder: Path) -> list[Path]:
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickled:
         raise ValueError(
-            f"{folder} has only pickled weights ({describe(pickled)}), and loading a pickle can run code: refused. On a "
-            "machine where you trust them: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
+            f"{folder} has only pickled weights ({describe(pickled)}), and loading a pickle can run code: refused. On "
+            "a machine where you trust them: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
             f"'{WEIGHTS}')"
         )
     raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}; wanted a checkpoint folder with safetensors")
@@ -72,22 +72,19 @@ def read_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def compare_shapes(
-    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str, allowed: frozenset[str]
-) -> None:
-    """Compare the tensors of files with those of a module.
+def compare_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Compare tensors that came with those of a module.
 
     Args:
         wanted: of the module.
-        found: of the files.
+        found: of the files, or delivered.
         source: for the message.
-        allowed: names that may be in the files and are left there.
 
     Raises:
         ValueError: naming the missing, unexpected and misshapen tensors, ten of each.
     """
     missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted and name not in allowed]
+    unexpected = [name for name in found if name not in wanted]
     misshapen = [
         f"{name} {list(found[name])} (wanted {list(shape)})"
         for name, shape in wanted.items()
@@ -99,7 +96,7 @@ def compare_shapes(
         if names
     ]
     if problems:
-        raise ValueError(f"the tensors of {source} do not fit its config.json; {'; '.join(problems)}")
+        raise ValueError(f"the tensors of {source} do not fit; {'; '.join(problems)}")
 
 
 def read_tensors(
@@ -122,6 +119,6 @@ def fill(module: nn.Module, folder: Path, dtype: torch.dtype, device: torch.devi
     """
     files = weight_files(folder)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    compare_shapes(wanted, read_shapes(files), str(folder), frozenset())
+    compare_shapes(wanted, read_shapes(files), str(folder))
     state = dict(read_tensors(files, frozenset(wanted), dtype, device))
     module.load_state_dict(state, assign=True)

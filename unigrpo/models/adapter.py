@@ -1,0 +1,328 @@
+"""LoRA adapters in PEFT's layout: put on, switched off for the reference, exchanged, saved, merged.
+
+PEFT is imported only when an adapter is put on or saved; full fine-tuning goes through `trainable_state` without it.
+Adapter weights are float32 whatever the base is, because a bfloat16 weight loses the small updates of RL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unigrpo.models import weights
+from unigrpo.models.loading import read_config, resolve_folder
+from unigrpo.types import PolicyVersion
+
+if TYPE_CHECKING:
+    from unigrpo.models.llada import LladaPolicy
+    from unigrpo.settings import LoraSettings
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+PREFIX = "base_model.model."
+"""What PEFT puts before the base's own names."""
+NAME = "default"
+"""PEFT's name of the one adapter; it stands in module names and not in files."""
+COPIED_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+UNMERGED_OPTIONS = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
+"""Options of adapter_config.json under which W + scale B A is not the merged weight."""
+
+
+def _target_names(policy: LladaPolicy, targets: list[str] | None) -> list[str]:
+    """Return full module names; a short name means the layers of that name in the blocks."""
+    if targets is None:
+        return policy.lora_targets
+    linears = [name for name, layer in policy.module.named_modules() if isinstance(layer, nn.Linear)]
+    names: list[str] = []
+    for target in targets:
+        found = [target] if target in linears else [name for name in policy.lora_targets if name.endswith("." + target)]
+        if not found:
+            short = sorted({name.rsplit(".", 1)[-1] for name in policy.lora_targets})
+            raise ValueError(f"lora.targets has {target!r}, no linear layer; wanted {', '.join(short)} or a full name")
+        names += found
+    return sorted(set(names))
+
+
+def _peft_settings(lora: LoraSettings, names: list[str]) -> dict[str, Any]:
+    """Return PEFT's own settings; alpha is an integer where it can be, as other readers of the layout expect."""
+    alpha = int(lora.alpha) if lora.alpha.is_integer() else lora.alpha
+    return {"r": lora.r, "lora_alpha": alpha, "target_modules": names, "lora_dropout": 0.0, "bias": "none"}
+
+
+def _lora_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the adapter's live weights under PEFT's file names, in name order."""
+    named = {
+        PREFIX + name.replace(f".{NAME}.", "."): parameter
+        for name, parameter in module.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+    return dict(sorted(named.items()))
+
+
+def add_lora(policy: LladaPolicy, lora: LoraSettings, seed: int) -> None:
+    """Put a fresh adapter on a policy, in place, and freeze its base.
+
+    B is zero, so the output is the base's bit by bit; A is drawn by a private generator, so the global random state
+    stays as it was; dropout is 0, so that old, policy and reference agree.
+
+    Args:
+        policy: without an adapter.
+        lora: rank, alpha and targets.
+        seed: of A.
+
+    Raises:
+        ValueError: a second adapter, or a target that is no linear layer.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if policy.adapter is not None:
+        raise ValueError(f"{policy.source} has an adapter already; merge it into the base first (merge_adapter)")
+    names = _target_names(policy, lora.targets)
+    config = LoraConfig(**_peft_settings(lora, names))
+    cuda = [policy.device] if policy.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        inject_adapter_in_model(config, policy.module, adapter_name=NAME)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in policy.module.modules():
+        for part in ("lora_A", "lora_B"):
+            if isinstance(getattr(layer, part, None), nn.ModuleDict):
+                getattr(layer, part).float()
+    for name, parameter in _lora_parameters(policy.module).items():
+        # kaiming_uniform with a = sqrt(5), PEFT's own start: bound 1 / sqrt(fan in)
+        bound = 1.0 / math.sqrt(parameter.shape[1])
+        is_first = ".lora_A." in name
+        drawn = (torch.rand(parameter.shape, generator=generator) * 2.0 - 1.0) * bound if is_first else None
+        with torch.no_grad():
+            parameter.zero_() if drawn is None else parameter.copy_(drawn)
+    policy.module.train(False)
+    policy.adapter = lora.model_copy(update={"targets": names})
+
+
+@contextmanager
+def adapter_disabled(policy: LladaPolicy) -> Iterator[None]:
+    """Give the base's output, bit by bit, inside the context: the reference of a LoRA run.
+
+    Raises:
+        ValueError: the policy has no adapter, hence no base beside itself.
+    """
+    if policy.adapter is None:
+        raise ValueError(
+            f"{policy.source or 'the policy'} has no adapter to switch off; a full fine-tune needs a frozen copy as "
+            "reference"
+        )
+    from peft.tuners.lora import LoraLayer
+
+    layers = [layer for layer in policy.module.modules() if isinstance(layer, LoraLayer)]
+    parameters = _lora_parameters(policy.module).values()
+    trained = [parameter.requires_grad for parameter in parameters]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, is_trained in zip(parameters, trained, strict=True):
+            parameter.requires_grad_(is_trained)
+
+
+def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in sorted(state)}
+
+
+def _copy_into(live: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in live.items()}
+    weights.compare_shapes(wanted, {name: tuple(tensor.shape) for name, tensor in state.items()}, what)
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(state[name])
+
+
+def adapter_state(policy: LladaPolicy) -> dict[str, Tensor]:
+    """Return copies on CPU of the adapter's weights under PEFT's names, in name order.
+
+    Raises:
+        ValueError: no adapter.
+    """
+    if policy.adapter is None:
+        raise ValueError(f"{policy.source or 'the policy'} has no adapter; add_lora puts one on")
+    return _copies(_lora_parameters(policy.module))
+
+
+def set_adapter_state(policy: LladaPolicy, state: Mapping[str, Tensor]) -> None:
+    """Write an adapter's weights into the live ones, in place, so that an optimiser keeps its references.
+
+    Raises:
+        ValueError: no adapter, or names or shapes that differ.
+    """
+    if policy.adapter is None:
+        raise ValueError(f"{policy.source or 'the policy'} has no adapter to fill; add_lora puts one on")
+    _copy_into(_lora_parameters(policy.module), state, "the adapter state")
+
+
+def trainable_state(policy: LladaPolicy) -> dict[str, Tensor]:
+    """Return copies on CPU of what trains: the adapter, or all weights of a policy without one."""
+    return _copies(policy.module.state_dict()) if policy.adapter is None else adapter_state(policy)
+
+
+def set_trainable_state(policy: LladaPolicy, state: Mapping[str, Tensor]) -> None:
+    """Write what `trainable_state` returned into the live weights.
+
+    Raises:
+        ValueError: names or shapes that differ.
+    """
+    if policy.adapter is None:
+        _copy_into(policy.module.state_dict(), state, "the policy state")
+    else:
+        set_adapter_state(policy, state)
+
+
+def state_version(state: Mapping[str, Tensor], step: int, kind: Literal["adapter", "full"]) -> PolicyVersion:
+    """Return the version of delivered weights: sha256 over names, shapes, dtypes and bytes, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return PolicyVersion(step=step, kind=kind, sha256=digest.hexdigest())
+
+
+def save_adapter(policy: LladaPolicy, folder: str | Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, which plain PEFT loads on the same base.
+
+    Raises:
+        ValueError: no adapter.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    state = adapter_state(policy)
+    lora = policy.adapter
+    assert lora is not None  # adapter_state refuses a policy without one
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LoraConfig(
+        **_peft_settings(lora, lora.targets or []),
+        base_model_name_or_path=policy.source,
+        revision=policy.revision,
+        inference_mode=True,
+    )
+    content = config.to_dict()
+    content["target_modules"] = sorted(content["target_modules"])
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_file(state, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def _read_scale(path: Path) -> float:
+    """Return the factor of B A that an adapter_config.json asks for."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("peft_type") != "LORA":
+        raise ValueError(f"{path} is of type {content.get('peft_type')!r}; only LORA is merged here")
+    refused = [key for key in UNMERGED_OPTIONS if content.get(key)]
+    if content.get("bias", "none") != "none":
+        refused.append("bias")
+    if refused:
+        raise ValueError(
+            f"{path} sets {', '.join(refused)}, which is not merged here; merge it with PEFT, give the result"
+        )
+    rank = content["r"]
+    return float(content["lora_alpha"]) / (math.sqrt(rank) if content.get("use_rslora") else rank)
+
+
+def merge_adapter(policy: LladaPolicy, folder: str | Path) -> None:
+    """Add a saved adapter to the base's weights, W + scale B A, computed in float32; no PEFT state is left.
+
+    Args:
+        policy: without an adapter of its own.
+        folder: PEFT layout, safetensors only.
+
+    Raises:
+        FileNotFoundError: no adapter in the folder.
+        ValueError: a kind of adapter that is not merged here, or tensors that do not fit the base.
+    """
+    if policy.adapter is not None:
+        raise ValueError(f"{policy.source} has an adapter of its own; merge {folder} before add_lora")
+    path = resolve_folder(folder)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} has no {name}; wanted an adapter in PEFT layout, safetensors only")
+    scale = _read_scale(path / ADAPTER_CONFIG)
+    shapes = weights.read_shapes([path / ADAPTER_WEIGHTS])
+    linears = {name: layer for name, layer in policy.module.named_modules() if isinstance(layer, nn.Linear)}
+    targets = sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in shapes})
+    strangers = [name for name in targets if name not in linears]
+    if strangers:
+        raise ValueError(
+            f"the adapter {path} is for {weights.describe(strangers)}, no linear layers of {policy.source}"
+        )
+    rank = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"]
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name in targets:
+        wanted[f"{PREFIX}{name}.lora_A.weight"] = (rank, linears[name].in_features)
+        wanted[f"{PREFIX}{name}.lora_B.weight"] = (linears[name].out_features, rank)
+    weights.compare_shapes(wanted, shapes, str(path))
+    state = dict(weights.read_tensors([path / ADAPTER_WEIGHTS], frozenset(wanted), torch.float32, policy.device))
+    with torch.no_grad():
+        for name in targets:
+            delta = state[f"{PREFIX}{name}.lora_B.weight"] @ state[f"{PREFIX}{name}.lora_A.weight"]
+            weight = linears[name].weight
+            weight.copy_(weight.float() + scale * delta)
+
+
+def _merged_state(policy: LladaPolicy) -> dict[str, Tensor]:
+    """Return all weights with the adapter, if any, added; the policy itself is left as it is."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in policy.module.state_dict().items():
+        if ".lora_" not in name:
+            state[name.replace(".base_layer.", ".")] = tensor.detach()
+    if policy.adapter is not None:
+        scale = policy.adapter.alpha / policy.adapter.r
+        lora = {name: parameter.detach() for name, parameter in _lora_parameters(policy.module).items()}
+        for target in policy.adapter.targets or ():
+            delta = lora[f"{PREFIX}{target}.lora_B.weight"] @ lora[f"{PREFIX}{target}.lora_A.weight"]
+            weight = state[f"{target}.weight"]
+            state[f"{target}.weight"] = (weight.float() + scale * delta).to(weight.dtype)
+    return {name: state[name].cpu().contiguous() for name in sorted(state)}
+
+
+def save_merged(policy: LladaPolicy, folder: str | Path) -> None:
+    """Write a whole checkpoint, adapter included, that `load_policy` reads: weights, config, tokenizer files.
+
+    Raises:
+        ValueError: a policy that was not loaded from a folder, so that its config is not known.
+    """
+    from safetensors.torch import save_file
+
+    if policy.folder is None:
+        raise ValueError("the policy was not loaded from a folder, so there is no config.json to copy; use load_policy")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = _merged_state(policy)
+    # The base may be mapped from a file of this very name: never cut that file short, put a new one in its place.
+    temporary = folder / f".{weights.WEIGHTS}.partial"
+    save_file(state, temporary, metadata={"format": "pt"})
+    temporary.replace(folder / weights.WEIGHTS)
+    config = read_config(policy.folder) | {"torch_dtype": str(next(iter(state.values())).dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    sources = [policy.folder]
+    if policy.tokenizer is not None and policy.tokenizer.folder is not None:
+        sources.append(policy.tokenizer.folder)
+    for source in sources:
+        for name in COPIED_FILES:
+            if (source / name).is_file() and source.resolve() != folder.resolve():
+                shutil.copyfile(source / name, folder / name)
