@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unigrpo.types import Message
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from tokenizers import Tokenizer
 
 
 def _raise_template_error(message: str) -> None:
     raise ValueError(f"the chat template refuses these messages: {message}")
+
+
+@lru_cache(maxsize=16)
+def _compile_template(template: str) -> Template:
+    """Return the compiled template; compiling takes far longer than rendering."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _raise_template_error
+    return environment.from_string(template)
 
 
 def _token_text(entry: Any) -> str:
@@ -111,17 +123,13 @@ class TextTokenizer:
         Raises:
             ValueError: no chat template, or one that refuses the messages.
         """
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
         template = chat_template or self.chat_template
         if template is None:
             raise ValueError(
                 "the tokenizer has no chat template; put one into chat_template.jinja, or as `chat_template` into "
                 "tokenizer_config.json, beside tokenizer.json"
             )
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _raise_template_error
-        return environment.from_string(template).render(
+        return _compile_template(template).render(
             messages=[{"role": message.role, "content": message.text} for message in messages],
             bos_token=self.bos_token,
             eos_token=self.eos_token,
