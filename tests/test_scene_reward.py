@@ -1,0 +1,113 @@
+"""The scene reward: what is read from pixels, and what each mistake costs."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from unigrpo.demo.scenes import ITEMS, ImagineScenes, Item, Scene, UnderstandScenes, random_scene, render
+from unigrpo.rewards.scene import Scene as SceneReward
+from unigrpo.rewards.scene import read_scene
+
+RED_CIRCLE, BLUE_SQUARE = Item(colour="red", shape="circle"), Item(colour="blue", shape="square")
+ASKED = [["red", "circle"], ["blue", "square"]]
+
+
+def truth(scene):
+    return sorted((item.colour, item.shape, *cell) for cell, item in scene.cells.items())
+
+
+def score(cells, relation="left of", objects=ASKED):
+    picture = render(Scene(cells=cells))
+    return SceneReward()(prompts=["-"], completions=[picture], objects=[objects], relation=[relation])[0]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_reader_reads_what_was_drawn(seed):
+    scene = random_scene(np.random.default_rng(seed), seed % 17)
+    assert sorted(read_scene(render(scene))) == truth(scene)
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=str)
+def test_reader_withstands_blur_noise_tint_and_jpeg_like_grey(item):
+    scene = Scene(cells={(1, 2): item, (3, 0): item})
+    rng = np.random.default_rng(0)
+    blurred = np.asarray(render(scene).filter(ImageFilter.GaussianBlur(1.0)), dtype=float)
+    spoilt = 0.85 * blurred + 20 + rng.normal(0, 8, blurred.shape)
+    picture = Image.fromarray(np.clip(spoilt, 0, 255).astype(np.uint8))
+    assert sorted(read_scene(picture)) == truth(scene)
+
+
+def test_reader_takes_larger_pictures_and_palettes():
+    scene = random_scene(np.random.default_rng(5), 6)
+    assert sorted(read_scene(render(scene).resize((256, 256)))) == truth(scene)
+    assert sorted(read_scene(render(scene).convert("RGBA"))) == truth(scene)
+
+
+def test_nothing_is_read_from_blank_grey_or_noise():
+    rng = np.random.default_rng(0)
+    assert read_scene(Image.new("RGB", (64, 64), "white")) == []
+    assert read_scene(Image.new("RGB", (64, 64), "black")) == []
+    assert read_scene(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))) == []
+
+
+def test_filled_cell_is_no_shape():
+    assert read_scene(Image.new("RGB", (64, 64), "red")) == []
+
+
+def test_what_was_asked_scores_one():
+    assert score({(1, 0): RED_CIRCLE, (1, 3): BLUE_SQUARE}) == 1.0
+    assert score({(3, 1): RED_CIRCLE, (0, 2): BLUE_SQUARE}) == 1.0
+
+
+def test_every_demonstration_scores_one_without_noise_and_less_with():
+    source, rng, reward = ImagineScenes("train", 0), np.random.default_rng(0), SceneReward()
+    prompts = [source[index] for index in range(80)]
+    columns = {name: [prompt.columns[name] for prompt in prompts] for name in ("objects", "relation")}
+    for noise, is_right in ((0.0, True), (1.0, False)):
+        pictures = [source.demonstration(prompt, rng, noise) for prompt in prompts]
+        values = reward(prompts=[prompt.text for prompt in prompts], completions=pictures, **columns)
+        assert all((value == 1.0) == is_right for value in values)
+        assert all(value >= 0.5 for value in values)
+
+
+@pytest.mark.parametrize(
+    ("cells", "points"),
+    [
+        ({}, 0),
+        ({(1, 0): RED_CIRCLE}, 2),
+        ({(1, 0): BLUE_SQUARE}, 2),
+        ({(1, 0): Item(colour="red", shape="square"), (1, 3): BLUE_SQUARE}, 5),
+        ({(1, 0): Item(colour="green", shape="triangle"), (1, 3): BLUE_SQUARE}, 4),
+        ({(1, 3): RED_CIRCLE, (1, 0): BLUE_SQUARE}, 4),
+        ({(0, 1): RED_CIRCLE, (3, 1): BLUE_SQUARE}, 4),
+        ({(1, 0): RED_CIRCLE, (1, 3): BLUE_SQUARE, (3, 3): BLUE_SQUARE}, 5),
+        ({(row, column): RED_CIRCLE for row in range(4) for column in range(4)}, 0),
+        ({(1, 0): Item(colour="green", shape="triangle"), (1, 3): Item(colour="yellow", shape="triangle")}, 2),
+    ],
+)
+def test_points_of_six_worked_by_hand(cells, points):
+    assert score(cells) == pytest.approx(points / 6)
+
+
+def test_extra_object_never_raises_the_score():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        scene = random_scene(rng, int(rng.integers(2, 6)))
+        cells = dict(scene.cells)
+        free = next((row, column) for row in range(4) for column in range(4) if (row, column) not in cells)
+        better = max(score({k: v for k, v in cells.items() if k != gone}) for gone in cells)
+        assert score(cells | {free: RED_CIRCLE}) <= max(1.0, better)
+        assert (score(cells) == 1.0) <= (len(cells) == 2)
+
+
+def test_text_and_prompts_that_ask_nothing_get_none():
+    picture = UnderstandScenes("train", 0)[0].images[0]
+    values = SceneReward()(
+        prompts=["-", "-"], completions=["a red circle", picture], objects=[ASKED, None], relation=["above", None]
+    )
+    assert values == [None, None]
+
+
+def test_unknown_relation_is_named():
+    with pytest.raises(ValueError, match="'near' is not known; it is one of left of"):
+        score({(1, 0): RED_CIRCLE, (1, 3): BLUE_SQUARE}, relation="near")
