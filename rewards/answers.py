@@ -19,7 +19,8 @@ MAX_TAIL_LENGTH = 4000
 """Characters of unmarked text that are kept, from its end."""
 
 _BRACE_OR_ESCAPE = re.compile(r"\\[{}\\]|[{}]")
-_BOX_COMMANDS = ("\\boxed", "\\fbox")
+_BOX_COMMANDS = ("boxed", "\\fbox")
+"""Policies drop the backslash of ``\\boxed{}`` now and then; braces tell it from prose."""
 
 AnswerSource = Literal["box", "tag", "hashes", "text"]
 
@@ -64,18 +65,18 @@ def last_boxed(text: str) -> str | None:
 
     One pass pairs all braces (escaped ones do not count), so that 20,000 unclosed boxes cost no more than one.
     """
-    starts = sorted(position + len(command) for command in _BOX_COMMANDS for position in _positions(text, command))
+    starts = [position for command in _BOX_COMMANDS for position in _ends(text, command)]
     if not starts:
         return None
     closing = _closing_braces(text)
-    for start in reversed(starts):
+    for start in sorted(starts, reverse=True):
         opening = start
         while opening < len(text) and text[opening] in " \t\n":
             opening += 1
         if opening < len(text) and text[opening] == "{":
             if opening in closing:
                 return text[opening + 1 : closing[opening]]
-        elif opening > start:
+        elif opening > start and text[max(start - 6, 0) : start] == "\\boxed":
             token = text[opening : opening + MAX_ANSWER_LENGTH].split(maxsplit=1)
             if token:
                 return token[0].rstrip(".$,;")
@@ -85,8 +86,9 @@ def last_boxed(text: str) -> str | None:
 def extract_answer(completion: str) -> Answer | None:
     """Return the final answer of a completion; None where it is empty, too long, or a box that is never closed."""
     text = after_thinking(cut_at_eos(completion))
-    if any(command in text for command in _BOX_COMMANDS):
-        return _bounded(last_boxed(text), "box")
+    boxed = last_boxed(text)
+    if boxed is not None or "\\boxed" in text:
+        return _bounded(boxed, "box")
     tagged = _last_tag(text)
     if tagged is not None:
         return _bounded(tagged, "tag")
@@ -108,12 +110,12 @@ def gold_answer(answer: object) -> str | None:
     return text.strip() or None
 
 
-def _positions(text: str, needle: str) -> list[int]:
-    """Return every index at which ``needle`` starts."""
+def _ends(text: str, needle: str) -> list[int]:
+    """Return every index at which ``needle`` ends."""
     found = []
     position = text.find(needle)
     while position >= 0:
-        found.append(position)
+        found.append(position + len(needle))
         position = text.find(needle, position + len(needle))
     return found
 

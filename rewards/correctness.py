@@ -49,6 +49,7 @@ class Correctness:
     """
 
     range = (0.0, 1.0)
+    wanted_columns = ("answer",)
 
     def __init__(self, *, deadline_s: float = 8.0) -> None:
         """Set up; the worker starts with the first answer that needs it.
@@ -217,8 +218,10 @@ def _bare_word(given: Normal) -> str:
 
 
 def _is_bare_percent(given: Normal, wanted: Normal) -> bool:
-    """Return whether a percentage is asked for and its number given (``35`` for ``35%``)."""
-    return wanted.is_percent and not given.is_percent and given.value == (wanted.value or 0) * 100
+    """Return whether one side leaves out the percent sign (``35`` for ``35%``, or the reverse)."""
+    if given.is_percent == wanted.is_percent or given.value is None or wanted.value is None:
+        return False
+    return given.value == wanted.value * 100 if wanted.is_percent else given.value * 100 == wanted.value
 
 
 def _is_set_like(wanted: str, given: str) -> bool:

@@ -22,6 +22,8 @@ from unigrpo.rewards.answers import (
         (r"\boxed {7}", "7", "box"),
         (r"\boxed 7", "7", "box"),
         (r"\fbox{7}", "7", "box"),
+        ("boxed{27}", "27", "box"),
+        ("The boxed value is 7", "The boxed value is 7", "text"),
         (r"<think>\boxed{1}</think> \boxed{2}", "2", "box"),
         (r"<think>a</think><think>\boxed{9}</think><answer>3</answer>", "3", "tag"),
         ("<answer>1</answer> or <answer> 9 </answer>", "9", "tag"),

@@ -1,0 +1,142 @@
+"""Score a batch so that only the guilty item pays: a hang, a crash or an exception of one spares the others.
+
+- A call over time: its worker is killed, and the items go one at a time; one that hangs alone is the answer's fault and
+  gets the reward's minimum (TIMEOUT). One by one rather than by halves: each wrong guess costs a whole deadline.
+- A worker that dies: the call is tried once more, then halved; an item whose worker died twice is an ERROR.
+- An exception: the batch is halved until the item that raises stands alone (ERROR).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from unigrpo.rewards.child import ChildDiedError, ChildTimeoutError
+from unigrpo.rewards.plugin import RewardContractError
+from unigrpo.types import RewardStatus
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """One reward of one completion."""
+
+    value: float | None
+    """None where there is no number."""
+    status: RewardStatus
+    reason: str = ""
+    """Of a failure."""
+
+    @property
+    def is_failure(self) -> bool:
+        """Return whether something went wrong, as opposed to: does not apply."""
+        return self.status in (RewardStatus.INVALID, RewardStatus.ERROR, RewardStatus.TIMEOUT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What a worker made of a batch."""
+
+    outcomes: tuple[Outcome, ...]
+    metrics: dict[str, float]
+
+
+class ItemError(RuntimeError):
+    """The reward's code raised; the message holds the exception, ``traceback`` where."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class Call(Protocol):
+    """One try at some items, by their index.
+
+    Raises:
+        ChildTimeoutError, ChildDiedError, ItemError, RewardContractError: see the module.
+    """
+
+    def __call__(self, items: Sequence[int]) -> Reply:
+        """Return one outcome an item."""
+
+
+@dataclass(kw_only=True, slots=True)
+class IsolatedScoring:
+    """The outcomes of a batch, gathered item by item."""
+
+    call: Call
+    name: str
+    minimum: float
+    on_failure: Callable[[Outcome], None]
+    """Told of each failed item, so that the caller can stop when there are too many."""
+
+    def score(self, items: Sequence[int]) -> dict[int, Outcome]:
+        """Return the outcome of each item."""
+        return self._attempt(list(items), is_retry=False)
+
+    def _attempt(self, items: list[int], *, is_retry: bool) -> dict[int, Outcome]:
+        if not items:
+            return {}
+        try:
+            reply = self.call(items)
+        except ChildTimeoutError as error:
+            return self._after_timeout(items, str(error))
+        except ChildDiedError as error:
+            _LOGGER.warning("reward %s: %s while scoring %d items", self.name, error, len(items))
+            if not is_retry:
+                return self._attempt(items, is_retry=True)
+            return self._split(items, RewardStatus.ERROR, str(error))
+        except ItemError as error:
+            if len(items) == 1:
+                _LOGGER.warning("reward %s failed on an item: %s\n%s", self.name, error, error.traceback)
+            return self._split(items, RewardStatus.ERROR, str(error))
+        return {item: self._noted(outcome) for item, outcome in zip(items, reply.outcomes, strict=True)}
+
+    def _after_timeout(self, items: list[int], reason: str) -> dict[int, Outcome]:
+        _LOGGER.warning("reward %s: %s while scoring %d items", self.name, reason, len(items))
+        if len(items) == 1:
+            return self._failed(items[0], RewardStatus.TIMEOUT, reason)
+        outcomes: dict[int, Outcome] = {}
+        for item in items:
+            outcomes |= self._attempt([item], is_retry=False)
+        return outcomes
+
+    def _split(self, items: list[int], status: RewardStatus, reason: str) -> dict[int, Outcome]:
+        if len(items) == 1:
+            return self._failed(items[0], status, reason)
+        middle = len(items) // 2
+        return self._attempt(items[:middle], is_retry=False) | self._attempt(items[middle:], is_retry=False)
+
+    def _failed(self, item: int, status: RewardStatus, reason: str) -> dict[int, Outcome]:
+        value = self.minimum if status is RewardStatus.TIMEOUT else None
+        return {item: self._noted(Outcome(value=value, status=status, reason=reason))}
+
+    def _noted(self, outcome: Outcome) -> Outcome:
+        if outcome.is_failure:
+            self.on_failure(outcome)
+        return outcome
+
+
+def outcomes_of(reply: dict[str, Any]) -> Reply:
+    """Return a worker's message as outcomes.
+
+    Raises:
+        ItemError: if the reward's code raised.
+        RewardContractError: if it returned something that is not one value a completion.
+    """
+    if "error" in reply:
+        if reply["is_contract"]:
+            raise RewardContractError(reply["error"].partition(": ")[2])
+        raise ItemError(reply["error"], reply["traceback"])
+    outcomes = tuple(
+        Outcome(
+            value=value,
+            status=RewardStatus(status),
+            reason="" if status != RewardStatus.INVALID else "the value is not a finite number",
+        )
+        for value, status in zip(reply["values"], reply["status"], strict=True)
+    )
+    return Reply(outcomes=outcomes, metrics=reply["metrics"])

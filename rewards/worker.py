@@ -1,0 +1,101 @@
+"""The child process of one reward: it makes the reward once, then scores batches until its parent goes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import traceback
+from collections.abc import Sequence
+from numbers import Real
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from unigrpo.rewards.child import Send, limit_memory, serve
+from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
+from unigrpo.types import RewardStatus
+
+_NUM_TRACEBACK_CHARACTERS = 4000
+
+
+class _Trap:
+    """Holds whatever a reward's code raises, ``SystemExit`` and its like included: it must not end the worker."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> _Trap:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.error = error
+        return True
+
+    def report(self) -> dict[str, Any]:
+        """Return what happened, as a reply."""
+        assert self.error is not None
+        trace = "".join(traceback.format_exception(self.error))
+        return {
+            "error": f"{type(self.error).__name__}: {self.error}",
+            "traceback": trace[-_NUM_TRACEBACK_CHARACTERS:],
+            "is_contract": isinstance(self.error, RewardContractError),
+        }
+
+
+class _Worker:
+    """Answers ``{"load": …}`` once and ``{"columns": …}`` for each batch."""
+
+    def __init__(self) -> None:
+        self._reward: AdaptedReward | None = None
+
+    def handle(self, message: dict[str, Any], send: Send) -> None:
+        """Answer one message."""
+        with _Trap() as trap:
+            reply = self._load(message["load"]) if "load" in message else self._score(message)
+        send(trap.report() if trap.error is not None else reply)
+
+    def _load(self, order: dict[str, Any]) -> dict[str, Any]:
+        folder = Path(order["folder"]) if order["folder"] else None
+        reward = load_reward(order["use"], order["arguments"], name=order["name"], folder=folder)
+        self._reward = reward
+        memory_gb = getattr(reward.target, "memory_limit_gb", None)
+        if memory_gb is not None:
+            limit_memory(memory_gb)
+        return {
+            "range": list(reward.range),
+            "wanted_columns": reward.wanted_columns,
+            "wants_completion_ids": reward.wants_completion_ids,
+        }
+
+    def _score(self, message: dict[str, Any]) -> dict[str, Any]:
+        assert self._reward is not None, "scored before loaded"
+        raw = self._reward(step=message["step"], **message["columns"])
+        values, status = judged(raw)
+        metrics = {name: sum(logged) / len(logged) for name, logged in self._reward.metrics.items()}
+        return {"values": values, "status": status, "metrics": metrics}
+
+
+def judged(raw: Sequence[Any]) -> tuple[list[float | None], list[int]]:
+    """Return a reward's values as floats (None where there is no number) with the status of each."""
+    values: list[float | None] = []
+    status: list[int] = []
+    for value in raw:
+        if hasattr(value, "item"):
+            value = value.item()
+        is_number = isinstance(value, Real) and math.isfinite(value)
+        values.append(float(value) if is_number else None)
+        status.append(RewardStatus.OK if is_number else _status_of_none(value))
+    return values, status
+
+
+def _status_of_none(value: object) -> RewardStatus:
+    return RewardStatus.NOT_APPLICABLE if value is None else RewardStatus.INVALID
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("unigrpo").setLevel(logging.INFO)
+    serve(_Worker().handle, sys.argv[1:])
