@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.models import weights
-from unigrpo.models.loading import read_config, resolve_folder
+from unigrpo.models.folders import resolve_folder
+from unigrpo.models.loading import HUB_FILES, read_config
 from unigrpo.types import PolicyVersion
 
 if TYPE_CHECKING:
-    from unigrpo.models.llada import LladaPolicy
+    from unigrpo.models.base import Policy
     from unigrpo.settings import LoraSettings
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -43,7 +44,7 @@ UNMERGED_OPTIONS = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_patte
 """Options of adapter_config.json under which W + scale B A is not the merged weight."""
 
 
-def _target_names(policy: LladaPolicy, targets: list[str] | None) -> list[str]:
+def _target_names(policy: Policy, targets: list[str] | None) -> list[str]:
     """Return full module names; a short name means the layers of that name in the blocks."""
     if targets is None:
         return policy.lora_targets
@@ -74,7 +75,7 @@ def _lora_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return dict(sorted(named.items()))
 
 
-def add_lora(policy: LladaPolicy, lora: LoraSettings, seed: int) -> None:
+def add_lora(policy: Policy, lora: LoraSettings, seed: int) -> None:
     """Put a fresh adapter on a policy, in place, and freeze its base.
 
     B is zero, so the output is the base's bit by bit; A is drawn by a private generator, so the global random state
@@ -114,7 +115,7 @@ def add_lora(policy: LladaPolicy, lora: LoraSettings, seed: int) -> None:
 
 
 @contextmanager
-def adapter_disabled(policy: LladaPolicy) -> Iterator[None]:
+def adapter_disabled(policy: Policy) -> Iterator[None]:
     """Give the base's output, bit by bit, inside the context: the reference of a LoRA run.
 
     Raises:
@@ -153,7 +154,7 @@ def _copy_into(live: Mapping[str, Tensor], state: Mapping[str, Tensor], what: st
             tensor.copy_(state[name])
 
 
-def adapter_state(policy: LladaPolicy) -> dict[str, Tensor]:
+def adapter_state(policy: Policy) -> dict[str, Tensor]:
     """Return copies on CPU of the adapter's weights under PEFT's names, in name order.
 
     Raises:
@@ -164,7 +165,7 @@ def adapter_state(policy: LladaPolicy) -> dict[str, Tensor]:
     return _copies(_lora_parameters(policy.module))
 
 
-def set_adapter_state(policy: LladaPolicy, state: Mapping[str, Tensor]) -> None:
+def set_adapter_state(policy: Policy, state: Mapping[str, Tensor]) -> None:
     """Write an adapter's weights into the live ones, in place, so that an optimiser keeps its references.
 
     Raises:
@@ -175,12 +176,12 @@ def set_adapter_state(policy: LladaPolicy, state: Mapping[str, Tensor]) -> None:
     _copy_into(_lora_parameters(policy.module), state, "the adapter state")
 
 
-def trainable_state(policy: LladaPolicy) -> dict[str, Tensor]:
+def trainable_state(policy: Policy) -> dict[str, Tensor]:
     """Return copies on CPU of what trains: the adapter, or all weights of a policy without one."""
     return _copies(policy.module.state_dict()) if policy.adapter is None else adapter_state(policy)
 
 
-def set_trainable_state(policy: LladaPolicy, state: Mapping[str, Tensor]) -> None:
+def set_trainable_state(policy: Policy, state: Mapping[str, Tensor]) -> None:
     """Write what `trainable_state` returned into the live weights.
 
     Raises:
@@ -202,7 +203,7 @@ def state_version(state: Mapping[str, Tensor], step: int, kind: Literal["adapter
     return PolicyVersion(step=step, kind=kind, sha256=digest.hexdigest())
 
 
-def save_adapter(policy: LladaPolicy, folder: str | Path) -> None:
+def save_adapter(policy: Policy, folder: str | Path) -> None:
     """Write adapter_model.safetensors and adapter_config.json, which plain PEFT loads on the same base.
 
     Raises:
@@ -244,7 +245,7 @@ def _read_scale(path: Path) -> float:
     return float(content["lora_alpha"]) / (math.sqrt(rank) if content.get("use_rslora") else rank)
 
 
-def merge_adapter(policy: LladaPolicy, folder: str | Path) -> None:
+def merge_adapter(policy: Policy, folder: str | Path) -> None:
     """Add a saved adapter to the base's weights, W + scale B A, computed in float32; no PEFT state is left.
 
     Args:
@@ -257,7 +258,7 @@ def merge_adapter(policy: LladaPolicy, folder: str | Path) -> None:
     """
     if policy.adapter is not None:
         raise ValueError(f"{policy.source} has an adapter of its own; merge {folder} before add_lora")
-    path = resolve_folder(folder)
+    path = resolve_folder(folder, files=HUB_FILES)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}; wanted an adapter in PEFT layout, safetensors only")
@@ -284,7 +285,7 @@ def merge_adapter(policy: LladaPolicy, folder: str | Path) -> None:
             weight.copy_(weight.float() + scale * delta)
 
 
-def _merged_state(policy: LladaPolicy) -> dict[str, Tensor]:
+def _merged_state(policy: Policy) -> dict[str, Tensor]:
     """Return all weights with the adapter, if any, added; the policy itself is left as it is."""
     state: dict[str, Tensor] = {}
     for name, tensor in policy.module.state_dict().items():
@@ -300,7 +301,7 @@ def _merged_state(policy: LladaPolicy) -> dict[str, Tensor]:
     return {name: state[name].cpu().contiguous() for name in sorted(state)}
 
 
-def save_merged(policy: LladaPolicy, folder: str | Path) -> None:
+def save_merged(policy: Policy, folder: str | Path) -> None:
     """Write a whole checkpoint, adapter included, that `load_policy` reads: weights, config, tokenizer files.
 
     Raises:

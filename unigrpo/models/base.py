@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
     from PIL.Image import Image
 
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.models.tokenizer import TextTokenizer
+    from unigrpo.settings import LoraSettings, SamplingSettings
     from unigrpo.types import Canvas, ModelInput, Prompt, Span
 
 
@@ -33,10 +36,22 @@ class Vocabulary:
 
 
 class Policy(Protocol):
-    """A masked-diffusion model with its tokenizer, seen from outside; ``module`` is the nn.Module that trains."""
+    """A masked-diffusion model with its tokenizer, seen from outside."""
 
-    module: torch.nn.Module
     vocabulary: Vocabulary
+    tokenizer: TextTokenizer | None
+    """None for a checkpoint without tokenizer files: token ids only."""
+    adapter: LoraSettings | None
+    """The adapter that `unigrpo.models.adapter` put on, its targets as full names; None: all weights train."""
+    source: str
+    """The folder or hub id of the weights; adapters name it as their base."""
+    revision: str | None
+    folder: Path | None
+    """Where config.json and the tokenizer files are."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """Return the nn.Module that trains."""
 
     @property
     def device(self) -> torch.device:

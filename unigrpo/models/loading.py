@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unigrpo.models import weights
+from unigrpo.models.folders import resolve_folder
 from unigrpo.models.llada import Llada, LladaConfig, LladaPolicy
 from unigrpo.models.mmada import MmadaPolicy
 from unigrpo.models.tokenizer import TextTokenizer
@@ -25,46 +25,8 @@ FAMILIES: dict[str, type[LladaPolicy]] = {
 }
 """Policy class by config.json's `model_type` or by its first architecture."""
 
-ASSET = "asset:"
-HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
-
-
-def resolve_folder(path: str | Path, revision: str | None = None) -> Path:
-    """Return the folder of a checkpoint.
-
-    Args:
-        path: a folder, ``asset:NAME`` (ships with the package), or a hub id ``OWNER/NAME``, which is downloaded
-            (json, safetensors and jinja files only).
-        revision: branch, tag or commit of a hub id.
-
-    Raises:
-        FileNotFoundError: no such folder, asset or hub id, or no way to reach the hub.
-    """
-    text = str(path)
-    if text.startswith(ASSET):
-        folder = Path(str(resources.files("unigrpo.assets"))) / text.removeprefix(ASSET)
-        if not folder.is_dir():
-            known = sorted(entry.name for entry in folder.parent.iterdir() if (entry / "config.json").is_file())
-            raise FileNotFoundError(f"no asset {text!r} ships with the package; it has {', '.join(known) or 'none'}")
-        return folder
-    if Path(text).expanduser().is_dir():
-        return Path(text).expanduser()
-    if isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise FileNotFoundError(f"{text} is no folder; wanted a checkpoint folder, asset:NAME or a hub id OWNER/NAME")
-    return _download(text, revision)
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_PATTERNS))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise FileNotFoundError(
-            f"{hub_id!r} is no folder here and could not be downloaded from the hub ({type(error).__name__}: {error}); "
-            "check the name and the network, or give the folder of a downloaded checkpoint"
-        ) from error
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+"""What is downloaded of a hub id."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -106,7 +68,7 @@ def _find_tokenizer(folder: Path, tokenizer: str | Path | TextTokenizer | None) 
     if isinstance(tokenizer, TextTokenizer):
         return tokenizer
     if tokenizer is not None:
-        return TextTokenizer.from_folder(resolve_folder(tokenizer))
+        return TextTokenizer.from_folder(resolve_folder(tokenizer, files=HUB_FILES))
     return TextTokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
 
 
@@ -142,7 +104,7 @@ def load_policy(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not supported; wanted {' or '.join(DTYPES)}")
-    folder = resolve_folder(path, revision)
+    folder = resolve_folder(path, files=HUB_FILES, revision=revision)
     config = read_config(folder)
     family = policy_family(config)
     module = _empty_module(config)
@@ -162,6 +124,6 @@ def load_policy(
     if isinstance(image_tokenizer, str | Path):
         from unigrpo.models.magvit import load_image_tokenizer
 
-        image_tokenizer = load_image_tokenizer(resolve_folder(image_tokenizer))
+        image_tokenizer = load_image_tokenizer(image_tokenizer, device=str(device))
     policy.image_tokenizer = image_tokenizer
     return policy
