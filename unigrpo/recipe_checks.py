@@ -6,16 +6,15 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from unigrpo.errors import UserError
+from unigrpo.models.folders import HUB_ID, resolve_folder
 from unigrpo.references import locate
 from unigrpo.settings import DataSettings, PolicySettings, Recipe, RewardSettings, SamplingSettings, SftRecipe
 
 PICTURE_TASKS = ("understand", "imagine")
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 def problems_of_training(recipe: Recipe) -> list[str]:
@@ -29,6 +28,7 @@ def problems_of_training(recipe: Recipe) -> list[str]:
     problems += _rewards(recipe)
     problems += _named_code(recipe.estimator.use, recipe.estimator.arguments, "estimator")
     problems += _rollouts(recipe)
+    problems += _accuracy(recipe)
     return problems
 
 
@@ -46,22 +46,7 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
 
 def is_hub_id(path: str) -> bool:
     """Return whether it has the form owner/name and is no folder of this machine."""
-    return bool(_HUB_ID.match(path)) and not Path(path).exists()
-
-
-def asset_folder(path: str) -> Path:
-    """Return the folder of an ``asset:NAME`` that ships with the package.
-
-    Raises:
-        UserError: naming the assets there are.
-    """
-    root = Path(str(resources.files("unigrpo.assets").joinpath("__init__.py"))).parent
-    name = path.removeprefix("asset:")
-    folder = root / name
-    if not folder.is_dir() or folder.resolve().parent != root.resolve():
-        known = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("_"))
-        raise UserError(f"no asset {name!r} ships with the package; there are: {', '.join(known) or 'none'}")
-    return folder
+    return bool(HUB_ID.match(path)) and not Path(path).exists()
 
 
 def _policy(settings: PolicySettings, tasks: set[str]) -> Iterator[str]:
@@ -82,8 +67,8 @@ def _policy(settings: PolicySettings, tasks: set[str]) -> Iterator[str]:
 def _folder(path: str, key: str, wanted_file: str, noun: str) -> Iterator[str]:
     if path.startswith("asset:"):
         try:
-            folder = asset_folder(path)
-        except UserError as error:
+            folder = resolve_folder(path)
+        except FileNotFoundError as error:
             yield f"{key}: {error}"
             return
     elif is_hub_id(path):
@@ -197,6 +182,17 @@ def _rollouts(recipe: Recipe) -> Iterator[str]:
         )
     if recipe.rollouts.num_gpus and not recipe.rollouts.num_actors:
         yield "rollouts.num_gpus: there are no actors to give GPUs to; set rollouts.num_actors"
+
+
+def _accuracy(recipe: Recipe) -> Iterator[str]:
+    for task, name in recipe.evaluate.accuracy.items():
+        key = f"evaluate.accuracy.{task}"
+        if task not in recipe.tasks:
+            yield f"{key}: {task} is no task of this recipe, which has {', '.join(recipe.tasks) or 'none'}"
+        elif name not in recipe.rewards:
+            yield f"{key}: there is no reward {name!r}; the recipe has {', '.join(recipe.rewards) or 'none'}"
+        elif (tasks := recipe.rewards[name].tasks) is not None and task not in tasks:
+            yield f"{key}: the reward {name} does not apply to {task}"
 
 
 def _named_code(use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()) -> Iterator[str]:

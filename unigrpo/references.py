@@ -1,21 +1,16 @@
 """Names of code in a recipe: ``module:name`` or ``path/to/file.py:name``.
 
-`locate` says whether a name exists by reading source, so that a recipe is checked without running anybody's code;
-`resolve` imports it, which runs that code.
+`locate` says whether a name exists by reading source, so that a recipe is checked without running anybody's code.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
-import hashlib
-import importlib
-import importlib.util
 import sys
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
 
 from unigrpo.errors import UserError
 
@@ -71,44 +66,6 @@ def locate(use: str) -> Located:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"{use!r}: {target} defines no {name!r}{hint}")
     return Located(file=file, parameters=_parameters(names[name]))
-
-
-def resolve(use: str) -> Any:
-    """Import the code that a recipe names, and return it. This runs that code.
-
-    Raises:
-        UserError: if there is no such module, file or name.
-    """
-    target, name = split_reference(use)
-    if is_file_reference(use):
-        module = _import_file(Path(target))
-    else:
-        try:
-            module = importlib.import_module(target)
-        except ModuleNotFoundError as error:
-            raise UserError(f"{use!r} cannot be imported: {error}") from error
-    if not hasattr(module, name):
-        raise UserError(f"{use!r}: {target} defines no {name!r}")
-    return getattr(module, name)
-
-
-def _import_file(path: Path) -> Any:
-    """Import a file once under a name that no package has."""
-    file = path.resolve()
-    module_name = f"unigrpo_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    if spec is None or spec.loader is None or not file.is_file():
-        raise UserError(f"there is no Python file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-    return module
 
 
 def _find_spec(module: str) -> ModuleSpec | None:

@@ -1,0 +1,61 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unigrpo.arithmetic import ModelSize, batch_arithmetic, num_rollout_rows, num_rollouts
+from unigrpo.recipe import load_recipe
+
+Write = Callable[[dict[str, Any]], Path]
+
+
+def test_weights_counted_from_config_are_those_of_the_checkpoint(golden: Path) -> None:
+    from safetensors import safe_open
+
+    for family in ("llada_tiny", "mmada_tiny"):
+        size = ModelSize.from_config(json.loads((golden / family / "config.json").read_text()))
+        with safe_open(golden / family / "model.safetensors", "np") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]
+        count = 0
+        for shape in shapes:
+            product = 1
+            for side in shape:
+                product *= side
+            count += product
+        assert size is not None
+        assert size.num_parameters == count
+
+
+def test_released_8b_config_counts_8_billion_weights() -> None:
+    config = {
+        "n_layers": 32, "d_model": 4096, "mlp_hidden_size": 12288, "embedding_size": 134656, "n_heads": 32,
+        "n_kv_heads": 32, "weight_tying": False,
+    }  # fmt: skip
+    size = ModelSize.from_config(config)
+    assert size is not None
+    assert size.num_parameters == 32 * (4 * 4096**2 + 3 * 4096 * 12288 + 2 * 4096) + 4096 + 2 * 134656 * 4096
+    assert size.num_adapter_parameters(16, ["q_proj"]) == 32 * 16 * (4096 + 4096)
+
+
+def test_step_of_the_small_recipe_by_hand(recipe_values: dict[str, Any], write_recipe: Write) -> None:
+    recipe = load_recipe(write_recipe(recipe_values))
+    assert num_rollouts(recipe) == 3 * 4 * 4
+    assert num_rollout_rows(recipe) == 16 * 8 + 16 * 4 + 16 * 4 * 2
+    rows = {row.name: row for section in batch_arithmetic(recipe).values() for row in section}
+    assert rows["mask draws"].value == "2"
+    assert rows["rows without gradient"].value == str(2 * 2 * 48)
+    assert rows["rows with gradient"].value == str(2 * 48)
+    assert rows["work units"].value == "6"
+    assert rows["optimiser updates"].explanation == "6 in the run of 3 steps"
+    assert {"weights", "adapter", "gradients, AdamW", "activations", "logits chunk", "total"} <= set(rows)
+
+
+def test_no_reference_passes_without_kl(recipe_values: dict[str, Any], write_recipe: Write) -> None:
+    recipe = load_recipe(write_recipe(recipe_values), ["objective.kl_coef=0"])
+    rows = {row.name: row for section in batch_arithmetic(recipe).values() for row in section}
+    assert rows["rows without gradient"].value == str(2 * 48)
+
+
+def test_hub_id_has_no_memory_estimate(recipe_values: dict[str, Any], write_recipe: Write) -> None:
+    recipe = load_recipe(write_recipe(recipe_values), ["policy.path=some-owner/some-model"])
+    assert set(batch_arithmetic(recipe)) == {"tasks", "a step"}

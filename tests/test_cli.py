@@ -1,0 +1,121 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unigrpo.cli.app import run
+from unigrpo.cli.arguments import new_directory
+from unigrpo.errors import UserError
+
+Write = Callable[[dict[str, Any]], Path]
+COMMANDS = ("train", "sft", "resume", "check", "sample", "eval", "report", "export")
+
+
+def _program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "CI": "1", "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, "-m", "unigrpo", *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def test_help_lists_the_commands_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in COMMANDS:
+        assert f" {command} " in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    from unigrpo import __version__
+
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"unigrpo {__version__}\n"
+
+
+def test_check_shows_the_arithmetic(
+    recipe_values: dict[str, Any], write_recipe: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["check", str(write_recipe(recipe_values)), "group_size=2"]) == 0
+    text = capsys.readouterr().out
+    assert "4 prompts x group of 2" in text
+    assert "can run" in text
+
+
+def test_bad_recipe_is_one_short_message_and_exit_code_2_with_nothing_written(
+    recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
+) -> None:
+    path = write_recipe(recipe_values)
+    before = sorted(tmp_path.rglob("*"))
+    for arguments in (["check", str(path)], ["train", str(path), "--out", str(tmp_path / "run")]):
+        done = _program(*arguments, "learner.lrr=1", cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr == f"error: {path}: learner.lrr: unknown key; did you mean `lr`?\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_debug_shows_the_traceback_of_a_mendable_error(tmp_path: Path) -> None:
+    done = _program("check", "no-such-recipe", "--debug", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "RecipeError" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["no-such-command"], ["report"], ["sample", "x", "--task", "paint"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert run(arguments) == 2
+
+
+@pytest.mark.parametrize("command", ["resume", "report", "export"])
+def test_folder_without_a_run_is_refused(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extra = ["--out", str(tmp_path / "out")] if command == "export" else []
+    assert run([command, str(tmp_path), *extra]) == 2
+    assert "holds no run: there is no recipe.yaml in it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_refuses_a_directory_that_holds_something(
+    recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert run(["train", str(write_recipe(recipe_values)), "--out", str(used)]) == 2
+    assert "runs never share a directory" in capsys.readouterr().err
+    assert (used / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_default_directory_is_the_first_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert new_directory(None, "quickstart", 7) == Path("runs/quickstart-7-1")
+    (tmp_path / "runs" / "quickstart-7-1").mkdir(parents=True)
+    assert new_directory(None, "quickstart", 7) == Path("runs/quickstart-7-2")
+    assert new_directory(tmp_path / "runs" / "quickstart-7-1", "quickstart", 7).name == "quickstart-7-1"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        new_directory(tmp_path / "file", "quickstart", 7)
+
+
+def test_error_that_is_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("unigrpo.cli.app.app", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        run(["check", "x"])
+
+
+def test_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unigrpo.cli.app.app", interrupted)
+    assert run(["check", "x"]) == 130

@@ -1,0 +1,235 @@
+"""What a step of a recipe costs: counts that follow from the recipe, memory that follows from config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unigrpo.models.folders import resolve_folder
+from unigrpo.recipe_checks import is_hub_id
+from unigrpo.settings import Recipe, TaskSettings
+
+PROMPT_TOKENS = 128
+"""Assumed text tokens of a prompt: the real number is known when the data is read."""
+_PICTURE_PATCH = 16  # pixels a side of one MAGVIT-v2 code
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of the arithmetic."""
+
+    name: str
+    value: str
+    explanation: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSize:
+    """The numbers of a config.json that memory follows from."""
+
+    num_layers: int
+    width: int
+    mlp_width: int
+    kv_width: int
+    vocabulary: int
+    is_tied: bool
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ModelSize | None:
+        """Read a released layout's names; None where one is missing."""
+
+        def first(*names: str) -> int | None:
+            return next((int(config[name]) for name in names if config.get(name)), None)
+
+        layers, width = first("n_layers", "num_hidden_layers"), first("d_model", "hidden_size")
+        mlp, vocabulary = first("mlp_hidden_size", "intermediate_size"), first("embedding_size", "vocab_size")
+        heads = first("n_heads", "num_attention_heads")
+        if not (layers and width and mlp and vocabulary and heads):
+            return None
+        kv_heads = first("n_kv_heads", "num_key_value_heads") or heads
+        is_tied = bool(config.get("weight_tying") or config.get("tie_word_embeddings"))
+        return cls(
+            num_layers=layers, width=width, mlp_width=mlp, kv_width=width * kv_heads // heads, vocabulary=vocabulary,
+            is_tied=is_tied,
+        )  # fmt: skip
+
+    @property
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return (in, out) of the linear layers of one block, by their released names."""
+        d, kv, mlp = self.width, self.kv_width, self.mlp_width
+        return {
+            "q_proj": (d, d),
+            "k_proj": (d, kv),
+            "v_proj": (d, kv),
+            "attn_out": (d, d),
+            "ff_proj": (d, mlp),
+            "up_proj": (d, mlp),
+            "ff_out": (mlp, d),
+        }
+
+    @property
+    def num_parameters(self) -> int:
+        """Return the weights of a pre-norm Llama-type model without biases."""
+        block = sum(a * b for a, b in self.linear_shapes.values()) + 2 * self.width
+        embeddings = self.vocabulary * self.width * (1 if self.is_tied else 2)
+        return self.num_layers * block + self.width + embeddings
+
+    def num_adapter_parameters(self, rank: int, targets: list[str] | None) -> int:
+        """Return the weights of LoRA of a rank on the named linear layers of the blocks; None is all of them."""
+        shapes = [shape for name, shape in self.linear_shapes.items() if targets is None or name in targets]
+        return self.num_layers * rank * sum(a + b for a, b in shapes)
+
+
+def batch_arithmetic(recipe: Recipe) -> dict[str, list[Row]]:
+    """Return what one learner step does, by section, for people to read.
+
+    Args:
+        recipe: a checked recipe.
+    """
+    sections = {"tasks": _task_rows(recipe), "a step": _step_rows(recipe)}
+    memory = _memory_rows(recipe)
+    if memory:
+        sections["memory of the learner, estimated"] = memory
+    return sections
+
+
+def num_rollouts(recipe: Recipe) -> int:
+    """Return N = P * G of a step, over all tasks."""
+    return recipe.group_size * sum(task.prompts_per_step for task in recipe.tasks.values())
+
+
+def num_rollout_rows(recipe: Recipe) -> int:
+    """Return rows that go through the model to generate a step's rollouts: guidance counts twice."""
+    return sum(_rollout_rows(recipe, task) for task in recipe.tasks.values())
+
+
+def _rollout_rows(recipe: Recipe, task: TaskSettings) -> int:
+    twice = 2 if task.sampling.guidance_scale > 0 else 1
+    return task.prompts_per_step * recipe.group_size * task.sampling.num_denoising_steps * twice
+
+
+def _task_rows(recipe: Recipe) -> list[Row]:
+    rows = []
+    for name, task in recipe.tasks.items():
+        count = task.prompts_per_step * recipe.group_size
+        sampling = task.sampling
+        twice = " x 2 for guidance" if sampling.guidance_scale > 0 else ""
+        rows.append(
+            Row(
+                name=name,
+                value=f"{count:,} rollouts",
+                explanation=(
+                    f"{task.prompts_per_step} prompts x group of {recipe.group_size}; "
+                    f"{sampling.completion_length} open tokens in {sampling.num_denoising_steps} denoising steps"
+                    f"{twice}: "
+                    f"{_rollout_rows(recipe, task):,} rows through the model"
+                ),
+            )
+        )
+    return rows
+
+
+def _step_rows(recipe: Recipe) -> list[Row]:
+    rollouts, updates = num_rollouts(recipe), recipe.learner.num_inner_updates
+    tokens = sum(
+        task.prompts_per_step * recipe.group_size * task.sampling.completion_length for task in recipe.tasks.values()
+    )
+    micro = min(recipe.learner.micro_batch_rows, rollouts)
+    num_micro = -(-rollouts // micro)
+    groups_per_unit = recipe.rollouts.rows_per_unit // recipe.group_size
+    units = sum(-(-task.prompts_per_step // groups_per_unit) for task in recipe.tasks.values())
+    no_grad = updates * (2 if recipe.objective.kl_coef > 0 else 1)
+    passes = "old and reference" if recipe.objective.kl_coef > 0 else "old (kl_coef 0: no reference)"
+    workers = f"{recipe.rollouts.num_actors} actors" if recipe.rollouts.num_actors else "this process"
+    return [
+        Row(name="rollouts", value=f"{rollouts:,}", explanation=f"{tokens:,} open tokens"),
+        Row(
+            name="work units",
+            value=f"{units:,}",
+            explanation=f"up to {groups_per_unit} whole groups of one task each, sampled in {workers}",
+        ),
+        Row(
+            name="rows to generate",
+            value=f"{num_rollout_rows(recipe):,}",
+            explanation="forward passes of one row, denoising steps and guidance counted",
+        ),
+        Row(name="mask draws", value=f"{updates}", explanation="one an inner update (mu), over all rollouts"),
+        Row(name="rows without gradient", value=f"{no_grad * rollouts:,}", explanation=f"{passes}, on each draw"),
+        Row(
+            name="rows with gradient",
+            value=f"{updates * rollouts:,}",
+            explanation=f"{num_micro} micro-batches of up to {micro} rows an update",
+        ),
+        Row(
+            name="optimiser updates",
+            value=f"{updates}",
+            explanation=f"{updates * recipe.num_steps:,} in the run of {recipe.num_steps:,} steps",
+        ),
+    ]
+
+
+def _memory_rows(recipe: Recipe) -> list[Row]:
+    size = _model_size(recipe)
+    if size is None:
+        return []
+    num_bytes = 2 if recipe.policy.dtype == "bfloat16" else 4
+    weights = size.num_parameters * num_bytes
+    if recipe.lora.enabled:
+        trained = size.num_adapter_parameters(recipe.lora.r, recipe.lora.targets)
+        trained_bytes, noun = trained * 4, f"LoRA of rank {recipe.lora.r}: {trained / 1e6:.2f} M weights in float32"
+    else:
+        trained = size.num_parameters
+        trained_bytes, noun = weights, "the frozen reference: a copy of the weights"
+    optimiser = trained * 8 + trained * (4 if recipe.lora.enabled else num_bytes)
+    length = _longest_row(recipe)
+    micro = min(recipe.learner.micro_batch_rows, num_rollouts(recipe))
+    activations = _activation_bytes(recipe, size, micro, length, num_bytes)
+    chunk = recipe.learner.logprob_chunk * size.vocabulary * 4 * 2
+    rows = [
+        ("weights", weights, f"{size.num_parameters / 1e6:,.1f} M in {recipe.policy.dtype}"),
+        ("adapter" if recipe.lora.enabled else "reference", trained_bytes, noun),
+        ("gradients, AdamW", optimiser, "one gradient and two moments a trained weight"),
+        (
+            "activations",
+            activations,
+            f"{micro} rows of about {length:,} tokens"
+            + (", each block recomputed in backward" if recipe.policy.gradient_checkpointing else ""),
+        ),
+        ("logits chunk", chunk, f"{recipe.learner.logprob_chunk:,} positions x {size.vocabulary:,} ids, twice"),
+    ]
+    total = sum(amount for _, amount, _ in rows)
+    explanation = f"prompts taken as {PROMPT_TOKENS} text tokens and their pictures' codes"
+    return [
+        *(Row(name=name, value=_gigabytes(amount), explanation=why) for name, amount, why in rows),
+        Row(name="total", value=_gigabytes(total), explanation=explanation),
+    ]
+
+
+def _activation_bytes(recipe: Recipe, size: ModelSize, rows: int, length: int, num_bytes: int) -> int:
+    """Return what backward keeps: per token about 10 widths and 4 MLP widths a block, without the attention matrix."""
+    block = rows * length * (10 * size.width + 4 * size.mlp_width) * num_bytes
+    if recipe.policy.gradient_checkpointing:
+        return block + rows * length * size.width * size.num_layers * num_bytes
+    return block * size.num_layers
+
+
+def _longest_row(recipe: Recipe) -> int:
+    codes = (recipe.policy.image_size // _PICTURE_PATCH) ** 2
+    return max(
+        PROMPT_TOKENS + task.sampling.completion_length + (codes if name == "understand" else 0)
+        for name, task in recipe.tasks.items()
+    )
+
+
+def _model_size(recipe: Recipe) -> ModelSize | None:
+    path = recipe.policy.path
+    if is_hub_id(path):
+        return None
+    folder = resolve_folder(path)
+    return ModelSize.from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"

@@ -1,0 +1,93 @@
+"""The commands by name, and what becomes of their errors.
+
+Exit codes: 0 done; 1 a bug (with its traceback); 2 something the user can mend (one short message); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from unigrpo.cli.check import check
+from unigrpo.cli.evaluate import evaluate
+from unigrpo.cli.export import export
+from unigrpo.cli.report import report
+from unigrpo.cli.resume import resume
+from unigrpo.cli.sample import sample
+from unigrpo.cli.sft import sft
+from unigrpo.cli.train import train
+
+DEBUG = "--debug"
+
+app = typer.Typer(
+    name="unigrpo",
+    help="Post-train masked-diffusion language models with reinforcement learning: text, pictures, one loss.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(train)
+app.command()(sft)
+app.command()(resume)
+app.command()(check)
+app.command()(sample)
+app.command("eval")(evaluate)
+app.command()(report)
+app.command()(export)
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        from unigrpo import __version__
+
+        typer.echo(f"unigrpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", help="Show the version.", callback=_version, is_eager=True),
+    debug: bool = typer.Option(False, DEBUG, help="Show the traceback of every error. Works after a command, too."),
+) -> None:
+    """Hold the options that belong to every command."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit code.
+
+    Args:
+        arguments: without the program's name.
+    """
+    is_debug = DEBUG in arguments
+    try:
+        code = app([argument for argument in arguments if argument != DEBUG], standalone_mode=True)
+    except SystemExit as end:
+        code = end.code
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        if is_debug or not _can_user_mend(error):
+            raise
+        _show(error)
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _can_user_mend(error: ValueError | OSError) -> bool:
+    """Return whether a short message says it all: bad values and files, not failing system calls."""
+    if isinstance(error, OSError):
+        kinds = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+        return isinstance(error, kinds)
+    return True
+
+
+def _show(error: Exception) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror.lower()}"
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), (message, "red")))
+    if not type(error).__module__.startswith("unigrpo."):
+        console.print(Text(f"(run again with {DEBUG} for the traceback)", "dim"))

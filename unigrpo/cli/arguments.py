@@ -1,0 +1,52 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unigrpo.errors import UserError
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged recipe's name.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Overrides, such as learner.lr=3e-6.")
+]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run.")]
+OutDir = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="New directory; runs/NAME-SEED-N if not given.")
+]
+
+
+def new_directory(out: Path | None, name: str, seed: int) -> Path:
+    """Return the directory of a new run; makes nothing.
+
+    Raises:
+        UserError: if it already holds something: runs never share a directory.
+    """
+    if out is None:
+        places = (Path("runs") / f"{name}-{seed}-{number}" for number in itertools.count(1))
+        return next(place for place in places if not place.exists())
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(
+            f"{out} is not empty, and runs never share a directory; "
+            f"give another --out, or go on with `unigrpo resume {out}`"
+        )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; wanted a new directory")
+    return out
+
+
+def existing_run(run_dir: Path) -> Path:
+    """Return the directory of a run.
+
+    Raises:
+        UserError: if there is no run in it.
+    """
+    if not (run_dir / "recipe.yaml").is_file():
+        raise UserError(
+            f"{run_dir} holds no run: there is no recipe.yaml in it; wanted what `unigrpo train --out` made"
+        )
+    return run_dir

@@ -1,0 +1,37 @@
+"""``unigrpo eval``: the held-out scores of a recipe's policy, or of a run's last checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unigrpo.cli.arguments import Overrides
+
+
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RECIPE|RUN_DIR", help="What to evaluate.")],
+    overrides: Overrides = None,
+) -> None:
+    """Score held-out prompts at temperature 1 and greedily; a run directory means its last checkpoint."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from unigrpo.cli.live import make_observer
+    from unigrpo.recipe import load_recipe
+
+    run_dir = Path(target) if Path(target).is_dir() else None
+    recipe = load_recipe(target if run_dir is None else run_dir / "recipe.yaml", overrides or [])
+    console = Console()
+    with make_observer(console) as observer:
+        observer.phase("loading torch")
+        from unigrpo.evaluate import evaluate_run
+
+        metrics = evaluate_run(recipe, run_dir, observer)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    console.print(table)

@@ -1,0 +1,127 @@
+"""Pictures that are partly given: inpainting keeps what is outside a mask, extrapolation grows a side."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unigrpo.cli.box import Box
+from unigrpo.cli.completion import complete
+from unigrpo.data import open_picture
+from unigrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from unigrpo.settings import SamplingSettings
+    from unigrpo.types import Prompt
+
+
+def open_cells_of_box(box: Box, side: int) -> np.ndarray:
+    """Return [side, side] bool: the codes that a box touches."""
+    left, top, right, bottom = (edge * side for edge in box)
+    is_open = np.zeros((side, side), dtype=bool)
+    is_open[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True
+    return is_open
+
+
+def open_cells_of_mask(mask: Image, side: int) -> np.ndarray:
+    """Return [side, side] bool: the codes with a white pixel of the mask among theirs.
+
+    Raises:
+        UserError: if nothing is white.
+    """
+    width, height = mask.size
+    edge = min(width, height)
+    left, top = (width - edge) // 2, (height - edge) // 2
+    levels = np.asarray(mask.convert("L").crop((left, top, left + edge, top + edge)))
+    is_white = levels > 127
+    rows = np.arange(edge) * side // edge
+    is_open = np.zeros((side, side), dtype=bool)
+    y, x = np.nonzero(is_white)
+    is_open[rows[y], rows[x]] = True
+    if not is_open.any():
+        raise UserError("--mask: nothing in it is white; white marks what to fill")
+    return is_open
+
+
+def shifted_codes(codes: np.ndarray, direction: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes [side, side] with the half next to the growing side kept at the other side, and what is open.
+
+    The new half has the kept half as context: growing to the right keeps the picture's right half on the left.
+    """
+    side = len(codes)
+    half = side // 2
+    moved = {"right": (0, -half), "left": (0, half), "down": (-half, 0), "up": (half, 0)}[direction]
+    is_open = np.ones((side, side), dtype=bool)
+    kept = side - half
+    slices = {
+        "right": np.s_[:, :kept],
+        "left": np.s_[:, side - kept :],
+        "down": np.s_[:kept, :],
+        "up": np.s_[side - kept :, :],
+    }
+    is_open[slices[direction]] = False
+    return np.roll(codes, moved, axis=(0, 1)), is_open
+
+
+def join(given: Image, made: Image, direction: str) -> Image:
+    """Return the given picture grown by the new half of the made one; both square and of one size."""
+    from PIL import Image as images
+
+    size = given.width
+    is_flat = direction in ("left", "right")
+    half = size // 2
+    canvas = images.new("RGB", (size + half, size) if is_flat else (size, size + half))
+    new = {
+        "right": ((size - half, 0, size, size), (size, 0), (0, 0)),
+        "left": ((0, 0, half, size), (0, 0), (half, 0)),
+        "down": ((0, size - half, size, size), (0, size), (0, 0)),
+        "up": ((0, 0, size, half), (0, 0), (0, half)),
+    }[direction]
+    crop, new_place, given_place = new
+    canvas.paste(given, given_place)
+    canvas.paste(made.crop(crop), new_place)
+    return canvas
+
+
+def complete_picture(
+    policy: Any, prompt: Prompt, sampling: SamplingSettings, *, image: Path, region: Box | Path | None,
+    direction: str | None, seed: int,
+) -> Image:  # fmt: skip
+    """Return a given picture, filled in or grown.
+
+    Args:
+        policy: one with an image tokenizer.
+        prompt: of task imagine.
+        sampling: steps, temperature and guidance; the picture gives the number of codes.
+        image: the given picture; cropped to a square and resized to the policy's size.
+        region: inpainting: a box in fractions, or the path of a mask picture; None extrapolates.
+        direction: extrapolation: left, right, up or down.
+        seed: of the row.
+    """
+    import torch
+
+    from unigrpo.models.pictures import picture_to_pixels, pixels_to_picture
+
+    pixels = picture_to_pixels(open_picture(image), policy.image_size)
+    with torch.no_grad():
+        codes = policy.image_tokenizer.encode(pixels[None])[0].cpu().numpy()
+    side = math.isqrt(len(codes))
+    grid = codes.reshape(side, side)
+    if direction is not None:
+        grid, cells = shifted_codes(grid, direction)
+    elif isinstance(region, Path):
+        cells = open_cells_of_mask(open_picture(region), side)
+    else:
+        assert region is not None  # the command line refuses neither
+        cells = open_cells_of_box(region, side)
+    sampling = sampling.model_copy(update={"completion_length": len(codes)})
+    made = complete(
+        policy, policy.encode_image_canvas(prompt, sampling, grid.reshape(-1), cells.reshape(-1)), sampling, seed
+    )
+    assert not isinstance(made, str)  # an open image span decodes to a picture
+    return made if direction is None else join(pixels_to_picture(pixels), made, direction)

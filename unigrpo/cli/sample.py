@@ -1,0 +1,165 @@
+"""``unigrpo sample``: one completion of a policy: text, an answer about a picture, a picture, a filled-in picture."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unigrpo.cli.box import parse_box
+from unigrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from unigrpo.settings import SamplingSettings
+    from unigrpo.types import Prompt, Task
+
+
+class Kind(enum.StrEnum):
+    """What is made from what."""
+
+    reason = "reason"
+    understand = "understand"
+    imagine = "imagine"
+    inpaint = "inpaint"
+    extrapolate = "extrapolate"
+
+
+class Direction(enum.StrEnum):
+    """The side on which a picture grows."""
+
+    left = "left"
+    right = "right"
+    up = "up"
+    down = "down"
+
+
+def sample(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, hub id or asset:NAME of a checkpoint.")],
+    task: Annotated[Kind, typer.Option("--task", help="What to make.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The question, or the picture's caption.")] = "",
+    image: Annotated[Path | None, typer.Option("--image", help="Picture to ask about, fill in or grow.")] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="inpaint: a picture that is white where to fill.")] = None,
+    box: Annotated[str | None, typer.Option("--box", help="inpaint: LEFT,TOP,RIGHT,BOTTOM as fractions.")] = None,
+    direction: Annotated[Direction, typer.Option("--direction", help="extrapolate: where to.")] = Direction.right,
+    adapter: Annotated[
+        list[Path] | None, typer.Option("--adapter", help="A PEFT folder, or a run's directory; may be repeated.")
+    ] = None,
+    image_tokenizer: Annotated[
+        str | None, typer.Option("--image-tokenizer", help="MAGVIT-v2 folder or hub id.")
+    ] = None,
+    image_size: Annotated[int, typer.Option("--image-size", help="Side in pixels of given pictures.")] = 512,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write the picture, or the text.")] = None,
+    length: Annotated[int | None, typer.Option("--length", help="Tokens to fill; 256 of text, 1024 codes.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps; 1 a 2 tokens, 15 a picture.")] = None,
+    block_length: Annotated[int | None, typer.Option("--block-length", help="Text filled block by block.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="0 for text, 1 for pictures.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="0 for text, 3.5 for pictures.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same completion.")] = 0,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")] = "bfloat16",
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Sample one completion from a policy."""
+    is_picture = task in (Kind.imagine, Kind.inpaint, Kind.extrapolate)
+    _check_options(task, prompt, image, mask, box, image_tokenizer, out)
+    region = mask if box is None else parse_box(box)
+    settings = _settings(is_picture, length, steps, block_length, temperature, guidance)
+    asked = _prompt(task, prompt, image)
+    from unigrpo.cli.completion import complete, load_with_adapters
+
+    policy = load_with_adapters(
+        model, adapter or [], dtype=dtype, device=device, image_tokenizer=image_tokenizer, image_size=image_size
+    )
+    if task in (Kind.inpaint, Kind.extrapolate) and image is not None:
+        from unigrpo.cli.pictures import complete_picture
+
+        made: str | Image = complete_picture(
+            policy, asked, settings, image=image, region=region, seed=seed,
+            direction=direction.value if task is Kind.extrapolate else None,
+        )  # fmt: skip
+    else:
+        made = complete(policy, policy.encode(asked, settings), settings, seed)
+    _write(made, out)
+
+
+def _check_options(
+    task: Kind, prompt: str, image: Path | None, mask: Path | None, box: str | None, image_tokenizer: str | None,
+    out: Path | None,
+) -> None:  # fmt: skip
+    """Refuse options that a task lacks or has no use for, before anything heavy is loaded."""
+    if not prompt and task is not Kind.extrapolate and task is not Kind.inpaint:
+        raise UserError(f"--task {task.value} needs --prompt TEXT")
+    if task is not Kind.reason and image_tokenizer is None:
+        raise UserError(f"--task {task.value} needs --image-tokenizer: the folder or hub id of the MAGVIT-v2 tokenizer")
+    needs_image = task in (Kind.understand, Kind.inpaint, Kind.extrapolate)
+    if needs_image != (image is not None):
+        raise UserError(f"--task {task.value} {'needs' if needs_image else 'takes no'} --image")
+    if image is not None and not image.is_file():
+        raise UserError(f"--image: there is no file {image}")
+    if task is Kind.inpaint and (mask is None) == (box is None):
+        raise UserError("--task inpaint needs either --mask FILE or --box LEFT,TOP,RIGHT,BOTTOM")
+    if task is not Kind.inpaint and (mask is not None or box is not None):
+        raise UserError(f"--task {task.value} takes neither --mask nor --box")
+    if task in (Kind.imagine, Kind.inpaint, Kind.extrapolate) and (out is None or out.suffix.lower() != ".png"):
+        raise UserError(f"--task {task.value} makes a picture; wanted --out FILE.png, given {out or 'none'}")
+
+
+def _settings(
+    is_picture: bool,
+    length: int | None,
+    steps: int | None,
+    block_length: int | None,
+    temperature: float | None,
+    guidance: float | None,
+) -> SamplingSettings:
+    from pydantic import ValidationError
+
+    from unigrpo.errors import RecipeError
+    from unigrpo.recipe_problems import describe
+    from unigrpo.settings import SamplingSettings
+
+    length = length or (1024 if is_picture else 256)
+    values: dict[str, Any] = {
+        "completion_length": length,
+        "num_denoising_steps": steps or (15 if is_picture else max(1, length // 2)),
+        "block_length": block_length,
+        "temperature": temperature if temperature is not None else float(is_picture),
+        "guidance_scale": guidance if guidance is not None else (3.5 if is_picture else 0.0),
+        "schedule": "cosine" if is_picture else "linear",
+        "remasking_temperature": 1.0 if is_picture else 0.0,
+    }
+    try:
+        return SamplingSettings(**values)
+    except ValidationError as error:
+        raise RecipeError("sample", describe(error, SamplingSettings)) from None
+
+
+def _prompt(task: Kind, text: str, image: Path | None) -> Prompt:
+    from unigrpo.types import Message, Prompt
+
+    images: tuple[Image, ...] = ()
+    if task is Kind.understand and image is not None:
+        from unigrpo.data import open_picture
+
+        images = (open_picture(image),)
+    tasks: dict[Kind, Task] = {Kind.reason: "reason", Kind.understand: "understand"}
+    return Prompt(
+        id="sample", task=tasks.get(task, "imagine"), messages=(Message(role="user", text=text, images=images),)
+    )
+
+
+def _write(made: str | Image, out: Path | None) -> None:
+    if isinstance(made, str):
+        typer.echo(made)
+    if out is None:
+        return
+    temporary = out.with_name(f".{out.name}.part")
+    if isinstance(made, str):
+        temporary.write_text(made, encoding="utf-8")
+    else:
+        made.save(temporary, format="PNG")
+        typer.echo(f"picture: {out} ({made.width} x {made.height})")
+    temporary.replace(out)

@@ -1,0 +1,154 @@
+"""What a run learnt, for other tools: a PEFT adapter or merged weights, each with a model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unigrpo.checkpoint import Checkpoint, latest_checkpoint
+from unigrpo.errors import UserError
+from unigrpo.recipe import load_recipe
+from unigrpo.settings import Recipe
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def adapter_folder(path: Path) -> Path:
+    """Return the PEFT folder at a path: itself, or the last checkpoint's of a run directory.
+
+    Raises:
+        UserError: if there is no adapter.
+    """
+    if (path / ADAPTER_FILES[1]).is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        return _adapter_of(_checkpoint_of(path))
+    raise UserError(f"{path} holds no adapter; wanted a folder with {ADAPTER_FILES[1]}, or a run directory")
+
+
+def export_run(run_dir: Path, out: Path, *, is_merged: bool) -> None:
+    """Write the last whole checkpoint of a run into a new folder, which appears whole or not at all.
+
+    Args:
+        run_dir: of a training run.
+        out: a new or empty directory.
+        is_merged: whole weights in the released layout instead of the adapter.
+
+    Raises:
+        UserError: if the run has no whole checkpoint.
+    """
+    recipe = load_recipe(run_dir / "recipe.yaml")
+    checkpoint = _checkpoint_of(run_dir)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        if is_merged:
+            _write_merged(recipe, checkpoint, temporary)
+        elif recipe.lora.enabled:
+            for name in ADAPTER_FILES:
+                shutil.copyfile(_adapter_of(checkpoint) / name, temporary / name)
+        else:
+            raise UserError(f"{run_dir} trained all weights and has no adapter; give --merged for the whole weights")
+        (temporary / "README.md").write_text(model_card(recipe, checkpoint.step, run_dir, is_merged=is_merged))
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> str:
+    """Return the README of an export: what it is, its scores, how to load it, how it was made."""
+    is_adapter = not is_merged
+    front = {
+        "base_model": recipe.policy.path,
+        "library_name": "peft" if is_adapter else "unigrpo",
+        "tags": ["masked-diffusion", "reinforcement-learning", "unigrpo", *(["lora"] if is_adapter else [])],
+    }
+    scores = _scores(run_dir)
+    rows = [f"| {name} | {before} | {after} |" for name, before, after in scores]
+    table = ["", "## Scores", "", "| held-out | before | after |", "|---|---|---|", *rows] if rows else []
+    merged_first = (
+        [f"The supervised adapter `{recipe.policy.adapter}` is merged into the base first.", ""]
+        if recipe.policy.adapter and is_adapter
+        else []
+    )
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(front, sort_keys=False).strip(),
+            "---",
+            "",
+            f"# {recipe.name}",
+            "",
+            f"{'A LoRA adapter for' if is_adapter else 'Weights trained from'} `{recipe.policy.path}`, "
+            f"after {step} steps of UniGRPO on {', '.join(recipe.tasks)}.",
+            *merged_first,
+            *table,
+            "",
+            "## Use",
+            "",
+            "```",
+            _use(recipe, is_adapter),
+            "```",
+            "",
+            "## Recipe",
+            "",
+            "```yaml",
+            yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False).strip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _use(recipe: Recipe, is_adapter: bool) -> str:
+    if not is_adapter:
+        return 'unigrpo sample FOLDER --task reason --prompt "..."'
+    return f'unigrpo sample {recipe.policy.path} --adapter FOLDER --task reason --prompt "..."'
+
+
+def _scores(run_dir: Path) -> list[tuple[str, str, str]]:
+    path = run_dir / "summary.json"
+    if not path.is_file():
+        return []
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    before, after = summary.get("eval_before") or {}, summary.get("eval_after") or {}
+    names = [name for name in after if name.endswith(("/reward", "/accuracy"))]
+    return [(name, _number(before.get(name)), _number(after[name])) for name in names]
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else "-"
+
+
+def _checkpoint_of(run_dir: Path) -> Checkpoint:
+    checkpoint = latest_checkpoint(run_dir)
+    if checkpoint is None:
+        raise UserError(f"{run_dir} has no whole checkpoint yet; train until the first one (checkpoint.every)")
+    return checkpoint
+
+
+def _adapter_of(checkpoint: Checkpoint) -> Path:
+    for file in sorted(checkpoint.folder.rglob(ADAPTER_FILES[1])):
+        return file.parent
+    raise UserError(f"{checkpoint.folder} holds no adapter: that run trained all weights")
+
+
+def _write_merged(recipe: Recipe, checkpoint: Checkpoint, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    from unigrpo.models.adapter import merge_adapter, save_merged, set_trainable_state
+    from unigrpo.models.opening import open_policy
+
+    policy: Any = open_policy(recipe.policy, recipe.lora, recipe.seed, is_frozen=True)
+    if recipe.lora.enabled:
+        merge_adapter(policy, _adapter_of(checkpoint))
+    else:
+        set_trainable_state(policy, load_file(checkpoint.folder / "model.safetensors"))
+    save_merged(policy, folder)
