@@ -64,7 +64,9 @@ class RayPool:
         self.stats = RolloutStats()
         self._is_owner = not ray.is_initialized()
         if self._is_owner:
-            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1")
+            ray.init(
+                include_dashboard=False, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1"
+            )
         self._num_restarts = 0
         self._weights: tuple[Any, PolicyVersion] | None = None
         self._actors = [self._start() for _ in range(recipe.rollouts.num_actors)]
@@ -116,7 +118,9 @@ class RayPool:
         packed, version = self._weights
         while True:
             try:
-                echoed = self._wait([self._actors[index].load.remote(packed, version.step)], "an actor to take the weights")[0]
+                echoed = self._wait(
+                    [self._actors[index].load.remote(packed, version.step)], "an actor to take the weights"
+                )[0]
                 break
             except self._ray.exceptions.RayActorError as error:
                 self._replace(index, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -160,7 +161,7 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.lr * min(1.0, (step + 1) / max(1, self._settings.warmup_steps))
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, self._settings.max_grad_norm)
-        is_skipped = not bool(torch.isfinite(grad_norm))
+        is_skipped = not (bool(torch.isfinite(grad_norm)) and math.isfinite(loss))
         if not is_skipped:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

@@ -70,5 +70,9 @@ def write_film(folder: Path, policy: Policy, rollout: Rollout) -> None:
         pixels[is_grey] = UNKNOWN_GREY
         frames.append(f"{step:02d}.png")
         Image.fromarray(pixels).save(folder / frames[-1])
-    film = {"prompt": rollout.prompt.text, "frames": frames, "texts": [f"step {step + 1}" for step in range(len(frames))]}
+    film = {
+        "prompt": rollout.prompt.text,
+        "frames": frames,
+        "texts": [f"step {step + 1}" for step in range(len(frames))],
+    }
     write_atomically(folder / "film.json", json.dumps(film, indent=1))

@@ -43,7 +43,9 @@ def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) ->
 
 def _film(run: Run) -> None:
     """Draw one held-out picture greedily and write a frame a denoising step."""
-    sampling = run.recipe.tasks["imagine"].sampling.model_copy(update={"temperature": 0.0, "remasking_temperature": 0.0})
+    sampling = run.recipe.tasks["imagine"].sampling.model_copy(
+        update={"temperature": 0.0, "remasking_temperature": 0.0}
+    )
     units = plan_units(
         [(run.eval_prompts["imagine"][0], sampling)], group_size=1, rows_per_unit=1, seed=run.recipe.seed, step=-1
     )

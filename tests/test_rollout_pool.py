@@ -1,0 +1,154 @@
+"""Rollout actors: the same tokens from any number of them, and from the survivors of a killed one."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from unigrpo.demo.make_policy import make_policy
+from unigrpo.demo.sums import Sums
+from unigrpo.models.adapter import set_trainable_state, state_version, trainable_state
+from unigrpo.models.opening import open_policy
+from unigrpo.rollouts.base import PolicyVersionMismatchError
+from unigrpo.rollouts.engine import plan_units
+from unigrpo.rollouts.pool import LocalPool, RayPool, _check_version
+from unigrpo.settings import (
+    DataSettings,
+    LearnerSettings,
+    LoraSettings,
+    PolicySettings,
+    Recipe,
+    RewardSettings,
+    RolloutSettings,
+    SamplingSettings,
+    TaskSettings,
+)
+from unigrpo.types import PolicyVersion
+
+SAMPLING = SamplingSettings(completion_length=12, num_denoising_steps=12, temperature=1.0)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = make_policy(tmp_path_factory.mktemp("policy") / "tiny")
+    return Recipe(
+        name="pool",
+        num_steps=1,
+        group_size=4,
+        policy=PolicySettings(path=str(folder), dtype="float32"),
+        lora=LoraSettings(r=4, alpha=8),
+        tasks={
+            "reason": TaskSettings(
+                data=DataSettings(use="unigrpo.demo.sums:Sums"), prompts_per_step=4, sampling=SAMPLING
+            )
+        },
+        rewards={"any": RewardSettings(use="unigrpo.rewards.format:Format")},
+        learner=LearnerSettings(lr=1e-3),
+        rollouts=RolloutSettings(num_actors=2, rows_per_unit=4, num_threads=1, deadline_s=120),
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(recipe):
+    """An adapter that is not the fresh one, so that an actor without the delivery would give other tokens."""
+    policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
+    state = {name: tensor + 0.05 for name, tensor in trainable_state(policy).items()}
+    return state, state_version(state, 3, "adapter")
+
+
+@pytest.fixture(scope="module")
+def units():
+    source = Sums(split="train", seed=0)
+    return plan_units([(source[i], SAMPLING) for i in range(8)], group_size=4, rows_per_unit=4, seed=0, step=0)
+
+
+@pytest.fixture(scope="module")
+def expected(recipe, weights, units):
+    policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
+    set_trainable_state(policy, weights[0])
+    pool = LocalPool(policy)
+    pool.load(*weights)
+    return pool.generate(units)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def pool(recipe, cluster, request):
+    changes = getattr(request, "param", {})
+    found = RayPool(recipe.model_copy(update={"rollouts": recipe.rollouts.model_copy(update=changes)}))
+    yield found
+    found.close()
+
+
+def assert_same(rollouts, expected):
+    assert len(rollouts) == len(expected)
+    for one, other in zip(rollouts, expected, strict=True):
+        assert one.prompt.id == other.prompt.id
+        assert one.seed == other.seed
+        assert np.array_equal(one.token_ids, other.token_ids)
+        assert one.policy_version == other.policy_version
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("pool", [{"num_actors": 1}, {"num_actors": 2}], indirect=True, ids=["one", "two"])
+def test_any_number_of_actors_gives_the_tokens_of_this_process(pool, weights, units, expected):
+    pool.load(*weights)
+    assert_same(pool.generate(units), expected)
+    assert pool.stats.num_lost == pool.stats.num_redispatched == 0
+
+
+@pytest.mark.ray
+def test_an_actor_killed_in_mid_step_costs_no_token(pool, weights, units, expected):
+    pool.load(*weights)
+    victim = pool.process_ids()[0]
+    killer = threading.Timer(0.3, os.kill, (victim, signal.SIGKILL))
+    killer.start()
+    rollouts = pool.generate(units * 4)
+    killer.join()
+    assert_same(rollouts, expected * 4)
+    assert victim not in pool.process_ids()
+    assert pool.stats.num_redispatched >= 1
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("pool", [{"num_actors": 1, "max_restarts": 0}], indirect=True)
+def test_more_deaths_than_allowed_stop_the_run_and_say_so(pool, weights, units):
+    pool.load(*weights)
+    os.kill(pool.process_ids()[0], signal.SIGKILL)
+    time.sleep(0.5)
+    with pytest.raises(RuntimeError, match=r"rollouts\.max_restarts=0"):
+        pool.generate(units)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("pool", [{"num_actors": 1, "deadline_s": 1.0}], indirect=True)
+def test_a_deadline_says_what_it_waited_for(pool, weights, units, monkeypatch):
+    monkeypatch.setattr("unigrpo.rollouts.pool.WAIT_S", 0.2)
+    pool.load(*weights)
+    os.kill(pool.process_ids()[0], signal.SIGSTOP)
+    with pytest.raises(TimeoutError, match=r"rollout units \(reason\).*rollouts\.deadline_s=1"):
+        pool.generate(units)
+
+
+def test_rollouts_of_other_weights_stop_the_run():
+    sent = PolicyVersion(step=1, kind="adapter", sha256="a")
+    _check_version(PolicyVersion(step=1, kind="adapter", sha256="a"), sent)
+    with pytest.raises(PolicyVersionMismatchError, match="the learner sent"):
+        _check_version(PolicyVersion(step=0, kind="adapter", sha256="b"), sent)
+
+
+def test_a_pool_without_weights_refuses_to_generate(recipe, units):
+    pool = LocalPool(open_policy(recipe.policy, recipe.lora, recipe.seed))
+    with pytest.raises(RuntimeError, match=r"call load\(\)"):
+        pool.generate(units)
