@@ -1,0 +1,104 @@
+"""Rewards that misbehave, one way each; the worker processes load them by path."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def length(completions, **columns):
+    return [float(len(completion)) / 100 for completion in completions]
+
+
+def hang_on_bomb(completions, **columns):
+    if "bomb" in completions:
+        time.sleep(3600)
+    return length(completions)
+
+
+def spin_on_bomb(completions, **columns):
+    if "bomb" in completions:
+        9**9**9
+    return length(completions)
+
+
+def exit_on_bomb(completions, **columns):
+    if "bomb" in completions:
+        os._exit(3)
+    return length(completions)
+
+
+def raise_on_bomb(completions, **columns):
+    if "bomb" in completions:
+        raise KeyError("no such thing")
+    return length(completions)
+
+
+def system_exit_on_bomb(completions, **columns):
+    if "bomb" in completions:
+        raise SystemExit(0)
+    return length(completions)
+
+
+def killed_once(completions, marker, **columns):
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return length(completions)
+
+
+def odd_values(completions, **columns):
+    values = {"nan": float("nan"), "inf": float("inf"), "text": "x", "none": None, "true": True}
+    return [values.get(completion, 0.5) for completion in completions]
+
+
+def one_element_list(completions, **columns):
+    return [1.0]
+
+
+def scalar(completions, **columns):
+    return 1.0
+
+
+def one_too_many(completions, **columns):
+    return [1.0] * (len(completions) + 1)
+
+
+def always_raises(completions, **columns):
+    raise OSError("the server is down")
+
+
+async def asynchronous(completions, answer, log_metric, trainer_state):
+    log_metric("half", 0.5)
+    return [float(trainer_state.global_step + len(given)) for given in answer]
+
+
+def images_and_columns(prompts, completions, images, task, difficulty, completion_ids):
+    return [
+        float(completion.size[0] + 10 * len(own) + 100 * level + 1000 * len(ids))
+        for completion, own, level, ids in zip(completions, images, difficulty, completion_ids, strict=True)
+    ]
+
+
+def process_id(completions, **columns):
+    return [float(os.getpid())] * len(completions)
+
+
+class Unloadable:
+    def __init__(self):
+        raise FileNotFoundError("weights.safetensors is missing")
+
+    def __call__(self, completions, **columns):
+        return []
+
+
+class Scaled:
+    range = (-2.0, 3.0)
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+
+    def __call__(self, *, prompts, completions, **columns):
+        if "bomb" in completions:
+            time.sleep(3600)
+        return [self.factor] * len(completions)

@@ -1,0 +1,89 @@
+"""Does a class of yours keep its contract? Call these from your own tests; each raises with what was broken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from unigrpo.rewards.plugin import AdaptedReward
+
+
+class ConformanceError(AssertionError):
+    """A contract that is not kept: which, what was given and what was wanted."""
+
+
+def check_reward(
+    reward: Callable[..., Any],
+    *,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    tolerance: float = 1e-5,
+    **columns: Sequence[Any],
+) -> list[float | None]:
+    """Check a reward on examples of yours and return its values for them.
+
+    It must give one finite number or None a completion, within its range; the same on a second call; values that
+    move with their completions when the batch is shuffled or split; nothing for an empty batch; and it must take
+    columns that it does not know.
+
+    Args:
+        reward: a function, or an instance of a class, that takes completions and columns by name.
+        prompts: at least two, so that order can be checked.
+        completions: one a prompt.
+        tolerance: by which values may differ between batches of different make-up.
+        **columns: the data's columns, one value a prompt.
+
+    Raises:
+        ConformanceError: for the first rule that is broken.
+        RewardContractError: if the reward does not return one value a completion.
+    """
+    count = len(completions)
+    if count < 2 or len(prompts) != count:
+        raise ConformanceError(
+            f"{len(prompts)} prompts and {count} completions do not make a check; give at least two of each"
+        )
+    adapted = AdaptedReward(reward, name=getattr(reward, "__name__", type(reward).__name__))
+    batch: dict[str, Sequence[Any]] = {"prompts": prompts, "completions": completions, **columns}
+    values = _called(adapted, batch, range(count))
+    _check_values(adapted, values)
+    _check_equal("a second call", values, _called(adapted, batch, range(count)), tolerance)
+    order = np.random.default_rng(0).permutation(count).tolist()
+    shuffled = _called(adapted, batch, order)
+    _check_equal("a shuffled batch", [values[index] for index in order], shuffled, tolerance)
+    single = [_called(adapted, batch, [index])[0] for index in range(count)]
+    _check_equal("batches of one", values, single, tolerance)
+    if _called(adapted, batch, []) != []:
+        raise ConformanceError(f"{adapted.name}: an empty batch must give an empty list")
+    _check_equal(
+        "an unknown column", values, _called(adapted, batch | {"unknown": [0] * count}, range(count)), tolerance
+    )
+    return values
+
+
+def _called(reward: AdaptedReward, batch: Mapping[str, Sequence[Any]], items: Sequence[int]) -> list[Any]:
+    return reward(**{name: [column[index] for index in items] for name, column in batch.items()})  # type: ignore[arg-type]
+
+
+def _check_values(reward: AdaptedReward, values: Sequence[Any]) -> None:
+    low, high = reward.range
+    for index, value in enumerate(values):
+        if value is None:
+            continue
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise ConformanceError(f"{reward.name}: value {index} is {value!r}; give a finite number, or None")
+        if not low <= float(value) <= high:
+            raise ConformanceError(
+                f"{reward.name}: value {index} is {float(value):g}, outside its range ({low:g}, {high:g}); "
+                "set the class's `range` to what it can give"
+            )
+
+
+def _check_equal(occasion: str, wanted: Sequence[Any], given: Sequence[Any], tolerance: float) -> None:
+    for index, (first, second) in enumerate(zip(wanted, given, strict=True)):
+        is_same = first is second if first is None or second is None else abs(first - second) <= tolerance
+        if not is_same:
+            raise ConformanceError(f"{occasion} changes a value: item {index} was {first}, then {second}")
