@@ -36,7 +36,7 @@ class RolloutActor:
         return os.getpid()
 
     def load(self, packed: np.ndarray, step: int) -> PolicyVersion:
-        """Take the trainable weights (safetensors bytes, [B] uint8) and return their version, hashed from what arrived."""
+        """Take the trainable weights (safetensors bytes, [B] uint8) and return the version of what arrived."""
         from safetensors.torch import load
 
         from unigrpo.models.adapter import set_trainable_state, state_version

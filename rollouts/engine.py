@@ -117,7 +117,7 @@ def _rollout(
         image=image,
         seed=unit.seeds[row],
         policy_version=version,
-        is_truncated=is_truncated,
+        is_truncated=bool(is_truncated),
     )
 
 

@@ -49,7 +49,7 @@ class LocalPool:
 
 
 class RayPool:
-    """Ray actors; a unit whose actor died goes to another with the same seeds, so the step ends with the same tokens."""
+    """Ray actors; a unit whose actor died is generated again with the same seeds: the same tokens."""
 
     def __init__(self, recipe: Recipe, on_wait: Callable[[str], None] = logger.info) -> None:
         """Start Ray on the loopback interface where no cluster is connected, and the actors.

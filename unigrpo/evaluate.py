@@ -105,7 +105,7 @@ def _metrics(run: Run, task: Task, scores: TaskScores) -> dict[str, float]:
 
 
 def _is_right(run: Run, task: Task, table: RewardTable) -> np.ndarray | None:
-    """Return [n] 1.0 where the task's accuracy reward is at its highest value; None where the task has no such reward."""
+    """Return [n]: 1 where the accuracy reward is at its highest value; None where the task has no such reward."""
     name = run.recipe.evaluate.accuracy.get(task)
     if name is None:
         return None

@@ -25,8 +25,8 @@ from unigrpo.metrics import MetricLog
 from unigrpo.models.adapter import save_adapter
 from unigrpo.models.opening import open_policy
 from unigrpo.observer import Observer
+from unigrpo.plugin import resolve
 from unigrpo.recipe import dump_recipe, load_recipe
-from unigrpo.references import resolve
 from unigrpo.rewards.journal import load_table, save_table
 from unigrpo.rewards.pool import RewardPool
 from unigrpo.rollouts.engine import WorkUnit, plan_units
@@ -78,12 +78,12 @@ class Run:
         )  # fmt: skip
 
     def score(self, step: int, rollouts: list[Rollout]) -> RewardTable:
-        """Return the step's rewards; on disk before they are used, and read back when a resumed run gets there again."""
+        """Return the step's rewards: on disk before they are used, and read back when a resumed run gets there."""
         digest = fold(*(np.ascontiguousarray(rollout.token_ids).tobytes().hex() for rollout in rollouts))
         path = self.run_dir / "rewards" / f"step_{step + 1:06d}-{digest:016x}.json"
         if path.exists():
             return load_table(path)
-        table = self.rewards.score(rollouts)
+        table = self.rewards.score(rollouts, step=step)
         path.parent.mkdir(exist_ok=True)
         save_table(path, table)
         return table
@@ -163,6 +163,7 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer) -> Iterator[Run]
     with ExitStack() as stack:
         observer.phase("starting rewards")
         rewards = stack.enter_context(RewardPool(recipe.rewards))
+        rewards.start()
         observer.phase("reading prompts")
         prompts = {task: load_prompts(part.data, task, "train", recipe.seed) for task, part in recipe.tasks.items()}
         observer.phase("loading the policy")
@@ -184,7 +185,7 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer) -> Iterator[Run]
         if checkpoint is not None:
             run.restore(checkpoint)
         observer.phase("waiting for the rewards to load")
-        rewards.start()
+        rewards.wait_until_loaded()
         yield run
 
 

@@ -47,7 +47,13 @@ def step_metrics(
     }
     if torch.cuda.is_available():
         metrics["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated() / BYTES_PER_GB
-    return metrics | run.rewards.last_stats.metrics() | timing
+    for name, stats in run.rewards.last_stats.items():
+        metrics |= {
+            f"reward/{name}/error_rate": stats.error_rate,
+            f"reward/{name}/timeout_rate": stats.timeout_rate,
+            f"timing_s/reward/{name}": stats.seconds,
+        }
+    return metrics | timing
 
 
 def _reward_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_size: int) -> dict[str, float]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.checkpoint import write_atomically
-from unigrpo.report import write_report
 from unigrpo.rollouts.engine import plan_units
 from unigrpo.run import SUMMARY, Run
 from unigrpo.samples import write_film
@@ -35,6 +34,8 @@ def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) ->
     }  # fmt: skip
     write_atomically(run.run_dir / SUMMARY, json.dumps(summary, indent=1))
     if run.recipe.tracking.report:
+        from unigrpo.report import write_report  # draws with matplotlib, so only when asked for
+
         run.observer.phase("writing the report")
         write_report([run.run_dir], run.run_dir / "report.html")
     run.observer.done(summary)

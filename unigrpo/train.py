@@ -1,8 +1,8 @@
 """The loop: UniGRPO (MMaDA, arXiv 2505.15809, Algorithm 1), for text, picture questions and pictures in one batch.
 
-Where it departs from the paper, it says so at the function concerned: the spacing of the mask ratios (estimators.unigrpo),
-the normaliser of the loss and the KL estimator (objectives), and what the paper leaves open (G, mu, epsilon, beta, the
-learning rate), which the recipe sets.
+Departures from the paper are named where they are made: the spacing of the mask ratios and the normaliser of the loss
+(estimators.unigrpo), the KL estimator (objectives.kl). The recipe sets what the paper leaves open: G, mu, epsilon,
+beta, the learning rate.
 """
 
 from __future__ import annotations
