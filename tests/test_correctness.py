@@ -1,0 +1,189 @@
+import asyncio
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from unigrpo.rewards.correctness import Correctness
+from unigrpo.rewards.guards import is_explosive, is_false_equation
+from unigrpo.testing.conformance import check_reward
+
+GOLDEN = Path(__file__).parent / "golden" / "math_pairs.jsonl"
+
+
+@pytest.fixture(scope="module")
+def reward() -> Iterator[Correctness]:
+    reward = Correctness()
+    reward.start()
+    yield reward
+    reward.close()
+
+
+def boxed(answer: str) -> str:
+    return rf"So it is \boxed{{{answer}}}."
+
+
+def value(reward: Correctness, completion: object, gold: object) -> float | None:
+    return reward(prompts=["?"], completions=[completion], answer=[gold])[0]
+
+
+def test_definite_golden_pairs_are_judged_right(reward: Correctness) -> None:
+    lines = GOLDEN.read_text(encoding="utf-8").splitlines()
+    pairs = [pair for pair in map(json.loads, lines) if not pair["policy"]]
+    texts = [
+        pair.get("prediction") or "".join(text * count for text, count in pair.get("prediction_parts") or [])
+        for pair in pairs
+    ]
+    values = reward(prompts=texts, completions=texts, answer=[pair["gold"] for pair in pairs])
+    wrong = [pair["id"] for pair, given in zip(pairs, values, strict=True) if bool(given) != pair["expected"]]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("completion", "gold", "expected"),
+    [
+        (boxed("42"), "6 * 7 = <<6*7=42>>42\n#### 42", 1.0),
+        ("6 * 7 is\n#### 42", "#### 42", 1.0),
+        (boxed("1,234"), "#### 1,234", 1.0),
+        (boxed("18.0"), 18, 1.0),
+        ([{"role": "assistant", "content": boxed("42")}], "42", 1.0),
+        ("<think>blue?</think> Red.", "red", 1.0),
+        ("<answer> red </answer>", "red", 1.0),
+        ("The answer is red.", "red", 1.0),
+        ("<answer>der</answer>", "red", 0.0),
+        (boxed(r"20\%"), "20", 1.0),
+        (boxed("20"), r"20\%", 1.0),
+        (boxed(r"x \in [0,1]"), "[0,1]", 1.0),
+        (boxed("100 cm"), "100 m", 0.0),
+        (boxed(r"\$3.50"), "3.5", 1.0),
+        (boxed("x=5=6"), "6", 0.0),
+        (boxed("5") + "<|endoftext|>" + boxed("6"), "5", 1.0),
+        ("", "5", 0.0),
+        (boxed("5"), None, None),
+        (boxed("5"), " ", None),
+    ],
+)
+def test_one_answer(reward: Correctness, completion: object, gold: object, expected: float | None) -> None:
+    assert value(reward, completion, gold) == expected
+
+
+def test_a_picture_has_no_answer(reward: Correctness) -> None:
+    assert value(reward, Image.new("RGB", (2, 2)), "5") is None
+
+
+def test_answers_must_be_as_many_as_completions(reward: Correctness) -> None:
+    with pytest.raises(ValueError, match="2 completions and 1 answers"):
+        reward(prompts=["?", "?"], completions=["a", "b"], answer=["5"])
+
+
+def test_reward_keeps_its_contract(reward: Correctness) -> None:
+    answers = ["5", r"\frac{1}{\sqrt{3}}", "7", "red"]
+    completions = [boxed("5"), boxed(r"\frac{\sqrt{3}}{3}"), boxed("8"), "Red."]
+    given = check_reward(reward, prompts=["?"] * 4, completions=completions, answer=answers)
+    assert given == [1.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9^9^9^9", "9**9**9", "10^{10^{10}}", "(10^8)^(10^8)", "3^{1500000001}", "100000000!", "((5!)!)!",
+        r"\sum_{k=1}^{10^{12}} \frac{1}{k}", r"\prod_{k=1}^{99999999} k", "(10^6)!",
+    ],
+)  # fmt: skip
+def test_explosive_expressions_are_seen(text: str) -> None:
+    assert is_explosive(text)
+
+
+@pytest.mark.parametrize("text", ["2^{10}", "10^{-3}", "e^{x^2}", "10!", "x^{97}", r"\sum_{k=1}^{4} k", "2^{2005}"])
+def test_ordinary_expressions_are_not_explosive(text: str) -> None:
+    assert not is_explosive(text)
+
+
+def test_false_equations_name_two_numbers() -> None:
+    assert is_false_equation("1=2")
+    assert is_false_equation("x = 5 = 6")
+    assert not is_false_equation("a=b=c=5")
+    assert not is_false_equation("0.5 = 1/2")
+
+
+def test_a_hanging_comparison_is_wrong_after_the_deadline_and_the_rest_is_judged() -> None:
+    reward = Correctness(deadline_s=1.5)
+    reward.start()
+    bomb = r"\int_0^{\infty} \frac{\sin(x^x)}{\ln(x+\cos x)} dx"
+    completions = [boxed(r"\sqrt{25}"), boxed(bomb), boxed(r"\sqrt{36}")]
+    start_s = time.perf_counter()
+    assert reward(prompts=["?"] * 3, completions=completions, answer=["5", "1", "6"]) == [1.0, 0.0, 1.0]
+    assert 1.5 < time.perf_counter() - start_s < 15.0
+    assert reward.num_timeouts == 1
+    reward.close()
+
+
+def test_a_killed_worker_is_replaced(reward: Correctness) -> None:
+    assert value(reward, boxed(r"\sqrt{49}"), "7") == 1.0
+    for child in psutil.Process().children():
+        if "math_worker" in " ".join(child.cmdline()):
+            child.kill()
+    assert value(reward, boxed(r"\sqrt{64}"), "8") == 1.0
+
+
+def test_threads_and_event_loops_get_the_same(reward: Correctness) -> None:
+    given: list[float | None] = []
+    threads = [threading.Thread(target=lambda: given.append(value(reward, boxed(r"\sqrt{81}"), "9"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    async def in_a_loop() -> float | None:
+        return value(reward, boxed(r"\sqrt{100}"), "10")
+
+    assert [*given, asyncio.run(in_a_loop())] == [1.0] * 5
+
+
+def test_nothing_is_left_behind_when_a_reward_is_dropped() -> None:
+    reward = Correctness()
+    assert value(reward, boxed(r"\sqrt{4}"), "2") == 1.0
+    assert reward._child is not None
+    pid = reward._child.pid
+    del reward
+    gc.collect()
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_script_without_a_main_guard_can_use_it_and_imports_no_sympy(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from unigrpo.rewards.correctness import Correctness\n"
+        r"values = Correctness()(prompts=['?'], completions=[r'\boxed{\sqrt{25}}'], answer=['5'])" + "\n"
+        "print(values, 'sympy' in sys.modules, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.stdout.strip(), done.returncode) == ("[1.0] False False", 0), done.stderr
+
+
+@pytest.mark.skipif("UNIGRPO_TEST_DATA" not in os.environ, reason="UNIGRPO_TEST_DATA names the folder of test data")
+@pytest.mark.parametrize(("family", "least"), [("gsm8k", 0.97), ("math500", 0.96)])
+def test_verdicts_agree_with_the_published_ones(reward: Correctness, family: str, least: float) -> None:
+    folder = Path(os.environ["UNIGRPO_TEST_DATA"]) / "llada_generations"
+    verdicts = json.loads((folder / "verdicts.json").read_text())["items"]
+    num_same = num_all = 0
+    for name in (name for name in verdicts if name.startswith(family)):
+        rows = json.loads((folder / name).read_text())["generations"]
+        values = reward(
+            prompts=[row["question"] for row in rows],
+            completions=[row["generations"] for row in rows],
+            answer=[row["ground_truth"] for row in rows],
+        )
+        num_same += sum(bool(v) == w["is_correct"] for v, w in zip(values, verdicts[name], strict=True))
+        num_all += len(rows)
+    assert num_same / num_all >= least
