@@ -1,0 +1,49 @@
+"""JPEG size: how many kilobytes a picture takes. No weights, no prompt: the plainest image reward there is.
+
+Black et al. (arXiv 2305.13301) call the two signs compressibility and incompressibility. Optimised alone it leads to
+blank pictures, or to noise: it is there to see whether a run learns anything at all.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from unigrpo.rewards.pictures import as_rgb, is_picture
+
+QUALITY = 95
+
+
+class JpegSize:
+    """Minus, or plus, the size of the picture as JPEG of quality 95, in kB of 1000 bytes, divided by ``scale``.
+
+    The range is (-1, 0) or (0, 1): a picture larger than ``scale`` counts as one of that size.
+    """
+
+    def __init__(self, direction: Literal["smaller", "larger"] = "smaller", *, scale: float = 500.0) -> None:
+        """Choose what is rewarded.
+
+        Args:
+            direction: smaller gives 0 to an empty file and -1 to one of ``scale`` kB; larger 0 and 1.
+            scale: kB at which the reward ends; 500 is for pictures of 512 x 512, about the largest they get.
+
+        Raises:
+            ValueError: for another direction or a scale that is not above 0.
+        """
+        if direction not in ("smaller", "larger"):
+            raise ValueError(f"direction {direction!r} is not known; it is 'smaller' or 'larger'")
+        if not scale > 0:
+            raise ValueError(f"scale {scale}; give the kB at which the reward ends, above 0")
+        self._sign = -1.0 if direction == "smaller" else 1.0
+        self._scale = scale
+        self.range = (-1.0, 0.0) if direction == "smaller" else (0.0, 1.0)
+
+    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """Return one value a completion; None for text."""
+        return [self._value(picture) if is_picture(picture) else None for picture in completions]
+
+    def _value(self, picture: Any) -> float:
+        file = io.BytesIO()
+        as_rgb(picture).save(file, format="JPEG", quality=QUALITY)
+        return self._sign * min(1.0, file.tell() / 1000 / self._scale)
