@@ -134,7 +134,7 @@ class RmsNorm(nn.Module):
 def _rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     """Return [N, L, H, W] rotated in float32: pairs (i, i + W/2); signed_sin is negative in its first half."""
     wide = heads.float()
-    return torch.addcmul(wide * cos, wide.roll(heads.shape[-1] // 2, dims=-1), signed_sin).to(heads.dtype)
+    return (wide * cos).addcmul_(wide.roll(heads.shape[-1] // 2, dims=-1), signed_sin).to(heads.dtype)
 
 
 class Block(nn.Module):
@@ -170,9 +170,11 @@ class Block(nn.Module):
             attn_mask=is_visible,
             enable_gqa=self.is_grouped,
         )
-        hidden = hidden + self.attn_out(mixed.transpose(1, 2).reshape(hidden.shape))
+        hidden = self.attn_out(mixed.transpose(1, 2).reshape(hidden.shape)).add_(hidden)
         normed = self.ff_norm(hidden)
-        return hidden + self.ff_out(functional.silu(self.ff_proj(normed)) * self.up_proj(normed))
+        gate, up = self.ff_proj(normed), self.up_proj(normed)
+        gated = functional.silu(gate) * up if torch.is_grad_enabled() else functional.silu(gate, inplace=True).mul_(up)
+        return self.ff_out(gated).add_(hidden)
 
 
 class Transformer(nn.Module):

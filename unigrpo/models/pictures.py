@@ -17,12 +17,11 @@ def picture_to_pixels(picture: Image, size: int) -> Tensor:
     from PIL import Image as images
 
     picture = picture.convert("RGB")
-    width, height = picture.size
-    if min(width, height) != size:
-        scale = size / min(width, height)
-        width = size if width <= height else max(size, int(width * scale))
-        height = size if height < width else max(size, int(picture.size[1] * scale))
+    shorter = min(picture.size)
+    if shorter != size:
+        width, height = (size * side // shorter for side in picture.size)
         picture = picture.resize((width, height), images.Resampling.BICUBIC)
+    width, height = picture.size
     left, top = round((width - size) / 2), round((height - size) / 2)
     cropped = np.asarray(picture.crop((left, top, left + size, top + size)), dtype=np.float32)
     return torch.from_numpy(cropped / 255.0).permute(2, 0, 1).contiguous() * 2.0 - 1.0
