@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
 from pathlib import Path
+
+from unigrpo.assets import PREFIX, asset_folder
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
@@ -21,8 +22,8 @@ def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: s
         FileNotFoundError: if there is no such folder or asset, or the hub does not deliver it.
     """
     text = str(path)
-    if text.startswith("asset:"):
-        return _asset(text.removeprefix("asset:"))
+    if text.startswith(PREFIX):
+        return asset_folder(text)
     if Path(text).is_dir():
         return Path(text)
     if not HUB_ID.match(text):
@@ -36,11 +37,3 @@ def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: s
             f"{text} is no folder here and the hub did not deliver it ({error}); check the name, the network and "
             "HF_TOKEN, or download it elsewhere and give the folder"
         ) from error
-
-
-def _asset(name: str) -> Path:
-    root = Path(str(resources.files("unigrpo.assets").joinpath("__init__.py"))).parent
-    known = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("_"))
-    if name not in known:
-        raise FileNotFoundError(f"no asset {name!r} ships with the package; there are: {', '.join(known) or 'none'}")
-    return root / name
