@@ -23,26 +23,29 @@ from unigrpo.errors import UserError
 from unigrpo.logprobs import token_logprobs
 from unigrpo.metrics import MetricLog
 from unigrpo.models import load_policy
+from unigrpo.models.adapter import add_lora, merge_adapter, save_adapter, save_merged
 from unigrpo.observer import Observer, SilentObserver
 from unigrpo.recipe import dump_recipe
 from unigrpo.settings import SftRecipe
 from unigrpo.sft_losses import text_weights
 from unigrpo.sft_rows import Demonstrations, RememberedCodes, Rows, add_noise
-from unigrpo.sft_weights import load_training_state, save_policy, save_training_state
+from unigrpo.sft_weights import load_training_state, save_training_state
 from unigrpo.types import ModelInput, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 POLICY_FOLDER = "policy"
+ADAPTER_FOLDER = "adapter"
 
 
 def run_sft(
     recipe: SftRecipe, out: Path, observer: Observer | None = None, *, is_resumed: bool = False
 ) -> dict[str, Any]:
-    """Train on demonstrations and write ``out/policy``, a checkpoint in the base's own layout.
+    """Train on demonstrations and write ``out/policy``, a whole checkpoint in the base's own layout.
 
-    The run directory holds recipe.yaml, metrics.jsonl, checkpoints/ and summary.json beside it.
+    The run directory holds recipe.yaml, metrics.jsonl, checkpoints/ and summary.json beside it, and after LoRA
+    ``adapter/``, which a training recipe takes as ``policy.adapter``.
 
     Args:
         recipe: what to train on what.
@@ -113,8 +116,13 @@ class _Training:
         )
         if self.policy.image_tokenizer is not None:
             self.policy.image_tokenizer = RememberedCodes(self.policy.image_tokenizer)
+        if settings.adapter is not None:
+            merge_adapter(self.policy, settings.adapter)
+        if recipe.lora.enabled:
+            add_lora(self.policy, recipe.lora, recipe.seed)
         for parameter in self.policy.module.parameters():
-            parameter.data = parameter.data.clone()  # loaded weights may be the mapped file
+            if parameter.requires_grad:
+                parameter.data = parameter.data.clone()  # loaded weights may be the mapped file
         self.optimizer = make_optimizer(recipe, self.policy.module)
         self.demonstrations = {
             task: Demonstrations(
@@ -241,5 +249,7 @@ def _write_policy(policy: Any, out: Path) -> None:
         if leftover.exists():
             shutil.rmtree(leftover)
     temporary.mkdir()
-    save_policy(policy, temporary)
+    save_merged(policy, temporary)
     temporary.rename(folder)
+    if policy.adapter is not None:
+        save_adapter(policy, out / ADAPTER_FOLDER)

@@ -1,30 +1,15 @@
-"""What a supervised run keeps: the policy in its base's layout, and the state to resume from."""
+"""The state that a supervised run resumes from."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from unigrpo.checkpoint import latest_checkpoint
 
-_CARRIED = ("*.json", "*.jinja", "tokenizer.model")
-_NOT_CARRIED = ("model.safetensors.index.json",)
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-
-
-def save_policy(policy: Any, folder: Path) -> None:
-    """Write config, tokenizer and weights of a policy into an existing folder, in the layout it was loaded from."""
-    source = Path(policy.folder)
-    for pattern in _CARRIED:
-        for path in source.glob(pattern):
-            if path.name not in _NOT_CARRIED:
-                shutil.copyfile(path, folder / path.name)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.module.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def save_training_state(module: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:

@@ -133,7 +133,7 @@ def build_weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
     """Return random float32 weights under the released key names, from a generator of their own.
 
     Matrices are normal with standard deviation 1/sqrt(inputs), those that write to the residual stream divided by
-    sqrt(2 layers); embeddings have standard deviation 0.1, so that no token starts out loud.
+    sqrt(2 layers); embeddings have standard deviation 1, so that a token outweighs what fresh blocks add to it.
     """
     generator = np.random.default_rng(seed)
     width, hidden, layers, vocab = (config[key] for key in ("d_model", "mlp_hidden_size", "n_layers", "embedding_size"))
@@ -142,7 +142,7 @@ def build_weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
         return (generator.standard_normal((outputs, inputs)) * gain / np.sqrt(inputs)).astype(np.float32)
 
     residual_gain = (2 * layers) ** -0.5
-    weights = {"model.transformer.wte.weight": matrix(vocab, width, 0.1 * np.sqrt(width))}
+    weights = {"model.transformer.wte.weight": matrix(vocab, width, np.sqrt(width))}
     for layer in range(layers):
         prefix = f"model.transformer.blocks.{layer}"
         for name in ("q_proj", "k_proj", "v_proj"):

@@ -1,0 +1,226 @@
+"""The supervised stage: it learns, it repeats bit by bit, it resumes, and what it writes loads."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unigrpo.data import load_prompts
+from unigrpo.demo.make_policy import make_policy
+from unigrpo.errors import UserError
+from unigrpo.models import load_policy
+from unigrpo.settings import DataSettings, SftRecipe, SftTaskSettings
+from unigrpo.sft import learning_rate, run_sft, task_loss
+from unigrpo.sft_losses import IGNORED, loss_lm, loss_t2i
+from unigrpo.sft_rows import Demonstrations, RememberedCodes, add_noise
+from unigrpo.types import ModelInput
+
+SUMS = {"use": "unigrpo.demo.sums:Sums"}
+CAPTIONS = {"use": "unigrpo.demo.scenes:ImagineScenes"}
+QUESTIONS = {"use": "unigrpo.demo.scenes:UnderstandScenes"}
+
+
+class CellColours:
+    """An image tokenizer by hand: the code of a 16 x 16 cell is the mean of its pixels, in 16 levels."""
+
+    def __init__(self):
+        self.num_pictures = 0
+
+    def encode(self, pixels):
+        self.num_pictures += len(pixels)
+        cells = torch.nn.functional.avg_pool2d(pixels.mean(1, keepdim=True), 16).flatten(1)
+        return ((cells + 1) * 7.99).long().clamp(0, 15)
+
+    def decode(self, codes, grid=None):
+        cells = (codes.float() / 7.99 - 1).reshape(len(codes), 1, 4, 4)
+        return torch.nn.functional.interpolate(cells, scale_factor=16).repeat(1, 3, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_policy(tmp_path_factory.mktemp("base") / "policy")
+
+
+@pytest.fixture
+def policy(base):
+    codec = RememberedCodes(CellColours())
+    return load_policy(base, dtype="float32", image_tokenizer=codec, image_size=64)
+
+
+def recipe(base, **changes):
+    values = {
+        "name": "test",
+        "num_steps": 6,
+        "policy": {"path": str(base), "dtype": "float32", "image_size": 64},
+        "tasks": {"reason": {"data": SUMS, "batch_size": 8, "completion_length": 12}},
+        "lr": 2e-3,
+        "log_every": 2,
+        "checkpoint": {"every": 0},
+        **changes,
+    }
+    return SftRecipe.model_validate(values)
+
+
+def weights(run_dir):
+    return load_file(run_dir / "policy" / "model.safetensors")
+
+
+def same(one, other):
+    return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def demonstrations(policy, task, data, **changes):
+    settings = SftTaskSettings(
+        data=DataSettings(**data), **{"batch_size": 32, "completion_length": 16, **changes.pop("settings", {})}
+    )
+    source = load_prompts(settings.data, task, "train", 0)
+    return Demonstrations(policy, task, settings, source, seed=0, **{"caption_dropout": 0.0, **changes})
+
+
+def test_the_loss_falls_and_the_result_loads(base, tmp_path):
+    summary = run_sft(recipe(base, num_steps=30, log_every=10), tmp_path / "run")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [10, 20, 30]
+    assert records[-1]["loss/reason"] < 0.6 * records[0]["loss/reason"]
+    assert summary["loss"] == records[-1]["loss"]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    trained = load_policy(summary["policy"], dtype="float32")
+    assert trained.text_tokenizer.decode(trained.text_tokenizer.encode("żółć 🙂")) == "żółć 🙂"
+    assert not same(weights(tmp_path / "run"), load_file(base / "model.safetensors"))
+
+
+def test_a_seed_fixes_every_bit_and_no_global_generator_is_touched(base, tmp_path):
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    run_sft(recipe(base), tmp_path / "one")
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+    run_sft(recipe(base), tmp_path / "two")
+    run_sft(recipe(base, seed=1), tmp_path / "other")
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert not same(weights(tmp_path / "one"), weights(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("lora", [{"enabled": False}, {"enabled": True, "r": 4}])
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(base, tmp_path, lora):
+    run_sft(recipe(base, lora=lora), tmp_path / "whole")
+    stopped = recipe(base, lora=lora, checkpoint={"every": 3})
+
+    class StopAfterFour:
+        def phase(self, text): ...
+        def step(self, metrics):
+            if metrics["step"] == 4:
+                raise KeyboardInterrupt
+
+        def progress(self, done, total, text): ...
+        def done(self, summary): ...
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sft(stopped, tmp_path / "stopped", StopAfterFour())
+    run_sft(stopped, tmp_path / "stopped", is_resumed=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6]
+
+
+def test_lora_trains_the_adapter_alone_and_merging_it_is_the_written_policy(base, tmp_path):
+    run_sft(recipe(base, lora={"enabled": True, "r": 4}), tmp_path / "run")
+    before, after = load_file(base / "model.safetensors"), weights(tmp_path / "run")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(".blocks." in name and "norm" not in name for name in changed)
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_folder_in_use_and_a_resume_without_checkpoint_are_refused(base, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        run_sft(recipe(base), tmp_path)
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        run_sft(recipe(base), tmp_path, is_resumed=True)
+
+
+def test_a_demonstration_that_does_not_fit_is_named(base, tmp_path):
+    short = {"reason": {"data": SUMS, "batch_size": 2, "completion_length": 5}}
+    with pytest.raises(ValueError, match=r"sum-\d+\+\d+.*over completion_length 5"):
+        run_sft(recipe(base, tasks=short), tmp_path / "run")
+
+
+def test_rows_hold_prompt_completion_and_the_eos_that_teaches_length(policy):
+    rows = demonstrations(policy, "reason", SUMS).rows(3)
+    eos = policy.vocabulary.eos_token_id
+    for ids, is_open in zip(rows.clean_ids, rows.is_open, strict=True):
+        text = policy.decode_text(ids[is_open].numpy())
+        prompt = policy.text_tokenizer.decode(ids[~is_open].tolist())
+        left, right = (int(part) for part in prompt.partition("user\n")[2].partition("=")[0].split("+"))
+        assert text.endswith(f"</think>{left + right}")
+        assert (ids[is_open] == eos).sum() == 16 - len(policy.text_tokenizer.encode(text))
+
+
+def test_dropped_captions_are_the_twin_that_guidance_uses(policy):
+    rows = demonstrations(policy, "imagine", CAPTIONS, caption_dropout=1.0).rows(0)
+    special = policy.vocabulary.special
+    text = [special["t2i"], special["bos"], policy.vocabulary.eos_token_id, special["soi"]]
+    for ids, is_open, is_padding in zip(rows.clean_ids, rows.is_open, rows.is_padding, strict=True):
+        assert ids[~is_open & ~is_padding].tolist() == [*text, special["eoi"]]
+        assert (ids[is_open] >= policy.vocabulary.image_range[0]).all()
+
+
+def test_each_picture_is_encoded_once():
+    inner = CellColours()
+    codec = RememberedCodes(inner)
+    pixels = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
+    assert torch.equal(codec.encode(pixels), CellColours().encode(pixels))
+    assert torch.equal(codec.encode(pixels[1:]), CellColours().encode(pixels[1:]))
+    assert inner.num_pictures == 2
+
+
+@pytest.mark.parametrize(("task", "data"), [("reason", SUMS), ("understand", QUESTIONS), ("imagine", CAPTIONS)])
+def test_the_loss_of_masked_positions_is_the_reference_loss_of_all_logits(policy, task, data):
+    rows = demonstrations(policy, task, data).rows(0)
+    noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=0.01)
+    with torch.no_grad():
+        logits = policy.head(policy.hidden(ModelInput(token_ids=noisy.token_ids, is_padding=rows.is_padding)))
+        found = task_loss(policy, task, rows, 0.01)
+    labels = rows.clean_ids.where(noisy.is_masked, torch.tensor(IGNORED))
+    if task == "imagine":
+        expected = loss_t2i(logits, labels, 0)
+    else:
+        expected = loss_lm(logits, labels, noisy.is_masked, noisy.mask_prob, torch.full((32,), 16))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_noise_stays_on_the_completion_and_follows_its_schedule(policy):
+    for task, data in (("reason", SUMS), ("imagine", CAPTIONS)):
+        source = demonstrations(policy, task, data)
+        counts = []
+        for step in range(40):
+            rows = source.rows(step)
+            noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=0.01)
+            assert not (noisy.is_masked & ~rows.is_open).any()
+            assert torch.equal(noisy.token_ids[~noisy.is_masked], rows.clean_ids[~noisy.is_masked])
+            counts.append(noisy.is_masked.sum(1))
+        fraction = torch.cat(counts).double().mean().item() / 16
+        # E[(1 - e) t + e] = (1 + e) / 2; E[cos(pi t / 2)] = 2 / pi
+        assert fraction == pytest.approx(0.505 if task == "reason" else 2 / np.pi, abs=0.02)
+    assert min(counts[0]) >= 1
+
+
+def test_the_rate_warms_up_and_then_falls_as_half_a_cosine(base):
+    falling = recipe(base, num_steps=110, warmup_steps=10)
+    assert [learning_rate(falling, step) for step in (0, 9, 10, 60, 110)] == pytest.approx([2e-4, 2e-3, 2e-3, 1e-3, 0])
+    flat = recipe(base, num_steps=110, lr_schedule="constant")
+    assert learning_rate(flat, 109) == 2e-3
+
+
+ASSET = Path(__file__).parents[1] / "unigrpo" / "assets" / "tiny_policy"
+
+
+def test_the_shipped_policy_loads_and_its_tokenizer_loses_nothing():
+    shipped = load_policy("asset:tiny_policy", dtype="float32")
+    for text in ("żółć 🙂", "<think>15,8</think>85", "red circle left of blue square\n"):
+        assert shipped.text_tokenizer.decode(shipped.text_tokenizer.encode(text)) == text
+    assert shipped.vocabulary.image_range[1] - shipped.vocabulary.image_range[0] == 16
+    assert (ASSET / "model.safetensors").stat().st_size < 4_000_000
