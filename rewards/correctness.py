@@ -49,6 +49,7 @@ class Correctness:
     """
 
     range = (0.0, 1.0)
+    memory_limit_gb = 4.0
     wanted_columns = ("answer",)
 
     def __init__(self, *, deadline_s: float = 8.0) -> None:

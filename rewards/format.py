@@ -30,6 +30,7 @@ class Format:
     """
 
     range = (0.0, 1.0)
+    memory_limit_gb = 4.0
     wanted_columns = ()
 
     def __init__(

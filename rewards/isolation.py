@@ -1,7 +1,8 @@
 """Score a batch so that only the guilty item pays: a hang, a crash or an exception of one spares the others.
 
 - A call over time: its worker is killed, and the items go one at a time; one that hangs alone is the answer's fault and
-  gets the reward's minimum (TIMEOUT). One by one rather than by halves: each wrong guess costs a whole deadline.
+  gets the reward's minimum (TIMEOUT). One by one rather than by halves: each wrong guess costs a whole deadline. If
+  the first few, taken from all over the batch, hang one and all, then the reward is down, and waiting on is useless.
 - A worker that dies: the call is tried once more, then halved; an item whose worker died twice is an ERROR.
 - An exception: the batch is halved until the item that raises stands alone (ERROR).
 """
@@ -18,6 +19,12 @@ from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.types import RewardStatus
 
 _LOGGER = logging.getLogger(__name__)
+
+_NUM_PROBES = 5
+
+
+class RewardOutageError(RuntimeError):
+    """So many items of a reward failed in one step that training on the rest would mislead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,16 +106,31 @@ class IsolatedScoring:
         _LOGGER.warning("reward %s: %s while scoring %d items", self.name, reason, len(items))
         if len(items) == 1:
             return self._failed(items[0], RewardStatus.TIMEOUT, reason)
+        stride = max(1, len(items) // _NUM_PROBES)
+        probes = items[::stride][:_NUM_PROBES]
         outcomes: dict[int, Outcome] = {}
-        for item in items:
+        for item in [*probes, *(item for item in items if item not in set(probes))]:
             outcomes |= self._attempt([item], is_retry=False)
+            if len(outcomes) == _NUM_PROBES < len(items) and _num_timeouts(outcomes) == _NUM_PROBES:
+                raise RewardOutageError(
+                    f"reward {self.name!r} gave no answer for {_NUM_PROBES} single items in a row out of {len(items)}: "
+                    f"{reason}. It is down, or much slower than its timeout_s"
+                )
+        if not _num_timeouts(outcomes):
+            _LOGGER.warning(
+                "reward %s: none of the %d items was slow alone; raise its timeout_s to save the retries",
+                self.name,
+                len(items),
+            )
         return outcomes
 
     def _split(self, items: list[int], status: RewardStatus, reason: str) -> dict[int, Outcome]:
         if len(items) == 1:
             return self._failed(items[0], status, reason)
-        middle = len(items) // 2
-        return self._attempt(items[:middle], is_retry=False) | self._attempt(items[middle:], is_retry=False)
+        halves = items[: len(items) // 2], items[len(items) // 2 :]
+        # Deaths have repeated by now: only an item that stands alone is worth another try.
+        first, second = (self._attempt(half, is_retry=len(half) > 1) for half in halves)
+        return first | second
 
     def _failed(self, item: int, status: RewardStatus, reason: str) -> dict[int, Outcome]:
         value = self.minimum if status is RewardStatus.TIMEOUT else None
@@ -118,6 +140,10 @@ class IsolatedScoring:
         if outcome.is_failure:
             self.on_failure(outcome)
         return outcome
+
+
+def _num_timeouts(outcomes: dict[int, Outcome]) -> int:
+    return sum(outcome.status is RewardStatus.TIMEOUT for outcome in outcomes.values())
 
 
 def outcomes_of(reply: dict[str, Any]) -> Reply:

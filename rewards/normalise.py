@@ -54,6 +54,8 @@ _REPEATING = re.compile(r"^([-+]?)(\d*)\.(\d*)\\overline\{(\d+)\}$")
 _UNIT = re.compile(r"^(.*?[\d})])\s*([a-zA-Z][a-zA-Z.\s/]*(?:\^\{?\d\}?)?|\^\s*\{?\s*\\circ\s*\}?\s*[CF]?)$")
 _MAX_NUMBER_LENGTH = 400
 
+_SHORT_WORDS = {"no", "ok", "up", "on"}
+"""Answers in words that are too short to be told from a product of variables."""
 _UNIT_SPELLINGS = {
     "mm": "millimeter millimeters millimetre millimetres",
     "cm": "centimeter centimeters centimetre centimetres",
@@ -181,7 +183,8 @@ def _as_word(text: str) -> str | None:
     bare = text.strip("()[]*\"'.: ")
     if re.fullmatch(r"[A-Z]", bare) and bare != text:
         return bare.lower()
-    if re.search(r"[\\^_{}=<>+|]", bare) or not re.search(r"[^\W\d_]{3}", bare):
+    is_wordy = re.search(r"[^\W\d_]{3}", bare) or bare.lower() in _SHORT_WORDS
+    if not is_wordy or re.search(r"[\\^_{}=<>+|]", bare):
         return None
     return " ".join(re.sub(r"[^\w\s/:'-]", " ", bare).lower().split())
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ class AdaptedReward:
       the signature names them. A ``solution`` that the data lacks is the ``answer``, TRL's own name for it.
     - A ``completions`` parameter annotated with dicts, as TRL's are, gets conversations; any other gets text.
     - A coroutine function runs in an event loop of its own.
+
+    In a worker process, a class's ``memory_limit_gb`` limits the address space once the reward is made.
     """
 
     def __init__(self, target: Callable[..., Any], *, name: str, arguments: Mapping[str, Any] | None = None) -> None:
@@ -83,6 +85,8 @@ class AdaptedReward:
         keywords = self._keywords(prompts, completions, columns, step)
         result = self.target(**keywords)
         if inspect.isawaitable(result):
+            import asyncio  # A third of the start-up time of a worker, for the few rewards that need it.
+
             result = asyncio.run(_wait_for(result))
         return self._checked(result, len(completions))
 
@@ -157,6 +161,6 @@ def _checked_range(target: object, name: str) -> tuple[float, float]:
         low, high = (float(bound) for bound in getattr(target, "range", _DEFAULT_RANGE))
     except (TypeError, ValueError) as error:
         raise RewardContractError(f"reward {name!r}: range must be two numbers, lowest and highest") from error
-    if not low < high:
-        raise RewardContractError(f"reward {name!r}: range ({low}, {high}) is empty; give (lowest, highest)")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise RewardContractError(f"reward {name!r}: range ({low}, {high}) is empty or endless; give (lowest, highest)")
     return low, high

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from unigrpo.rewards.child import Child, ChildDiedError, ChildTimeoutError
-from unigrpo.rewards.isolation import IsolatedScoring, Outcome, Reply, outcomes_of
+from unigrpo.rewards.isolation import IsolatedScoring, Outcome, Reply, RewardOutageError, outcomes_of
 from unigrpo.settings import RewardSettings
 from unigrpo.types import RewardStatus, RewardTable, Rollout
 
@@ -28,10 +28,6 @@ _SAMPLE_LENGTH = 200
 
 class RewardLoadError(RuntimeError):
     """A reward could not be made: its name, and why."""
-
-
-class RewardOutageError(RuntimeError):
-    """So many items of a reward failed in one step that training on the rest would mislead."""
 
 
 class RewardFailedError(RuntimeError):

@@ -102,3 +102,17 @@ class Scaled:
         if "bomb" in completions:
             time.sleep(3600)
         return [self.factor] * len(completions)
+
+
+class Greedy:
+    range = (0.0, 1.0)
+    memory_limit_gb = 1.0
+
+    def __call__(self, *, completions, **columns):
+        if "bomb" in completions:
+            bytearray(4 << 30)
+        return [0.5] * len(completions)
+
+
+def always_hangs(completions, **columns):
+    time.sleep(3600)

@@ -1,7 +1,6 @@
 import asyncio
 import gc
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -59,6 +58,9 @@ def test_definite_golden_pairs_are_judged_right(reward: Correctness) -> None:
         ("<think>blue?</think> Red.", "red", 1.0),
         ("<answer> red </answer>", "red", 1.0),
         ("The answer is red.", "red", 1.0),
+        ("No.", "no", 1.0),
+        ("<answer>on</answer>", "no", 0.0),
+        ("The answer is (B).", "B", 1.0),
         ("<answer>der</answer>", "red", 0.0),
         (boxed(r"20\%"), "20", 1.0),
         (boxed("20"), r"20\%", 1.0),
@@ -171,10 +173,11 @@ def test_a_script_without_a_main_guard_can_use_it_and_imports_no_sympy(tmp_path:
     assert (done.stdout.strip(), done.returncode) == ("[1.0] False False", 0), done.stderr
 
 
-@pytest.mark.skipif("UNIGRPO_TEST_DATA" not in os.environ, reason="UNIGRPO_TEST_DATA names the folder of test data")
 @pytest.mark.parametrize(("family", "least"), [("gsm8k", 0.97), ("math500", 0.96)])
-def test_verdicts_agree_with_the_published_ones(reward: Correctness, family: str, least: float) -> None:
-    folder = Path(os.environ["UNIGRPO_TEST_DATA"]) / "llada_generations"
+def test_verdicts_agree_with_the_published_ones(
+    reward: Correctness, test_data: Path, family: str, least: float
+) -> None:
+    folder = test_data / "llada_generations"
     verdicts = json.loads((folder / "verdicts.json").read_text())["items"]
     num_same = num_all = 0
     for name in (name for name in verdicts if name.startswith(family)):

@@ -118,6 +118,16 @@ def test_an_outage_stops_with_the_name_and_three_samples() -> None:
         score(["a"] * 8, "always_raises")
 
 
+def test_a_reward_that_always_hangs_is_an_outage_after_five_items() -> None:
+    with pytest.raises(RewardOutageError, match=r"'it' gave no answer for 5 single items in a row out of 100"):
+        score(["a"] * 100, "always_hangs", timeout_s=0.2)
+
+
+def test_memory_of_a_rule_is_limited() -> None:
+    table = score(["a", "bomb", "b"], "Greedy")
+    assert table.status[:, 0].tolist() == [RewardStatus.OK, RewardStatus.ERROR, RewardStatus.OK]
+
+
 def test_on_error_raise_names_the_sample() -> None:
     with pytest.raises(RewardFailedError, match=r"'it' failed on sample 3 of prompt 'p1'.*no such thing"):
         score(BATCH, "raise_on_bomb", on_error="raise")
