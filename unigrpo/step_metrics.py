@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from unigrpo.types import RewardTable, Rollout
+from unigrpo.types import RewardStatus, RewardTable, Rollout
 
 if TYPE_CHECKING:
     from unigrpo.advantages import Advantages
@@ -47,12 +47,6 @@ def step_metrics(
     }
     if torch.cuda.is_available():
         metrics["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated() / BYTES_PER_GB
-    for name, stats in run.rewards.last_stats.items():
-        metrics |= {
-            f"reward/{name}/error_rate": stats.error_rate,
-            f"reward/{name}/timeout_rate": stats.timeout_rate,
-            f"timing_s/reward/{name}": stats.seconds,
-        }
     return metrics | timing
 
 
@@ -68,6 +62,11 @@ def _reward_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_size:
         values = table.values[:, column]
         if not np.isnan(values).all():
             metrics |= {f"rewards/{name}/mean": _mean(values), f"rewards/{name}/std": _std(values)}
+        status = table.status[:, column]
+        num_asked = max(1, int((status != RewardStatus.NOT_APPLICABLE).sum()))
+        num_failed = int(np.isin(status, (RewardStatus.ERROR, RewardStatus.INVALID)).sum())
+        metrics[f"reward/{name}/error_rate"] = num_failed / num_asked
+        metrics[f"reward/{name}/timeout_rate"] = int((status == RewardStatus.TIMEOUT).sum()) / num_asked
     return metrics
 
 

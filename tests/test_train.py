@@ -1,0 +1,177 @@
+"""The loop: a run that is killed ends as if it had not been, and rewarded tokens become likely."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unigrpo.demo.make_policy import make_policy
+from unigrpo.errors import UserError
+from unigrpo.metrics import read_metrics
+from unigrpo.recipe import load_recipe
+from unigrpo.train import resume, train
+
+REWARD = """
+def early_letters(*, prompts, completions):
+    return [sum(character in "abcdefghijklm" for character in text) / max(len(text), 1) for text in completions]
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipe")
+    make_policy(folder / "policy")
+    (folder / "my_rewards.py").write_text(REWARD)
+    recipe = {
+        "name": "small",
+        "num_steps": 8,
+        "group_size": 4,
+        "num_threads": 1,
+        "policy": {"path": "policy", "dtype": "float32"},
+        "lora": {"r": 4, "alpha": 8},
+        "tasks": {
+            "reason": {
+                "data": {"use": "unigrpo.demo.sums:Sums"},
+                "prompts_per_step": 2,
+                "sampling": {"completion_length": 8, "num_denoising_steps": 4},
+            }
+        },
+        "rewards": {"letters": {"use": "my_rewards.py:early_letters"}},
+        "learner": {"lr": 0.01},
+        "evaluate": {"num_prompts": 8},
+        "checkpoint": {"every": 2},
+        "tracking": {"report": False, "tensorboard": False, "rollouts_every": 4},
+    }
+    (folder / "small.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "small.yaml"
+
+
+def adapter_hash(run_dir):
+    (path,) = (run_dir / "checkpoints" / "step_000008").rglob("adapter_model.safetensors")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def comparable(record):
+    return {name: value for name, value in record.items() if not name.startswith(("timing_s/", "perf/", "memory/"))}
+
+
+@pytest.fixture(scope="module")
+def whole_run(recipe_path, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    return run_dir, train(load_recipe(recipe_path), run_dir)
+
+
+def start(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "unigrpo", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+    )
+
+
+def kill_when(process, is_time, timeout_s=120):
+    deadline = time.monotonic() + timeout_s
+    while not is_time() and process.poll() is None:
+        assert time.monotonic() < deadline, "the run did not get to the moment of its kill"
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+
+
+def test_a_run_killed_four_times_ends_with_the_same_adapter_and_metrics(recipe_path, whole_run, tmp_path):
+    run_dir = tmp_path / "run"
+    checkpoints = run_dir / "checkpoints"
+    moments = [
+        lambda: (run_dir / "eval_before").exists(),
+        lambda: len(read_metrics(run_dir)) >= 1,
+        lambda: any(checkpoints.glob(".writing-*")) or (checkpoints / "step_000002").exists(),
+        lambda: len(read_metrics(run_dir)) >= 5,
+    ]
+    for number, moment in enumerate(moments):
+        arguments = ("train", recipe_path, "--out", run_dir) if number == 0 else ("resume", run_dir)
+        process = start(*arguments)
+        kill_when(process, moment)
+        assert process.returncode == -signal.SIGKILL
+    process = start("resume", run_dir)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output.decode()
+    expected_dir, expected = whole_run
+    assert adapter_hash(run_dir) == adapter_hash(expected_dir)
+    assert [comparable(r) for r in read_metrics(run_dir)] == [comparable(r) for r in read_metrics(expected_dir)]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["eval_before"] == expected["eval_before"]
+    assert summary["eval_after"] == expected["eval_after"]
+    assert summary["status"] == "finished"
+
+
+def test_all_weights_learn_the_rewarded_letters_against_a_frozen_reference(recipe_path, tmp_path):
+    changes = ["num_steps=15", "tasks.reason.prompts_per_step=4", "group_size=8", "lora.enabled=false", "learner.lr=0.002"]
+    recipe = load_recipe(recipe_path, [*changes, "evaluate.num_prompts=32"])
+    summary = train(recipe, tmp_path / "run")
+    before, after = (summary[name]["eval/reason/reward"] for name in ("eval_before", "eval_after"))
+    assert after > before + 0.2
+
+
+def test_a_finished_run_keeps_its_records(whole_run):
+    run_dir, summary = whole_run
+    records = read_metrics(run_dir)
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert summary["num_steps"] == 8
+    assert records[0]["kl"] < records[-1]["kl"]
+    assert {"reward", "reward_std", "rewards/letters/mean", "tasks/reason/reward", "entropy", "grad_norm"} <= set(
+        records[0]
+    )
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["step_000006", "step_000008"]
+    assert (run_dir / "latest").read_text().strip() == "step_000008"
+
+
+def test_a_directory_in_use_is_refused_and_left_alone(recipe_path, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        train(load_recipe(recipe_path), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_resuming_what_is_no_run_says_so(tmp_path):
+    with pytest.raises(UserError, match="no run directory"):
+        resume(tmp_path)
+
+
+def test_an_interrupted_run_saves_its_step_and_can_go_on(recipe_path, tmp_path, whole_run):
+    run_dir = tmp_path / "run"
+    process = start("train", recipe_path, "--out", run_dir)
+    deadline = time.monotonic() + 120
+    while len(read_metrics(run_dir)) < 3 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output.decode()
+    done = int((run_dir / "latest").read_text().strip().removeprefix("step_"))
+    assert done >= 3
+    resume(run_dir)
+    assert adapter_hash(run_dir) == adapter_hash(whole_run[0])
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(recipe_path, tmp_path, whole_run):
+    run_dir = tmp_path / "run"
+    train(load_recipe(recipe_path, ["num_steps=6", "evaluate.enabled=false"]), run_dir)
+    (newest,) = (run_dir / "checkpoints" / "step_000006").rglob("adapter_model.safetensors")
+    newest.write_bytes(newest.read_bytes()[:-10])
+    text = (run_dir / "recipe.yaml").read_text().replace("num_steps: 6", "num_steps: 8")
+    (run_dir / "recipe.yaml").write_text(text)
+    resume(run_dir)
+    assert adapter_hash(run_dir) == adapter_hash(whole_run[0])
+
+
+def test_the_recipe_of_a_run_is_the_whole_resolved_one(whole_run, recipe_path):
+    assert load_recipe(Path(whole_run[0]) / "recipe.yaml") == load_recipe(recipe_path)
