@@ -101,6 +101,17 @@ def test_gradient_equals_finite_differences(policy, case):
     assert torch.autograd.gradcheck(scores, (embedded,))
 
 
+@pytest.mark.parametrize("chunk", [3, 1024])
+@pytest.mark.parametrize("has_frozen_head", [True, False])
+def test_a_pass_without_gradient_gives_the_same_floats(policy, case, chunk, has_frozen_head):
+    token_ids, targets, is_scored, range_index = case
+    policy.module.get_parameter(HEAD).requires_grad_(not has_frozen_head)
+    arguments = (policy, ModelInput(token_ids=token_ids), targets, is_scored, range_index, RANGES, chunk)
+    scores = token_logprobs(*arguments)
+    with torch.no_grad():
+        assert torch.equal(token_logprobs(*arguments), scores)
+
+
 def test_no_tensor_is_larger_than_chunk_times_vocabulary(policy, case, monkeypatch):
     token_ids, targets, is_scored, _ = case
     sizes = []
