@@ -30,6 +30,10 @@ class RewardLoadError(RuntimeError):
     """A reward could not be made: its name, and why."""
 
 
+class RewardPoolClosedError(RuntimeError):
+    """The pool was closed while it scored."""
+
+
 class RewardFailedError(RuntimeError):
     """An item failed and the recipe says ``on_error: raise``."""
 
@@ -73,14 +77,28 @@ class _RewardWorker:
     wants_completion_ids: bool = False
     _child: Child | None = None
     _is_loaded: bool = False
+    _is_closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def open(self) -> None:
+        """Start the process, also after :meth:`close`."""
+        self._is_closed = False
+        self.start()
 
     def start(self) -> None:
-        """Start the process and hand it its order; it loads while the caller goes on."""
+        """Start the process and hand it its order; it loads while the caller goes on.
+
+        Raises:
+            RewardPoolClosedError: if the pool was closed meanwhile.
+        """
         if self._child is not None and self._child.is_alive:
             return
-        self.num_restarts += self._child is not None
-        self._is_loaded = False
-        self._child = Child("unigrpo.rewards.worker")
+        with self._lock:
+            if self._is_closed:
+                raise RewardPoolClosedError(f"reward {self.name!r} was closed while it scored")
+            self.num_restarts += self._child is not None
+            self._is_loaded = False
+            self._child = Child("unigrpo.rewards.worker")
         order = {"use": self.settings.use, "arguments": self.settings.arguments, "name": self.name}
         self._child.send({"load": order | {"folder": str(self.folder) if self.folder else None}})
 
@@ -117,9 +135,11 @@ class _RewardWorker:
         return outcomes_of(self._child.receive(timeout_s=self.settings.timeout_s))
 
     def close(self) -> None:
-        """End the process."""
-        if self._child is not None:
-            self._child.kill()
+        """End the process, and let no retry start another."""
+        with self._lock:
+            self._is_closed = True
+            if self._child is not None:
+                self._child.kill()
 
 
 @dataclass(kw_only=True)
@@ -197,7 +217,7 @@ class RewardPool:
             num_threads = max(1, sum(map(len, self._workers.values())) + len(self._workers))
             self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="reward")
         for worker in self._all_workers():
-            worker.start()
+            worker.open()
 
     def wait_until_loaded(self) -> None:
         """Wait until every reward is made; scoring does so, too.

@@ -1,4 +1,5 @@
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,13 @@ import pytest
 from PIL import Image
 
 from unigrpo.rewards.plugin import RewardContractError
-from unigrpo.rewards.pool import RewardFailedError, RewardLoadError, RewardOutageError, RewardPool
+from unigrpo.rewards.pool import (
+    RewardFailedError,
+    RewardLoadError,
+    RewardOutageError,
+    RewardPool,
+    RewardPoolClosedError,
+)
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Message, PolicyVersion, Prompt, RewardStatus, RewardTable, Rollout, Span
 
@@ -121,6 +128,17 @@ def test_an_outage_stops_with_the_name_and_three_samples() -> None:
 def test_a_reward_that_always_hangs_is_an_outage_after_five_items() -> None:
     with pytest.raises(RewardOutageError, match=r"'it' gave no answer for 5 single items in a row out of 100"):
         score(["a"] * 100, "always_hangs", timeout_s=0.2)
+
+
+def test_closing_ends_a_score_that_hangs_and_leaves_no_process() -> None:
+    pool = RewardPool({"it": specimen("always_hangs", timeout_s=60.0)})
+    pool.wait_until_loaded()
+    timer = threading.Timer(0.5, pool.close)
+    timer.start()
+    with pytest.raises(RewardPoolClosedError, match="'it' was closed"):
+        pool.score([rollout("a")])
+    timer.join()
+    assert not any("rewards.worker" in " ".join(child.cmdline()) for child in psutil.Process().children())
 
 
 def test_memory_of_a_rule_is_limited() -> None:
