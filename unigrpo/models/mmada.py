@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from unigrpo.settings import SamplingSettings
 
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n"
-    "{{ message['content'] | trim }}<|eot_id|>{% endfor %}<|start_header_id|>assistant<|end_header_id|>\n"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n' }}"
 )
 """The reference's inference template (generate.py): one newline after a header, where LLaDA's has two. It stands in
 where the tokenizer brings none, and replaces the file's own in the release, as the reference does."""
