@@ -1,0 +1,109 @@
+"""What the quickstart learns: several seeds, before and after on the same held-out prompts, and a control.
+
+    python tests/benchmarks/quickstart.py --seeds 0 1 2 --control --out runs/table
+
+The control permutes the advantages inside every group, so that nothing can be learnt from them. Prints a Markdown table
+and writes it, with every figure behind it, to OUT/table.json and OUT/table.md. Existing finished runs are not repeated.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+
+from unigrpo.cli.live import PlainObserver
+from unigrpo.recipe import load_recipe
+from unigrpo.train import train
+
+TASKS = ("reason", "understand", "imagine")
+HARD = {"reason": "correctness", "understand": "correctness", "imagine": "scene"}
+
+
+def scores(run_dir, name):
+    """Return {task: {"reward": [n], "hard": [n], "greedy": [n]}} in the order of the prompts."""
+    found = {task: {"id": [], "reward": [], "hard": [], "greedy": []} for task in TASKS}
+    for line in (run_dir / f"eval_{name}" / "scores.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        task = found[record["task"]]
+        task["id"].append(record["id"])
+        task["reward"].append(record["reward"])
+        task["hard"].append(record["rewards"][HARD[record["task"]]])
+        task["greedy"].append(record["greedy_rewards"][HARD[record["task"]]] >= 1.0 - 1e-9)
+    return found
+
+
+def compare(run_dir):
+    """Return a row a task: means before and after, and the paired standard error of the change."""
+    before, after = scores(run_dir, "before"), scores(run_dir, "after")
+    rows = {}
+    for task in TASKS:
+        assert before[task]["id"] == after[task]["id"], "the two evaluations must have the same prompts"
+        row = {"n": len(before[task]["id"])}
+        for kind in ("reward", "hard", "greedy"):
+            first, last = (np.array(x[task][kind], dtype=float) for x in (before, after))
+            change = last - first
+            row[kind] = {
+                "before": first.mean(),
+                "after": last.mean(),
+                "gain": change.mean(),
+                "paired_se": change.std(ddof=1) / math.sqrt(len(change)),
+                "before_se": first.std(ddof=1) / math.sqrt(len(first)),
+            }
+        rows[task] = row
+    return rows
+
+
+def run(out, name, overrides):
+    """Run the quickstart with overrides, unless its summary is there."""
+    run_dir = out / name
+    if not (run_dir / "summary.json").exists():
+        train(load_recipe("quickstart", overrides), run_dir, PlainObserver())
+    summary = json.loads((run_dir / "summary.json").read_text())
+    return {"rows": compare(run_dir), "wall_s": summary["wall_s"], "num_steps": summary["num_steps"]}
+
+
+def table(results):
+    """Return the Markdown table: a row a run and task."""
+    lines = [
+        "| run | task | reward at T=1, before → after | gain (95 % CI) | correctness or scene, gain in paired SE | greedy |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        for task, row in result["rows"].items():
+            reward, hard, greedy = row["reward"], row["hard"], row["greedy"]
+            interval = 1.96 * reward["paired_se"]
+            lines.append(
+                f"| {name} | {task} | {reward['before']:.3f} → {reward['after']:.3f} | {reward['gain']:+.3f} ± {interval:.3f} "
+                f"| {hard['before']:.3f} → {hard['after']:.3f} ({hard['gain'] / max(hard['paired_se'], 1e-9):+.1f} SE) "
+                f"| {greedy['before']:.3f} → {greedy['after']:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--control", action="store_true", help="also run with advantages shuffled within groups")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("overrides", nargs="*", help="key.path=value, as for unigrpo train")
+    arguments = parser.parse_args()
+    results = {}
+    for seed in arguments.seeds:
+        results[f"seed {seed}"] = run(arguments.out, f"seed_{seed}", [f"seed={seed}", *arguments.overrides])
+    if arguments.control:
+        changes = ["seed=0", "advantages.shuffle_within_groups=true", *arguments.overrides]
+        results["control (seed 0)"] = run(arguments.out, "control_0", changes)
+    text = table(results)
+    seconds = ", ".join(f"{name} {result['wall_s']:.0f} s" for name, result in results.items())
+    text += f"\n\n{platform.machine()}, {os.cpu_count()} cores; wall time of the runs: {seconds}\n"
+    (arguments.out / "table.md").write_text(text)
+    (arguments.out / "table.json").write_text(json.dumps(results, indent=1))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
