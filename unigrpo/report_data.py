@@ -55,11 +55,11 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """Return better, worse, or unclear where the 95 % interval of the difference holds 0."""
+        """Return better, worse, or unclear: the 95 % interval of the difference holds 0, or is not known."""
         difference = self.difference
-        if difference is None:
+        if difference is None or difference.interval is None:
             return "unclear"
-        low, high = difference.interval or (difference.value, difference.value)
+        low, high = difference.interval
         return "better" if low > 0 else "worse" if high < 0 else "unclear"
 
 
@@ -174,10 +174,10 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 def _changes(summary: Mapping[str, Any]) -> list[Change]:
     before, after = (summary.get(key) or {} for key in ("eval_before", "eval_after"))
-    names = [name for name in {**before, **after} if name.startswith("eval/") and name.count("/") == 2]
+    names = [name for name in {**before, **after} if name.startswith("eval/") and name.count("/") >= 2]
     changes = []
     for name in names:
-        _, task, metric = name.split("/")
+        _, task, metric = name.split("/", 2)
         if metric.endswith("_se") or metric == "n":
             continue
         count = after.get(f"eval/{task}/n", before.get(f"eval/{task}/n"))

@@ -166,6 +166,10 @@ class _Frame:
         steps = [step for one in series for step in one.steps] + [point.step for point in points]
         if bounds is None:
             values = [value for one in series for value in one.values if value is not None]
+            for one in series:
+                pairs = zip(one.values, one.spread, strict=False)
+                known = [(value, width) for value, width in pairs if value is not None and width is not None]
+                values += [edge for value, width in known for edge in (value - width, value + width)]
             values += [point.score.value for point in points]
             low, high = min(values), max(values)
             margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0

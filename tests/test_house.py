@@ -1,0 +1,247 @@
+"""The rules of the house that a machine can see."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"unigrpo": "unigrpo", "rewards": "unigrpo.rewards", "rollouts": "unigrpo.rollouts"}
+MAX_LINES = 400
+
+LAYERS = {
+    0: ("unigrpo", "types", "errors", "torchvision_hook", "assets"),
+    1: (
+        "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "references", "plugin",
+        "models.base", "rewards.base", "rollouts.base", "estimators.base",
+    ),
+    2: ("estimators", "objectives", "models", "rewards", "data", "metrics", "tracking", "checkpoint", "sft_losses"),
+    3: ("rollouts", "sft_rows"),
+    4: ("rollouts.actor", "rewards.worker", "learner"),
+    5: ("rollouts.pool", "rewards.pool", "learner_group"),
+    6: ("recipe", "recipe_checks", "recipe_problems", "recipe_yaml", "arithmetic", "recipes"),
+    7: (
+        "run", "train", "sft", "sft_weights", "evaluate", "samples", "step_metrics", "summary", "export", "report",
+        "report_data", "report_figures", "demo", "testing",
+    ),
+    8: ("cli",),
+    9: ("__main__",),
+}  # fmt: skip
+"""Imports point down. A longer name wins: `rewards` is every reward, `rewards.pool` stands higher."""
+
+ONLY_IN = {
+    "ray": (
+        "rollouts.actor",
+        "rollouts.pool",
+        "rewards.worker",
+        "rewards.pool",
+        "learner_group",
+        "run",
+        "train",
+        "cli",
+    ),
+    "transformers": ("models", "rewards", "demo"),
+    "peft": ("models",),
+    "open_clip": ("rewards", "demo"),
+}
+LIGHT = (
+    "unigrpo", "unigrpo.types", "unigrpo.errors", "unigrpo.settings", "unigrpo.observer", "unigrpo.recipe",
+    "unigrpo.arithmetic", "unigrpo.models", "unigrpo.rewards", "unigrpo.rollouts", "unigrpo.report", "unigrpo.cli",
+    "unigrpo.cli.app", "unigrpo.cli.live",
+)  # fmt: skip
+HEAVY = ("torch", "ray", "transformers", "peft", "open_clip")
+
+BANNED_CALLS = {
+    "eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "os.system", "set_seed", "random.seed",
+    "np.random.seed", "numpy.random.seed", "torch.manual_seed", "torch.seed", "torch.cuda.manual_seed_all",
+}  # fmt: skip
+BANNED_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the package under its import name."""
+    found = {}
+    for folder, package in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = [package, *path.relative_to(ROOT / folder).with_suffix("").parts]
+            found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text())
+
+
+def layer(module: str) -> int | None:
+    """The layer of the longest listed name that holds the module."""
+    name = module.removeprefix("unigrpo.") if module != "unigrpo" else module
+    places = {listed: number for number, names in LAYERS.items() for listed in names}
+    while name:
+        if name in places:
+            return places[name]
+        name = name.rpartition(".")[0]
+    return None
+
+
+def imports(module: str, *, with_types: bool) -> Iterator[tuple[str, int]]:
+    """Every module that a module imports, with the line; imports for type checkers only on request."""
+    pending: list[ast.AST] = [tree(module)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not with_types:
+            pending.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno} imports relatively; wanted the full name"
+            base = node.module or ""
+            for alias in node.names:
+                name = f"{base}.{alias.name}"
+                yield (name if name in modules() else base), node.lineno
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def test_every_module_has_a_layer() -> None:
+    assert [module for module in modules() if layer(module) is None] == []
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for module in modules():
+        own = layer(module) or 0
+        is_contract = module.endswith(".base")  # it may name a type that stands higher, for type checkers
+        for target, line in imports(module, with_types=not is_contract):
+            if target in modules() and target != "unigrpo" and (layer(target) or 0) > own:
+                wrong.append(f"{module}:{line} (layer {own}) imports {target} (layer {layer(target)})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {
+        module: {target for target, _ in imports(module, with_types=False) if target in modules() and target != module}
+        for module in modules()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for target in graph[module]:
+                visit(target, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_rewards_and_rollouts_never_import_each_other() -> None:
+    wrong = []
+    for module in modules():
+        for one, other in (("unigrpo.rewards", "unigrpo.rollouts"), ("unigrpo.rollouts", "unigrpo.rewards")):
+            if module.startswith(one):
+                found = imports(module, with_types=True)
+                wrong += [f"{module}:{line}: {target}" for target, line in found if target.startswith(other)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_heavy_package_is_imported_only_where_it_belongs(package: str) -> None:
+    places = tuple(f"unigrpo.{place}" for place in ONLY_IN[package])
+    wrong = [
+        f"{module}:{line}"
+        for module in modules()
+        for target, line in imports(module, with_types=False)
+        if target.partition(".")[0] == package
+        and not any(module == place or module.startswith(f"{place}.") for place in places)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_module_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "tests"])
+def test_no_file_is_longer_than_the_ceiling(folder: str) -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert {str(path.relative_to(ROOT)): count for path, count in lengths.items() if count > MAX_LINES} == {}
+
+
+def test_no_file_is_named_for_nothing() -> None:
+    assert [str(path) for path in modules().values() if path.name in BANNED_NAMES] == []
+
+
+def test_no_call_that_the_house_forbids() -> None:
+    wrong = []
+    for module in modules():
+        forked = {
+            inner
+            for node in ast.walk(tree(module))
+            if isinstance(node, ast.With) and "fork_rng" in ast.unparse(node.items[0])
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree(module)):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            if node in forked and name == "torch.manual_seed":
+                continue  # puts the global generator back afterwards
+            words = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            is_printing = name == "print" and not module.startswith("unigrpo.cli")
+            is_unsafe = (
+                words.get("shell") == "True"
+                or words.get("trust_remote_code") == "True"
+                or words.get("weights_only") == "False"
+            )
+            if name in BANNED_CALLS or is_printing or is_unsafe:
+                wrong.append(f"{module}:{node.lineno}: {ast.unparse(node)[:80]}")
+    assert wrong == []
+
+
+def test_no_blind_except() -> None:
+    wrong = []
+    for module in modules():
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                if caught in ("everything", "Exception", "BaseException"):
+                    wrong.append(f"{module}:{node.lineno} catches {caught}")
+    assert wrong == []
+
+
+def test_nothing_unfinished_is_left() -> None:
+    pattern = re.compile(r"#\s?(TODO|FIXME|XXX|HACK)\b|\braise NotImplementedError\b")
+    wrong = [
+        f"{module}:{number}"
+        for module, path in modules().items()
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if pattern.search(line)
+    ]
+    assert wrong == []
+
+
+def test_package_list_equals_the_folders() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {module for module, path in modules().items() if path.name == "__init__.py"} | {"unigrpo.recipes"}
+    assert sorted(listed) == sorted(folders)
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]])
+def test_ruff_is_content(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *arguments, "--no-cache", "."],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -1,0 +1,44 @@
+import ast
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from unigrpo import settings
+
+ROOT = Path(__file__).parent.parent
+SECTIONS = [
+    value for value in vars(settings).values()
+    if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == settings.__name__
+]  # fmt: skip
+UNREAD_BY_NAME = {"description"}
+"""Shown to people only, by the report, which reads recipes as plain mappings."""
+
+
+def _names_read() -> set[str]:
+    """Every attribute that package code outside settings.py reads."""
+    names: set[str] = set()
+    for folder in ("unigrpo", "rewards", "rollouts"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name != "settings.py":
+                tree = ast.parse(path.read_text())
+                names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return names
+
+
+def test_every_setting_is_read_by_code() -> None:
+    names = _names_read() | UNREAD_BY_NAME
+    unread = [f"{one.__name__}.{field}" for one in SECTIONS for field in one.model_fields if field not in names]
+    assert unread == []
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_section_refuses_unknown_keys_and_changes(section: type[BaseModel]) -> None:
+    assert section.model_config.get("extra") == "forbid"
+    assert section.model_config.get("frozen") is True
+
+
+def test_values_do_not_change_after_loading() -> None:
+    learner = settings.LearnerSettings(lr=1e-3)
+    with pytest.raises(ValidationError, match="frozen"):
+        learner.lr = 1.0
