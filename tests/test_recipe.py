@@ -82,6 +82,7 @@ BAD_OVERRIDES = [
     ("tasks.reason.data.eval_jsonl=null", "name held-out prompts, or set evaluate.enabled to false"),
     ("tasks.reason.data.arguments={n: 1}", "there is no `use` that would take them"),
     ("tasks.reason.data.columns={answer: solution}", "has no column 'solution' (our answer); it has prompt, answer"),
+    ("tasks.reason.data.columns={text: prompt}", "columns.text: not a name of ours; wanted one of prompt, answer"),
     ("tasks.reason.data.template=Think.", "does not hold {prompt}"),
     ("tasks={}", "tasks: none"),
     ("rewards={}", "rewards: none; wanted at least one"),
@@ -186,3 +187,36 @@ def test_supervised_recipe_is_checked_too(recipe_values: dict[str, Any], tmp_pat
     assert load_sft_recipe(path).tasks["imagine"].completion_length == 16
     with pytest.raises(RecipeError, match="17 codes make no square picture"):
         load_sft_recipe(path, ["tasks.imagine.completion_length=17"])
+
+
+@pytest.mark.parametrize("name", ["llada_gsm8k", "mmada_unified"])
+def test_recipe_of_released_checkpoints_is_sound_where_its_data_lies(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = '{"question": "?", "answer": "2", "image": "0.png", "caption": "a cat"}\n'
+    for folder in ("gsm8k", "visual", "captions"):
+        for split in ("train", "test"):
+            path = tmp_path / "data" / folder / f"{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(row)
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(name)
+    assert recipe.rewards["correctness"].weight == 2.0
+    assert recipe.rewards["format"].weight == 0.5
+
+
+def test_recipe_without_its_data_names_each_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"there is no file data/gsm8k/train\.jsonl"):
+        load_recipe("llada_gsm8k")
+
+
+def test_packaged_quickstart_is_sound() -> None:
+    assert set(load_recipe("quickstart").tasks) == {"reason", "understand", "imagine"}
+
+
+def test_column_names_are_those_that_the_reader_knows() -> None:
+    from unigrpo import data
+    from unigrpo.recipe_checks import COLUMN_NAMES
+
+    assert set(COLUMN_NAMES) == set(data._NAMES)

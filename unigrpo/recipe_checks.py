@@ -15,6 +15,8 @@ from unigrpo.references import locate
 from unigrpo.settings import DataSettings, PolicySettings, Recipe, RewardSettings, SamplingSettings, SftRecipe
 
 PICTURE_TASKS = ("understand", "imagine")
+COLUMN_NAMES = ("prompt", "answer", "image", "id", "completion")
+"""Our names of a JSONL file's columns; every other column goes to the rewards under its own."""
 
 
 def problems_of_training(recipe: Recipe) -> list[str]:
@@ -97,6 +99,13 @@ def _data(data: DataSettings, key: str, *, needs_eval: bool) -> Iterator[str]:
             yield f"{key}.eval_jsonl: missing; name held-out prompts, or set evaluate.enabled to false"
     if data.eval_jsonl is not None:
         yield from _jsonl(data.eval_jsonl, data.columns, f"{key}.eval_jsonl")
+    yield from _wording(data, key)
+
+
+def _wording(data: DataSettings, key: str) -> Iterator[str]:
+    for name in data.columns:
+        if name not in COLUMN_NAMES:
+            yield f"{key}.columns.{name}: not a name of ours; wanted one of {', '.join(COLUMN_NAMES)}"
     if data.template is not None and "{prompt}" not in data.template:
         yield f"{key}.template: {data.template!r} does not hold {{prompt}}, so that every prompt would be the same"
 

@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
         code = end.code
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if is_debug or not _can_user_mend(error):
             raise
         _show(error)
@@ -72,12 +72,12 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _can_user_mend(error: ValueError | OSError) -> bool:
-    """Return whether a short message says it all: bad values and files, not failing system calls."""
+def _can_user_mend(error: ValueError | OSError | RuntimeError) -> bool:
+    """Return whether a short message says it all: bad values and files, and failures that the package names itself."""
     if isinstance(error, OSError):
         kinds = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
         return isinstance(error, kinds)
-    return True
+    return isinstance(error, ValueError) or type(error).__module__.startswith("unigrpo.")
 
 
 def _show(error: Exception) -> None:

@@ -25,4 +25,4 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
             table.add_row(row.name, row.value, row.explanation)
         console.print(table)
         console.print()
-    console.print(f"{recipe} can run", style="bold green", markup=False, highlight=False)
+    console.print(f"{recipe} can run", style="bold green", markup=False, highlight=False, soft_wrap=True)
