@@ -43,8 +43,7 @@ class RolloutActor:
 
         state = load(packed.tobytes())
         set_trainable_state(self._policy, state)
-        kind = "adapter" if self._policy.adapter is not None else "full"
-        self._version = state_version(state, step, kind)
+        self._version = state_version(state, step, "full" if self._policy.adapter is None else "adapter")
         return self._version
 
     def generate(self, unit: WorkUnit) -> list[Rollout]:

@@ -6,18 +6,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from unigrpo.checkpoint import write_atomically
+from unigrpo.observer import Observer
 from unigrpo.rollouts.engine import plan_units
+from unigrpo.run import Run, open_run
 from unigrpo.samples import write_samples
 from unigrpo.seeding import fold
+from unigrpo.settings import Recipe
 from unigrpo.types import RewardTable, Rollout, Task
-
-if TYPE_CHECKING:
-    from unigrpo.run import Run
 
 EVAL_STEP = -1
 """Takes the place of the step in the row seeds, so that every evaluation of a run draws the same noise."""
@@ -58,8 +59,31 @@ def evaluate(run: Run, name: str) -> dict[str, float]:
         metrics |= _metrics(run, task, scores[task])
     run.observer.progress(len(tasks), len(tasks), "evaluated")
     _write_scores(folder, scores)
-    write_samples(folder, {task: (found.sampled, found.sampled_table) for task, found in scores.items()}, NUM_SHOWN)
+    shown = [
+        (rollout, found.sampled_table, row)
+        for found in scores.values()
+        for row, rollout in enumerate(found.sampled[:NUM_SHOWN])
+    ]
+    write_samples(folder / "samples.jsonl", shown)
     return metrics
+
+
+def evaluate_run(recipe: Recipe, run_dir: Path | None, observer: Observer) -> dict[str, float]:
+    """Evaluate a recipe's policy, or a run's newest checkpoint; nothing is written into the run.
+
+    Args:
+        recipe: what to evaluate.
+        run_dir: of the run whose checkpoint is meant; None is the policy as it stands before training.
+        observer: hears of it.
+
+    Returns:
+        As ``evaluate``.
+    """
+    quiet = recipe.model_copy(update={"tracking": recipe.tracking.model_copy(update={"tensorboard": False})})
+    with TemporaryDirectory() as folder, open_run(quiet, Path(folder), observer, weights_of=run_dir) as run:
+        run.deliver()
+        observer.phase("evaluating")
+        return evaluate(run, "now")
 
 
 def _score(run: Run, task: Task) -> TaskScores:

@@ -24,8 +24,7 @@ class LearnerGroup:
     def weights(self, step: int) -> tuple[dict[str, torch.Tensor], PolicyVersion]:
         """Return the trainable weights to deliver, and their version."""
         state = trainable_state(self._policy)
-        kind = "adapter" if self._policy.adapter is not None else "full"
-        return state, state_version(state, step, kind)
+        return state, state_version(state, step, "full" if self._policy.adapter is None else "adapter")
 
     def draw(self, batch: Batch, step: int) -> list[MaskDraw]:
         """Return the noise of every inner update of a step."""

@@ -156,8 +156,15 @@ def read_run(run_dir: Path) -> Recipe:
 
 
 @contextmanager
-def open_run(recipe: Recipe, run_dir: Path, observer: Observer) -> Iterator[Run]:
-    """Open policy, rewards, prompts and actors; go on from the newest checkpoint where there is one."""
+def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: Path | None = None) -> Iterator[Run]:
+    """Open policy, rewards, prompts and actors; go on from the newest checkpoint where there is one.
+
+    Args:
+        recipe: of the run.
+        run_dir: where it writes.
+        observer: hears of the phases.
+        weights_of: take the checkpoint of this run instead of ``run_dir``'s.
+    """
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
     with ExitStack() as stack:
@@ -168,7 +175,7 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer) -> Iterator[Run]
         prompts = {task: load_prompts(part.data, task, "train", recipe.seed) for task, part in recipe.tasks.items()}
         observer.phase("loading the policy")
         policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
-        checkpoint = latest_checkpoint(run_dir)
+        checkpoint = latest_checkpoint(weights_of or run_dir)
         learner = LearnerGroup(policy, _learner(recipe, policy))
         observer.phase("starting rollout actors" if recipe.rollouts.num_actors else "preparing")
         pool = open_pool(recipe, policy, observer.phase)
@@ -202,5 +209,6 @@ def _learner(recipe: Recipe, policy: Policy) -> Learner:
     reference = None
     if not recipe.lora.enabled and recipe.objective.kl_coef > 0:
         reference = open_policy(recipe.policy, recipe.lora, recipe.seed, is_frozen=True)
-    estimator = resolve(recipe.estimator.use)(**recipe.estimator.arguments)
+    make_estimator: Any = resolve(recipe.estimator.use)
+    estimator = make_estimator(**recipe.estimator.arguments)
     return Learner(policy, reference, estimator, recipe.objective, recipe.learner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.checkpoint import write_atomically
-from unigrpo.types import RewardTable, Rollout, Task
+from unigrpo.types import RewardTable, Rollout
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 UNKNOWN_GREY = 160
 
 
-def write_samples(folder: Path, scored: Mapping[Task, tuple[Sequence[Rollout], RewardTable]], limit: int) -> None:
-    """Write ``samples.jsonl`` and the pictures of the first ``limit`` rollouts of each task."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]) -> None:
+    """Write rollouts as JSON lines, and their pictures as PNG files beside them.
+
+    Args:
+        path: the JSONL file; its name without the suffix starts the names of the pictures.
+        scored: each rollout with the table and the row that hold its rewards.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     lines = []
-    for task, (rollouts, table) in scored.items():
-        for row, rollout in enumerate(rollouts[:limit]):
-            lines.append(json.dumps(_record(folder, f"{task}_{row:03d}", rollout, table, row), ensure_ascii=False))
-    write_atomically(folder / "samples.jsonl", "\n".join(lines) + "\n")
+    for number, (rollout, table, row) in enumerate(scored):
+        record = _record(path.parent, f"{path.stem}_{number:03d}", rollout, table, row)
+        lines.append(json.dumps(record, ensure_ascii=False))
+    write_atomically(path, "\n".join(lines) + "\n")
 
 
 def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: int) -> dict[str, Any]:

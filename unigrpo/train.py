@@ -50,8 +50,8 @@ def train_step(run: Run) -> dict[str, Any]:
         ]
     run.num_done = step + 1
     if recipe.tracking.rollouts_every and run.num_done % recipe.tracking.rollouts_every == 0:
-        folder = run.run_dir / "rollouts" / f"step_{run.num_done:06d}"
-        write_samples(folder, {"all": (rollouts, table)}, len(rollouts))
+        path = run.run_dir / "rollouts" / f"step_{run.num_done:06d}.jsonl"
+        write_samples(path, [(rollout, table, row) for row, rollout in enumerate(rollouts)])
     return step_metrics(run, rollouts, table, advantages, updates, timer)
 
 
