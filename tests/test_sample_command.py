@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unigrpo.cli.app import run
+
+PICTURE_TASKS = ("imagine", "inpaint", "extrapolate")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny policy, a tiny image tokenizer and a picture, all untrained."""
+    from safetensors.torch import save_file
+
+    from unigrpo.demo.make_image_tokenizer import SIZES, untrained
+    from unigrpo.demo.make_policy import make_policy
+
+    folder = tmp_path_factory.mktemp("model")
+    make_policy(folder / "policy")
+    (folder / "tokenizer").mkdir()
+    state = {name: tensor.contiguous() for name, tensor in untrained(SIZES, 0).state_dict().items()}
+    save_file(state, folder / "tokenizer" / "model.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    return folder
+
+
+def _sample(model: Path, task: str, *options: str) -> int:
+    tokenizer = () if task == "reason" else ("--image-tokenizer", str(model / "tokenizer"), "--image-size", "64")
+    common = ("--dtype", "float32", "--prompt", "37+48=", "--steps", "4", "--length", "16")
+    return run(["sample", str(model / "policy"), "--task", task, *tokenizer, *common, *options])
+
+
+def test_text_is_printed_and_the_same_seed_gives_it_again(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert _sample(model, "reason", "--temperature", "1", "--seed", seed) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_question_about_a_picture_gets_text(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "answer.txt"
+    assert _sample(model, "understand", "--image", str(model / "picture.png"), "--out", str(out)) == 0
+    assert capsys.readouterr().out == out.read_text() + "\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "size"),
+    [
+        ("imagine", [], (64, 64)),
+        ("imagine", ["--guidance", "0", "--seed", "3"], (64, 64)),
+        ("inpaint", ["--image", "picture.png", "--box", "0,0,0.5,0.5"], (64, 64)),
+        ("extrapolate", ["--image", "picture.png"], (96, 64)),
+        ("extrapolate", ["--image", "picture.png", "--direction", "up"], (64, 96)),
+    ],
+)
+def test_picture_is_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, options: list[str], size: tuple[int, int]
+) -> None:
+    monkeypatch.chdir(model)
+    out = tmp_path / "out.png"
+    assert _sample(model, task, *options, "--out", str(out)) == 0
+    with Image.open(out) as picture:
+        assert picture.size == size
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_inpainting_by_box_and_by_the_same_box_as_mask_agree(model: Path, tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[:32, :32] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    pictures = []
+    for region in (["--box", "0,0,0.5,0.5"], ["--mask", str(tmp_path / "mask.png")]):
+        out = tmp_path / f"{len(pictures)}.png"
+        assert _sample(model, "inpaint", "--image", str(model / "picture.png"), *region, "--out", str(out)) == 0
+        with Image.open(out) as picture:
+            pictures.append(np.asarray(picture).copy())
+    assert (pictures[0] == pictures[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "imagine", "--prompt", "x"], "needs --image-tokenizer"),
+        (["--task", "reason"], "needs --prompt"),
+        (["--task", "reason", "--prompt", "x", "--image", "a.png"], "takes no --image"),
+        (["--task", "understand", "--prompt", "x", "--image-tokenizer", "t"], "needs --image"),
+        (["--task", "understand", "--prompt", "x", "--image-tokenizer", "t", "--image", "no.png"], "no file no.png"),
+        (["--task", "imagine", "--prompt", "x", "--image-tokenizer", "t"], "wanted --out FILE.png"),
+        (["--task", "reason", "--prompt", "x", "--box", "0,0,1,1"], "neither --mask nor --box"),
+        (["--task", "reason", "--prompt", "x", "--temperature", "-1"], "temperature: given -1.0"),
+        (["--task", "reason", "--prompt", "x"], "there is no folder ./no-model"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_message(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["sample", "./no-model", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_without_an_adapter_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _sample(model, "reason", "--adapter", str(tmp_path)) == 2
+    assert "holds no adapter" in capsys.readouterr().err
