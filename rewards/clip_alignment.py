@@ -7,6 +7,8 @@ A generated picture is compared with its prompt; a generated text, without its r
 from __future__ import annotations
 
 import logging
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 64
 """Pictures, or texts, that go through the model together."""
 
+HUB_TIMEOUT_S = 10.0
+
 
 class ClipAlignment:
     """``scale`` times the cosine of picture and text, 0 where it is negative."""
@@ -35,7 +39,8 @@ class ClipAlignment:
         Args:
             model: ``asset:tiny_clip``, ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME`` in open_clip's layout, or one of
                 open_clip's own names, such as ``ViT-L-14``.
-            pretrained: with one of open_clip's names, its tag (``openai``) or a file of weights.
+            pretrained: with one of open_clip's names, its tag (``openai``) or a file of weights. Tags trained with QuickGELU
+                get it under either name; for a file of OpenAI's the name must end in ``-quickgelu``.
             scale: the largest value; 100 is how papers report it.
             device: cpu, cuda or cuda:N.
 
@@ -192,7 +197,6 @@ def _local(folder: Path) -> str:
 def _named(model: str, pretrained: str | None) -> tuple[str, str | None, bool]:
     import open_clip
 
-
     if open_clip.get_model_config(model) is None:
         raise ValueError(
             f"CLIP model {model!r} is none of open_clip's names, such as ViT-L-14; or give asset:tiny_clip, "
@@ -207,8 +211,6 @@ def _named(model: str, pretrained: str | None) -> tuple[str, str | None, bool]:
             f"pretrained={pretrained!r} for CLIP {model}; give a file of weights or one of {', '.join(tags)}"
         )
     is_quick = bool(entry.get("quick_gelu", False))
-    if bool(open_clip.get_model_config(model).get("quick_gelu", False)) and not is_quick:
-        raise ValueError(f"{pretrained} was not trained with QuickGELU; use model {model.removesuffix('-quickgelu')!r}")
     repository, file = entry.get("hf_hub", "").rsplit("/", 1) if entry.get("hf_hub") else ("", "")
     if repository:
         _fetch(f"{model} {pretrained}", repository, [file] if file else list(_HUB_FILES))
@@ -220,7 +222,6 @@ _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensor
 
 def _fetch(name: str, repository: str, files: list[str]) -> None:
     """Fail within seconds where neither the cache nor the hub has a repository; open_clip itself keeps trying."""
-    import httpx
     from huggingface_hub import constants, try_to_load_from_cache
 
     if any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
@@ -228,8 +229,11 @@ def _fetch(name: str, repository: str, files: list[str]) -> None:
     try:
         if constants.is_offline_mode():
             raise ConnectionError("HF_HUB_OFFLINE is set")
-        httpx.get(f"{constants.ENDPOINT}/api/models/{repository}", timeout=10.0).raise_for_status()
-    except (OSError, httpx.HTTPError) as error:
+        with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S):
+            return
+    except urllib.error.HTTPError:
+        return  # the hub answers; whether it has the repository, open_clip finds out at once
+    except OSError as error:
         raise FileNotFoundError(
             f"the weights of CLIP {name} are not in the cache and {constants.ENDPOINT} did not answer ({error}); "
             "download them where there is network, or give local-dir:FOLDER"

@@ -39,7 +39,7 @@ from unigrpo.demo.scenes import (
 
 log = logging.getLogger(__name__)
 
-CONTEXT_LENGTH = 32
+CONTEXT_LENGTH = 16
 SPECIAL = ("<pad>", "<unk>")
 WORDS = (
     *COLOURS,
@@ -63,7 +63,14 @@ VOCABULARY = (*SPECIAL, *WORDS, "<start>", "<end>")
 CONFIG: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 64,
-        "vision_cfg": {"image_size": 64, "layers": 3, "width": 96, "head_width": 24, "patch_size": 16},
+        "vision_cfg": {
+            "image_size": 64,
+            "layers": 3,
+            "width": 96,
+            "head_width": 24,
+            "patch_size": 16,
+            "pool_type": "avg",
+        },
         "text_cfg": {
             "context_length": CONTEXT_LENGTH,
             "vocab_size": len(VOCABULARY),
@@ -195,7 +202,7 @@ def loss_of(model: Any, tokenize: Any, examples: list[Example], rng: np.random.G
     )
 
 
-def make_clip(folder: Path, seed: int, *, num_steps: int = 1000, batch_size: int = 48, lr: float = 2e-3) -> Any:
+def make_clip(folder: Path, seed: int, *, num_steps: int = 1500, batch_size: int = 48, lr: float = 2e-3) -> Any:
     """Write the configuration and tokenizer, train, and return the model; deterministic in the seed."""
     import open_clip
 
