@@ -28,6 +28,7 @@ BATCH_SIZE = 64
 """Pictures, or texts, that go through the model together."""
 
 HUB_TIMEOUT_S = 10.0
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class ClipAlignment:
@@ -39,8 +40,8 @@ class ClipAlignment:
         Args:
             model: ``asset:tiny_clip``, ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME`` in open_clip's layout, or one of
                 open_clip's own names, such as ``ViT-L-14``.
-            pretrained: with one of open_clip's names, its tag (``openai``) or a file of weights. Tags trained with QuickGELU
-                get it under either name; for a file of OpenAI's the name must end in ``-quickgelu``.
+            pretrained: with one of open_clip's names, its tag (``openai``) or a file of weights. Tags trained with
+                QuickGELU get it under either name; for a file of OpenAI's the name must end in ``-quickgelu``.
             scale: the largest value; 100 is how papers report it.
             device: cpu, cuda or cuda:N.
 
@@ -213,11 +214,8 @@ def _named(model: str, pretrained: str | None) -> tuple[str, str | None, bool]:
     is_quick = bool(entry.get("quick_gelu", False))
     repository, file = entry.get("hf_hub", "").rsplit("/", 1) if entry.get("hf_hub") else ("", "")
     if repository:
-        _fetch(f"{model} {pretrained}", repository, [file] if file else list(_HUB_FILES))
+        _fetch(f"{model} {pretrained}", repository, [file] if file else list(HUB_FILES))
     return model, pretrained, is_quick
-
-
-_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def _fetch(name: str, repository: str, files: list[str]) -> None:
