@@ -24,7 +24,6 @@ quickstart: $(STAMP)
 	@number=1; while [ -e $(RUN)-$$number ]; do number=$$((number + 1)); done; \
 	out=$(RUN)-$$number; \
 	$(BIN)/unigrpo train quickstart --out $$out && \
-	$(BIN)/unigrpo report $$out --out $$out/report.html && \
 	echo "open it in a browser: file://$(CURDIR)/$$out/report.html"
 
 test: $(STAMP)

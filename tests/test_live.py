@@ -1,11 +1,14 @@
 import io
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from unigrpo.cli import live
+from unigrpo.cli.follow import follow
 from unigrpo.cli.live import LiveObserver, Pace, PlainObserver, columns_of, duration, make_observer
+from unigrpo.observer import Observer
 
 STEP = {
     "step": 3,
@@ -108,3 +111,22 @@ def test_time_left_is_median_step_time_times_steps_left() -> None:
 )
 def test_duration_reads_as_a_person_says_it(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_interrupted_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def start(observer: Observer) -> None:
+        (tmp_path / "recipe.yaml").write_text("name: x\n")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(start, tmp_path, 10)
+    assert f"go on with: unigrpo resume {tmp_path}" in capsys.readouterr().out
+
+
+def test_interrupt_before_the_run_exists_promises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def start(observer: Observer) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(start, tmp_path / "run", 10)
+    assert "resume" not in capsys.readouterr().out

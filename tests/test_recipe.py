@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from unigrpo.errors import RecipeError
-from unigrpo.recipe import dump_recipe, load_recipe, load_sft_recipe
+from unigrpo.recipe import dump_recipe, is_supervised, load_recipe, load_sft_recipe
 
 Write = Callable[[dict[str, Any]], Path]
 
@@ -220,3 +220,12 @@ def test_column_names_are_those_that_the_reader_knows() -> None:
     from unigrpo.recipe_checks import COLUMN_NAMES
 
     assert set(COLUMN_NAMES) == set(data._NAMES)
+
+
+def test_supervised_recipe_is_told_from_a_training_recipe(
+    recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
+) -> None:
+    assert not is_supervised(write_recipe(recipe_values))
+    path = tmp_path / "sft.yaml"
+    path.write_text("name: sft\nlr: 1e-3\n")
+    assert is_supervised(path)

@@ -46,6 +46,16 @@ def load_sft_recipe(path_or_name: str | Path, overrides: list[str] | None = None
     return _load(path_or_name, overrides or [], SftRecipe, problems_of_supervision)
 
 
+def is_supervised(path: Path) -> bool:
+    """Return whether a recipe file is of a supervised stage: it has a rate of its own and no learner.
+
+    Raises:
+        RecipeError: if it is no recipe at all.
+    """
+    values = read_mapping(path, str(path))
+    return "lr" in values and "learner" not in values
+
+
 def dump_recipe(recipe: Recipe | SftRecipe, path: Path) -> None:
     """Write a recipe with every default filled in; loading it gives an equal recipe."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
@@ -67,7 +77,7 @@ def _load(
     find_problems: Callable[[AnyRecipe], list[str]],
 ) -> AnyRecipe:
     source = str(path_or_name)
-    path = _find(source)
+    path = find_recipe(source)
     values = apply_overrides(read_mapping(path, source), overrides)
     _anchor_paths(values, path.parent)
     try:
@@ -80,7 +90,12 @@ def _load(
     return recipe
 
 
-def _find(source: str) -> Path:
+def find_recipe(source: str) -> Path:
+    """Return the file of a path or of a packaged recipe's name.
+
+    Raises:
+        RecipeError: naming the packaged recipes, if there is neither.
+    """
     path = Path(source)
     if path.is_file():
         return path

@@ -11,8 +11,12 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from rich.table import Table
 
     from unigrpo.arithmetic import batch_arithmetic
-    from unigrpo.recipe import load_recipe
+    from unigrpo.recipe import find_recipe, is_supervised, load_recipe, load_sft_recipe
 
+    if is_supervised(find_recipe(recipe)):
+        load_sft_recipe(recipe, overrides or [])
+        Console().print(f"{recipe} can run", style="bold green", markup=False, highlight=False, soft_wrap=True)
+        return
     checked = load_recipe(recipe, overrides or [])
     console = Console()
     for title, rows in batch_arithmetic(checked).items():

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from unigrpo.cli.arguments import RunDir, existing_run
+
+if TYPE_CHECKING:
+    from unigrpo.observer import Observer
 
 
 def resume(run_dir: RunDir) -> None:
-    """Go on with a run from its last whole checkpoint."""
-    from rich.console import Console
-
-    from unigrpo.cli.live import make_observer
-    from unigrpo.recipe import load_recipe
+    """Go on with a run from its last whole checkpoint, be it `train` or `sft`."""
+    from unigrpo.recipe import is_supervised
 
     existing_run(run_dir)
+    if is_supervised(run_dir / "recipe.yaml"):
+        _resume_supervision(run_dir)
+    else:
+        _resume_training(run_dir)
+
+
+def _resume_training(run_dir: Path) -> None:
+    from unigrpo.cli.follow import follow
+    from unigrpo.recipe import load_recipe
+
     recipe = load_recipe(run_dir / "recipe.yaml")
-    console = Console()
-    with make_observer(console, recipe.num_steps) as observer:
-        observer.phase("loading torch")
+
+    def start(observer: Observer) -> None:
         from unigrpo.train import resume as resume_training
 
         resume_training(run_dir, observer)
-    console.print(f"run directory: {run_dir}", markup=False, highlight=False, soft_wrap=True)
+
+    follow(start, run_dir, recipe.num_steps)
+
+
+def _resume_supervision(run_dir: Path) -> None:
+    from unigrpo.cli.follow import follow
+    from unigrpo.recipe import load_sft_recipe
+
+    recipe = load_sft_recipe(run_dir / "recipe.yaml")
+
+    def start(observer: Observer) -> None:
+        from unigrpo.sft import run_sft
+
+        run_sft(recipe, run_dir, observer, is_resumed=True)
+
+    follow(start, run_dir, recipe.num_steps)

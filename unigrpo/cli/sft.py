@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from unigrpo.cli.arguments import OutDir, Overrides, RecipeArgument, new_directory
+
+if TYPE_CHECKING:
+    from unigrpo.observer import Observer
 
 
 def sft(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = None) -> None:
     """Train a policy on demonstrations, as a supervised recipe says."""
-    from rich.console import Console
-
-    from unigrpo.cli.live import make_observer
+    from unigrpo.cli.follow import follow
     from unigrpo.recipe import load_sft_recipe
 
     checked = load_sft_recipe(recipe, overrides or [])
     run_dir = new_directory(out, checked.name, checked.seed)
-    console = Console()
-    with make_observer(console, checked.num_steps) as observer:
-        observer.phase("loading torch")
+
+    def start(observer: Observer) -> None:
         from unigrpo.sft import run_sft
 
         run_sft(checked, run_dir, observer)
-    console.print(f"run directory: {run_dir}", markup=False, highlight=False, soft_wrap=True)
+
+    follow(start, run_dir, checked.num_steps)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from unigrpo.cli.arguments import OutDir, Overrides, RecipeArgument, new_directory
+
+if TYPE_CHECKING:
+    from unigrpo.observer import Observer
 
 
 def train(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = None) -> None:
@@ -10,17 +15,15 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = Non
 
     A recipe can name code of yours (`use:`), which this runs.
     """
-    from rich.console import Console
-
-    from unigrpo.cli.live import make_observer
+    from unigrpo.cli.follow import follow
     from unigrpo.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides or [])
     run_dir = new_directory(out, checked.name, checked.seed)
-    console = Console()
-    with make_observer(console, checked.num_steps) as observer:
-        observer.phase("loading torch")
+
+    def start(observer: Observer) -> None:
         from unigrpo.train import train as run_training
 
         run_training(checked, run_dir, observer)
-    console.print(f"run directory: {run_dir}", markup=False, highlight=False, soft_wrap=True)
+
+    follow(start, run_dir, checked.num_steps)
