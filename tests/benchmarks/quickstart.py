@@ -11,9 +11,12 @@ import json
 import math
 import os
 import platform
+import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
+from rich.console import Console
 
 from unigrpo.cli.live import PlainObserver
 from unigrpo.recipe import load_recipe
@@ -57,13 +60,47 @@ def compare(run_dir):
     return rows
 
 
+class PeakMemory:
+    """The highest proportional set size of this process and all its children, sampled every second."""
+
+    def __enter__(self):
+        self.peak_gb, self._stopped = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self):
+        me = psutil.Process()
+        while not self._stopped.wait(1.0):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.Error:
+                    continue  # it ended between the listing and the reading
+            self.peak_gb = max(self.peak_gb, total / 1024**3)
+
+    def __exit__(self, *exception):
+        self._stopped.set()
+        self._thread.join()
+
+
 def run(out, name, overrides):
     """Run the quickstart with overrides, unless its summary is there."""
     run_dir = out / name
     if not (run_dir / "summary.json").exists():
-        train(load_recipe("quickstart", overrides), run_dir, PlainObserver())
+        recipe = load_recipe("quickstart", overrides)
+        with PeakMemory() as memory, PlainObserver(Console(), recipe.num_steps) as observer:
+            train(recipe, run_dir, observer)
+        (run_dir / "peak_pss_gb.json").write_text(json.dumps(memory.peak_gb))
     summary = json.loads((run_dir / "summary.json").read_text())
-    return {"rows": compare(run_dir), "wall_s": summary["wall_s"], "num_steps": summary["num_steps"]}
+    peak = json.loads((run_dir / "peak_pss_gb.json").read_text())
+    return {
+        "rows": compare(run_dir),
+        "wall_s": summary["wall_s"],
+        "num_steps": summary["num_steps"],
+        "peak_pss_gb": peak,
+    }
 
 
 def table(results):
@@ -98,8 +135,10 @@ def main():
         changes = ["seed=0", "advantages.shuffle_within_groups=true", *arguments.overrides]
         results["control (seed 0)"] = run(arguments.out, "control_0", changes)
     text = table(results)
-    seconds = ", ".join(f"{name} {result['wall_s']:.0f} s" for name, result in results.items())
-    text += f"\n\n{platform.machine()}, {os.cpu_count()} cores; wall time of the runs: {seconds}\n"
+    costs = ", ".join(f"{name} {r['wall_s']:.0f} s and {r['peak_pss_gb']:.1f} GB" for name, r in results.items())
+    text += (
+        f"\n\n{platform.machine()}, {os.cpu_count()} cores; wall time and peak memory (PSS of all processes): {costs}\n"
+    )
     (arguments.out / "table.md").write_text(text)
     (arguments.out / "table.json").write_text(json.dumps(results, indent=1))
     print(text)
