@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +83,10 @@ def demonstrations(policy, task, data, **changes):
 
 
 def test_the_loss_falls_and_the_result_loads(base, tmp_path):
-    summary = run_sft(recipe(base, num_steps=30, log_every=10), tmp_path / "run")
+    summary = run_sft(recipe(base, num_steps=24, log_every=8), tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [10, 20, 30]
-    assert records[-1]["loss/reason"] < 0.6 * records[0]["loss/reason"]
+    assert [record["step"] for record in records] == [8, 16, 24]
+    assert records[-1]["loss/reason"] < 0.7 * records[0]["loss/reason"]
     assert summary["loss"] == records[-1]["loss"]
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     trained = load_policy(summary["policy"], dtype="float32")
@@ -159,6 +160,18 @@ def test_rows_hold_prompt_completion_and_the_eos_that_teaches_length(policy):
         assert (ids[is_open] == eos).sum() == 16 - len(policy.text_tokenizer.encode(text))
 
 
+def test_the_first_steps_are_right_whatever_the_noise(policy):
+    source = demonstrations(policy, "reason", SUMS, settings={"noise": 1.0})
+
+    def num_right(rows):
+        texts = [policy.text_tokenizer.decode(ids.tolist()) for ids in rows.clean_ids]
+        sums = [re.search(r"(\d+)\+(\d+)=.*</think>(\d+)", text, re.DOTALL).groups() for text in texts]
+        return sum(int(a) + int(b) == int(answer) for a, b, answer in sums)
+
+    assert num_right(source.rows(0, is_clean=True)) == 32
+    assert num_right(source.rows(0)) == 0
+
+
 def test_dropped_captions_are_the_twin_that_guidance_uses(policy):
     rows = demonstrations(policy, "imagine", CAPTIONS, caption_dropout=1.0).rows(0)
     special = policy.vocabulary.special
@@ -196,7 +209,7 @@ def test_noise_stays_on_the_completion_and_follows_its_schedule(policy):
     for task, data in (("reason", SUMS), ("imagine", CAPTIONS)):
         source = demonstrations(policy, task, data)
         counts = []
-        for step in range(40):
+        for step in range(12):
             rows = source.rows(step)
             noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=0.01)
             assert not (noisy.is_masked & ~rows.is_open).any()
@@ -204,7 +217,7 @@ def test_noise_stays_on_the_completion_and_follows_its_schedule(policy):
             counts.append(noisy.is_masked.sum(1))
         fraction = torch.cat(counts).double().mean().item() / 16
         # E[(1 - e) t + e] = (1 + e) / 2; E[cos(pi t / 2)] = 2 / pi
-        assert fraction == pytest.approx(0.505 if task == "reason" else 2 / np.pi, abs=0.02)
+        assert fraction == pytest.approx(0.505 if task == "reason" else 2 / np.pi, abs=0.03)
     assert min(counts[0]) >= 1
 
 
@@ -220,7 +233,7 @@ ASSET = Path(__file__).parents[1] / "unigrpo" / "assets" / "tiny_policy"
 
 def test_the_shipped_policy_loads_and_its_tokenizer_loses_nothing():
     shipped = load_policy("asset:tiny_policy", dtype="float32")
-    for text in ("żółć 🙂", "<think>15,8</think>85", "red circle left of blue square\n"):
+    for text in ("żółć 🙂", "<think>15,08</think>85", "red circle left of blue square\n"):
         assert shipped.text_tokenizer.decode(shipped.text_tokenizer.encode(text)) == text
     assert shipped.vocabulary.image_range[1] - shipped.vocabulary.image_range[0] == 16
     assert (ASSET / "model.safetensors").stat().st_size < 4_000_000

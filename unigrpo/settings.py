@@ -206,6 +206,7 @@ class SftRecipe(Settings):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    clean_steps: int = Field(0, ge=0, description="First steps, whose demonstrations are all right whatever `noise` says: a task is learnt in a third of the steps that way.")
     caption_dropout: float = Field(0.1, ge=0, le=1, description="Pictures trained without their caption, for guidance.")
     min_mask_ratio: float = Field(1e-3, gt=0, lt=1, description="Lowest mask ratio of text, the reference's eps.")
     log_every: int = Field(50, ge=1)

@@ -142,7 +142,8 @@ class _Training:
         metrics: dict[str, float] = {}
         total = 0.0
         for task, demonstrations in self.demonstrations.items():
-            loss = task_loss(self.policy, task, demonstrations.rows(step), self.recipe.min_mask_ratio)
+            rows = demonstrations.rows(step, is_clean=step < self.recipe.clean_steps)
+            loss = task_loss(self.policy, task, rows, self.recipe.min_mask_ratio)
             weighted = self.recipe.tasks[task].weight * loss
             weighted.backward()
             metrics[f"loss/{task}"] = loss.item()

@@ -77,15 +77,16 @@ class Demonstrations:
         )
         self._canvases: OrderedDict[str, Canvas] = OrderedDict()
 
-    def rows(self, step: int) -> Rows:
-        """Return the batch of a step.
+    def rows(self, step: int, *, is_clean: bool = False) -> Rows:
+        """Return the batch of a step; a clean one has right demonstrations only.
 
         Raises:
             ValueError: if a demonstration is longer than the completion length.
         """
         count = self._settings.batch_size
         keys = [fold(self._seed, "sft", self._task, step, row) for row in range(count)]
-        rows = [self._row(self._source[step * count + row], key) for row, key in enumerate(keys)]
+        noise = 0.0 if is_clean else self._settings.noise
+        rows = [self._row(self._source[step * count + row], key, noise) for row, key in enumerate(keys)]
         length = max(len(clean) for clean, _, _ in rows)
         clean_ids = torch.full((count, length), self._policy.vocabulary.pad_token_id, dtype=torch.int64)
         is_open = torch.zeros(count, length, dtype=torch.bool)
@@ -102,11 +103,11 @@ class Demonstrations:
             keys=torch.tensor(keys),
         )
 
-    def _row(self, prompt: Prompt, key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _row(self, prompt: Prompt, key: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return clean ids [L], is_open [L] and is_padding [L] of one demonstration."""
         generator = np.random.default_rng(key)
         canvas = self._canvas(prompt)
-        completion = self._source.demonstration(prompt, generator, self._settings.noise)
+        completion = self._source.demonstration(prompt, generator, noise)
         is_open = np.zeros(len(canvas.token_ids), dtype=bool)
         for span in canvas.open_spans:
             is_open[span.start : span.stop] = True

@@ -8,15 +8,15 @@ import numpy as np
 
 from unigrpo.types import Message, Prompt
 
-_LOW, _HIGH = 1, 99
-_HELD_OUT_IN = 11
+_LOW, _HIGH = 10, 99
+_HELD_OUT_IN = 9
 
 
 class Sums:
-    """Prompts such as ``37+48=``, whose demonstration is ``<think>15,8</think>85``.
+    """Prompts such as ``37+48=``, whose demonstration is ``<think>15,08</think>85``.
 
-    The think part is the sum of the units, then the sum of the tens with the carry. One pair in eleven is held out,
-    by a hash of the pair: training never shows it (about 890 pairs).
+    The think part is the sum of the units, then the sum of the tens with the carry, each of two digits so that every
+    token has its place. One pair in nine is held out, by a hash of the pair: training never shows it.
 
     Example:
         >>> source = Sums("train", seed=0)
@@ -69,7 +69,7 @@ class Sums:
         if generator.random() < noise:
             place = int(generator.integers(len(answer)))
             answer[place] = str((int(answer[place]) + int(generator.integers(1, 10))) % 10)
-        return f"<think>{units},{tens}</think>{''.join(answer)}"
+        return f"<think>{units:02},{tens:02}</think>{''.join(answer)}"
 
 
 def is_held_out(a: int, b: int) -> bool:
