@@ -8,6 +8,7 @@ from PIL import Image
 
 from unigrpo.rewards.jpeg_size import JpegSize
 from unigrpo.rewards.pictures import as_rgb, is_picture
+from unigrpo.testing.conformance import check_reward
 
 
 def noise(side=64, seed=0):
@@ -35,6 +36,11 @@ def test_values_stay_in_the_declared_range():
         reward = JpegSize(direction, scale=0.1)
         low, high = reward.range
         assert all(low <= value <= high for value in score(reward, noise(), Image.new("RGB", (8, 8))))
+
+
+def test_reward_keeps_the_contract():
+    shown = [noise(seed=seed) for seed in range(4)]
+    check_reward(JpegSize("larger"), prompts=["-"] * 5, completions=[*shown, "text"])
 
 
 def test_text_gets_none():

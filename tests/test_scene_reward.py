@@ -7,6 +7,7 @@ from PIL import Image, ImageFilter
 from unigrpo.demo.scenes import ITEMS, ImagineScenes, Item, Scene, UnderstandScenes, random_scene, render
 from unigrpo.rewards.scene import Scene as SceneReward
 from unigrpo.rewards.scene import read_scene
+from unigrpo.testing.conformance import check_reward
 
 RED_CIRCLE, BLUE_SQUARE = Item(colour="red", shape="circle"), Item(colour="blue", shape="square")
 ASKED = [["red", "circle"], ["blue", "square"]]
@@ -98,6 +99,18 @@ def test_extra_object_never_raises_the_score():
         better = max(score({k: v for k, v in cells.items() if k != gone}) for gone in cells)
         assert score(cells | {free: RED_CIRCLE}) <= max(1.0, better)
         assert (score(cells) == 1.0) <= (len(cells) == 2)
+
+
+def test_reward_keeps_the_contract():
+    source, rng = ImagineScenes("train", 1), np.random.default_rng(0)
+    prompts = [source[index] for index in range(12)]
+    check_reward(
+        SceneReward(),
+        prompts=[prompt.text for prompt in prompts],
+        completions=[source.demonstration(prompt, rng, 0.5) for prompt in prompts],
+        objects=[prompt.columns["objects"] for prompt in prompts],
+        relation=[prompt.columns["relation"] for prompt in prompts],
+    )
 
 
 def test_text_and_prompts_that_ask_nothing_get_none():
