@@ -86,7 +86,9 @@ class Demonstrations:
         count = self._settings.batch_size
         keys = [fold(self._seed, "sft", self._task, step, row) for row in range(count)]
         noise = 0.0 if is_clean else self._settings.noise
-        rows = [self._row(self._source[step * count + row], key, noise) for row, key in enumerate(keys)]
+        prompts = [self._source[step * count + row] for row in range(count)]
+        self._encode_together(prompts)
+        rows = [self._row(prompt, key, noise) for prompt, key in zip(prompts, keys, strict=True)]
         length = max(len(clean) for clean, _, _ in rows)
         clean_ids = torch.full((count, length), self._policy.vocabulary.pad_token_id, dtype=torch.int64)
         is_open = torch.zeros(count, length, dtype=torch.bool)
@@ -125,6 +127,13 @@ class Demonstrations:
         clean[is_open] = ids
         return clean, is_open, is_padding
 
+    def _encode_together(self, prompts: list[Prompt]) -> None:
+        """Encode the pictures of a batch in one call; the policy then finds each remembered."""
+        pictures = [picture for prompt in prompts for picture in prompt.images]
+        if pictures and isinstance(self._policy.image_tokenizer, RememberedCodes):
+            pixels = torch.stack([picture_to_pixels(picture, self._policy.image_size) for picture in pictures])
+            self._policy.image_tokenizer.encode(pixels)
+
     def _canvas(self, prompt: Prompt) -> Canvas:
         """Return the canvas of a prompt; those without pictures are kept, since chat templates are slow."""
         if prompt.images:
@@ -159,14 +168,15 @@ class RememberedCodes:
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return codes [N, K] of pixels [N, 3, H, W] in [-1, 1]."""
-
-        def codes_of(picture: torch.Tensor) -> torch.Tensor:
-            key = hashlib.blake2b(picture.cpu().float().numpy().tobytes(), digest_size=16).digest()
-            codes: torch.Tensor = _recall(self._codes, key, lambda: self._image_tokenizer.encode(picture[None])[0])
-            return codes
-
-        return torch.stack([codes_of(picture) for picture in pixels])
+        """Return codes [N, K] of pixels [N, 3, H, W] in [-1, 1]; those not seen before are encoded together."""
+        keys = [hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest() for picture in pixels.cpu().float()]
+        unseen = {key: row for row, key in enumerate(keys) if key not in self._codes}
+        known = {key: self._codes[key] for key in keys if key not in unseen}
+        if unseen:
+            codes = self._image_tokenizer.encode(pixels[list(unseen.values())])
+            for key, row in zip(unseen, codes, strict=True):
+                known[key] = _recall(self._codes, key, row.clone)
+        return torch.stack([known[key] for key in keys])
 
     def decode(self, codes: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
         """Return pixels [N, 3, H, W] of codes [N, K]."""
