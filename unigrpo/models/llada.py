@@ -34,6 +34,9 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_o
 ROTARY_STEP = 256
 """The rotary tables grow in steps of this many positions."""
 
+MLP_TOKENS = 512
+"""Tokens that go through an MLP together on a CPU, with and without gradient, so that both round alike."""
+
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "block_type": ("llama",),
     "block_group_size": (1,),
@@ -171,10 +174,14 @@ class Block(nn.Module):
             enable_gqa=self.is_grouped,
         )
         hidden = self.attn_out(mixed.transpose(1, 2).reshape(hidden.shape)).add_(hidden)
-        normed = self.ff_norm(hidden)
+        normed = self.ff_norm(hidden).flatten(0, 1)
+        parts = normed.split(MLP_TOKENS) if normed.device.type == "cpu" else (normed,)
+        return torch.cat([self._mlp(part) for part in parts]).view_as(hidden).add_(hidden)
+
+    def _mlp(self, normed: Tensor) -> Tensor:
         gate, up = self.ff_proj(normed), self.up_proj(normed)
         gated = functional.silu(gate) * up if torch.is_grad_enabled() else functional.silu(gate, inplace=True).mul_(up)
-        return self.ff_out(gated).add_(hidden)
+        return self.ff_out(gated)
 
 
 class Transformer(nn.Module):
