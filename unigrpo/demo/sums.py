@@ -61,7 +61,7 @@ class Sums:
         )
 
     def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float) -> str:
-        """Return a completion with the right think part; with probability ``noise`` one digit of the answer is wrong."""
+        """Return a completion with the right think part; with probability ``noise`` one answer digit is wrong."""
         a, b = prompt.columns["a"], prompt.columns["b"]
         units = a % 10 + b % 10
         tens = a // 10 + b // 10 + units // 10
