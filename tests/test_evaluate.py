@@ -1,4 +1,4 @@
-"""Evaluation: the same prompts and noise each time, figures that follow from the rows on disk, files that can be seen."""
+"""Evaluation: the same prompts and noise each time, figures that follow from the rows, files that can be seen."""
 
 import json
 import statistics

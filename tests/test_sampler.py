@@ -38,7 +38,10 @@ def greedy_text_cases(path, key=None):
     return [
         case
         for case in listed
-        if case.get("temperature", 0) == 0 and "t1" not in case["name"].split("_") and "maskignored" not in case["name"] and "fast" not in case["name"]
+        if case.get("temperature", 0) == 0
+        and "t1" not in case["name"].split("_")
+        and "maskignored" not in case["name"]
+        and "fast" not in case["name"]
     ]
 
 

@@ -114,7 +114,13 @@ def test_a_run_killed_four_times_ends_with_the_same_adapter_and_metrics(recipe_p
 
 
 def test_all_weights_learn_the_rewarded_letters_against_a_frozen_reference(recipe_path, tmp_path):
-    changes = ["num_steps=15", "tasks.reason.prompts_per_step=4", "group_size=8", "lora.enabled=false", "learner.lr=0.002"]
+    changes = [
+        "num_steps=15",
+        "tasks.reason.prompts_per_step=4",
+        "group_size=8",
+        "lora.enabled=false",
+        "learner.lr=0.002",
+    ]
     recipe = load_recipe(recipe_path, [*changes, "evaluate.num_prompts=32"])
     summary = train(recipe, tmp_path / "run")
     before, after = (summary[name]["eval/reason/reward"] for name in ("eval_before", "eval_after"))

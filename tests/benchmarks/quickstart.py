@@ -106,7 +106,7 @@ def run(out, name, overrides):
 def table(results):
     """Return the Markdown table: a row a run and task."""
     lines = [
-        "| run | task | reward at T=1, before → after | gain (95 % CI) | correctness or scene, gain in paired SE | greedy |",
+        "| run | task | reward at T=1 | gain (95 % CI) | correctness or scene at T=1 (paired SE) | greedy accuracy |",
         "|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
@@ -114,7 +114,8 @@ def table(results):
             reward, hard, greedy = row["reward"], row["hard"], row["greedy"]
             interval = 1.96 * reward["paired_se"]
             lines.append(
-                f"| {name} | {task} | {reward['before']:.3f} → {reward['after']:.3f} | {reward['gain']:+.3f} ± {interval:.3f} "
+                f"| {name} | {task} | {reward['before']:.3f} → {reward['after']:.3f} "
+                f"| {reward['gain']:+.3f} ± {interval:.3f} "
                 f"| {hard['before']:.3f} → {hard['after']:.3f} ({hard['gain'] / max(hard['paired_se'], 1e-9):+.1f} SE) "
                 f"| {greedy['before']:.3f} → {greedy['after']:.3f} |"
             )
