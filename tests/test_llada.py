@@ -237,3 +237,14 @@ def test_text_policy_refuses_pictures() -> None:
         policy.encode(prompt, SamplingSettings(completion_length=4, num_denoising_steps=4))
     with pytest.raises(ValueError, match="takes token ids only"):
         policy.decode_text(np.array([1, 2]))
+
+
+def test_inside_a_range_the_mask_token_has_no_probability_and_the_others_keep_their_logits() -> None:
+    policy = load_policy(GOLDEN / "llada_tiny", dtype="float32", vocabulary={"mask_token_id": 500})
+    hidden = policy.hidden(ModelInput(token_ids=torch.arange(12).view(1, 12))).detach().requires_grad_()
+    ranged, whole = policy.head(hidden, (490, 512)), policy.head(hidden)
+    others = [index for index in range(22) if index != 10]
+    assert torch.allclose(ranged[..., others], whole[..., 490:512][..., others], atol=1e-5)
+    assert (ranged.softmax(-1)[..., 10] == 0).all()
+    ranged.log_softmax(-1)[..., others].sum().backward()
+    assert torch.isfinite(hidden.grad).all()

@@ -68,7 +68,10 @@ class Policy(Protocol):
         """Return [N, L, D] after the final norm."""
 
     def head(self, hidden: torch.Tensor, vocabulary_range: tuple[int, int] | None = None) -> torch.Tensor:
-        """Return logits [..., V'] over a half-open range of ids (None: all of V)."""
+        """Return logits [..., V'] over a half-open range of ids (None: all of V), in a fresh tensor.
+
+        Inside a range the mask token, where it lies there, has no probability.
+        """
 
     def logits(self, token_ids: torch.Tensor, is_padding: torch.Tensor | None = None) -> torch.Tensor:
         """Return [N, L, V]: head after hidden, for checks and small models."""

@@ -339,8 +339,15 @@ class LladaPolicy:
         return self.module(model_input.token_ids, model_input.is_padding, model_input.positions)
 
     def head(self, hidden: Tensor, vocabulary_range: tuple[int, int] | None = None) -> Tensor:
-        """Return logits [..., V'] over a half-open range of ids (None: all of V); only those rows are multiplied."""
-        return self.module.head(hidden, vocabulary_range)
+        """Return logits [..., V'] over a half-open range of ids (None: all of V); only those rows are multiplied.
+
+        Inside a range the mask token has no probability, for sampler and learner alike: it is noise, not a completion.
+        Over all of V it keeps its logit, as in the released samplers.
+        """
+        logits = self.module.head(hidden, vocabulary_range)
+        if vocabulary_range is not None and vocabulary_range[0] <= self.vocabulary.mask_token_id < vocabulary_range[1]:
+            logits[..., self.vocabulary.mask_token_id - vocabulary_range[0]] = torch.finfo(logits.dtype).min
+        return logits
 
     def logits(self, token_ids: Tensor, is_padding: Tensor | None = None) -> Tensor:
         """Return [N, L, V]: head after hidden, for checks and small models."""
