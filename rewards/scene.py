@@ -97,12 +97,27 @@ def _colour(pixel: np.ndarray) -> str:
 class Scene:
     """1 when the picture shows exactly what was asked, partial credit below.
 
-    Of six points, each asked object gives one for its colour and one for its shape (objects are paired with what is
+    Half of the value is for a picture that is all right, as GenEval counts it; the other half is partial credit, so
+    that a group whose pictures are all wrong still has better and worse ones. Of six points of partial credit, each asked object gives one for its colour and one for its shape (objects are paired with what is
     found so as to score most), their relation gives two, and every object too many takes one. Left and right compare
     columns, above and below compare rows.
     """
 
     range = (0.0, 1.0)
+
+    def __init__(self, *, exact_weight: float = 0.5) -> None:
+        """Set the share of the value that only a picture without any mistake gets.
+
+        Raises:
+            ValueError: outside of [0, 1].
+        """
+        if not 0 <= exact_weight <= 1:
+            raise ValueError(f"exact_weight is {exact_weight}; give a share from 0 (partial credit only) to 1")
+        self._exact_weight = exact_weight
+
+    def _value(self, picture: Any, asked: Sequence[Sequence[str]], relation: str | None) -> float:
+        credit = _partial_credit(read_scene(picture), asked, relation)
+        return (1 - self._exact_weight) * credit + self._exact_weight * (credit == 1)
 
     def __call__(
         self,
@@ -123,12 +138,12 @@ class Scene:
             columns: not read.
         """
         return [
-            _score(read_scene(picture), asked, how) if is_picture(picture) and asked is not None else None
+            self._value(picture, asked, how) if is_picture(picture) and asked is not None else None
             for picture, asked, how in zip(completions, objects, relation, strict=True)
         ]
 
 
-def _score(found: list[Found], asked: Sequence[Sequence[str]], relation: str | None) -> float:
+def _partial_credit(found: list[Found], asked: Sequence[Sequence[str]], relation: str | None) -> float:
     if len(asked) != 2:
         raise ValueError(f"{len(asked)} objects asked; a relation is between two")
     best = max((_points(pair, asked, relation) for pair in _pairs(found)), default=0)

@@ -19,7 +19,7 @@ def truth(scene):
 
 def score(cells, relation="left of", objects=ASKED):
     picture = render(Scene(cells=cells))
-    return SceneReward()(prompts=["-"], completions=[picture], objects=[objects], relation=[relation])[0]
+    return SceneReward(exact_weight=0.0)(prompts=["-"], completions=[picture], objects=[objects], relation=[relation])[0]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -61,7 +61,7 @@ def test_what_was_asked_scores_one():
 
 
 def test_every_demonstration_scores_one_without_noise_and_less_with():
-    source, rng, reward = ImagineScenes("train", 0), np.random.default_rng(0), SceneReward()
+    source, rng, reward = ImagineScenes("train", 0), np.random.default_rng(0), SceneReward(exact_weight=0.0)
     prompts = [source[index] for index in range(80)]
     columns = {name: [prompt.columns[name] for prompt in prompts] for name in ("objects", "relation")}
     for noise, is_right in ((0.0, True), (1.0, False)):
@@ -105,7 +105,7 @@ def test_reward_keeps_the_contract():
     source, rng = ImagineScenes("train", 1), np.random.default_rng(0)
     prompts = [source[index] for index in range(12)]
     check_reward(
-        SceneReward(),
+        SceneReward(exact_weight=0.0),
         prompts=[prompt.text for prompt in prompts],
         completions=[source.demonstration(prompt, rng, 0.5) for prompt in prompts],
         objects=[prompt.columns["objects"] for prompt in prompts],
@@ -115,7 +115,7 @@ def test_reward_keeps_the_contract():
 
 def test_text_and_prompts_that_ask_nothing_get_none():
     picture = UnderstandScenes("train", 0)[0].images[0]
-    values = SceneReward()(
+    values = SceneReward(exact_weight=0.0)(
         prompts=["-", "-"], completions=["a red circle", picture], objects=[ASKED, None], relation=["above", None]
     )
     assert values == [None, None]
@@ -124,3 +124,18 @@ def test_text_and_prompts_that_ask_nothing_get_none():
 def test_unknown_relation_is_named():
     with pytest.raises(ValueError, match="'near' is not known; it is one of left of"):
         score({(1, 0): RED_CIRCLE, (1, 3): BLUE_SQUARE}, relation="near")
+
+
+@pytest.mark.parametrize(("exact_weight", "wanted"), [(0.0, 5 / 6), (0.5, 5 / 12), (1.0, 0.0)])
+def test_half_of_the_value_is_for_a_picture_without_any_mistake(exact_weight, wanted):
+    right = render(Scene(cells={(1, 0): RED_CIRCLE, (1, 3): BLUE_SQUARE}))
+    wrong = render(Scene(cells={(1, 0): Item(colour="green", shape="circle"), (1, 3): BLUE_SQUARE}))
+    values = SceneReward(exact_weight=exact_weight)(
+        prompts=["", ""], completions=[right, wrong], objects=[ASKED, ASKED], relation=["left of", "left of"]
+    )
+    assert values == pytest.approx([1.0, wanted])
+
+
+def test_a_share_outside_of_zero_and_one_is_refused():
+    with pytest.raises(ValueError, match="exact_weight is 2"):
+        SceneReward(exact_weight=2)
