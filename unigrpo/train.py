@@ -75,26 +75,30 @@ def resume(run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]
 
 
 def _run(recipe: Recipe, run_dir: Path, observer: Observer) -> Mapping[str, Any]:
-    with open_run(recipe, run_dir, observer) as run, stop_requests() as is_stopping:
+    with open_run(recipe, run_dir, observer) as run:
         before = _evaluated(run, "before") if run.num_done == 0 else remembered_evaluation(run_dir, "before")
         observer.phase("training")
-        while run.num_done < recipe.num_steps:
-            metrics = train_step(run)
-            every = recipe.evaluate.every
-            if recipe.evaluate.enabled and every and run.num_done % every == 0:
-                run.deliver()
-                metrics |= evaluate(run, f"step_{run.num_done:06d}")
-            run.log.append(metrics)
-            if run.tensorboard is not None:
-                run.tensorboard.step(metrics)
-            observer.step(metrics)
-            is_due = recipe.checkpoint.every and run.num_done % recipe.checkpoint.every == 0
-            if is_due or run.num_done == recipe.num_steps or is_stopping():
-                run.save()
-            if is_stopping():
-                raise KeyboardInterrupt
-        after = _evaluated(run, "after")
-        return finish(run, before, after)
+        with stop_requests() as is_stopping:
+            while run.num_done < recipe.num_steps:
+                _record(run, train_step(run))
+                every = recipe.checkpoint.every
+                if run.num_done == recipe.num_steps or (every and run.num_done % every == 0) or is_stopping():
+                    run.save()
+                if is_stopping():
+                    raise KeyboardInterrupt
+        return finish(run, before, _evaluated(run, "after"))
+
+
+def _record(run: Run, metrics: dict[str, Any]) -> None:
+    """Log a step's metrics, with an evaluation where one is due."""
+    settings = run.recipe.evaluate
+    if settings.enabled and settings.every and run.num_done % settings.every == 0:
+        run.deliver()
+        metrics |= evaluate(run, f"step_{run.num_done:06d}")
+    run.log.append(metrics)
+    if run.tensorboard is not None:
+        run.tensorboard.step(metrics)
+    run.observer.step(metrics)
 
 
 def _evaluated(run: Run, name: str) -> dict[str, float]:
