@@ -58,7 +58,7 @@ def make_learner(lora=True, dtype="float32", **changes):
         add_lora(policy, LoraSettings(r=4, alpha=8), seed=0)
     settings = LearnerSettings(**{"lr": 1e-2, "num_inner_updates": 3, "micro_batch_rows": 2, **changes})
     reference = None if lora else load_policy(GOLDEN / "llada_tiny", dtype=dtype, vocabulary={"mask_token_id": 500})
-    return policy, Learner(policy, reference, UniGRPO(), ObjectiveSettings(kl_coef=0.04), settings)
+    return policy, Learner(policy, reference, UniGRPO(), ObjectiveSettings(kl_coef=0.04), settings, num_steps=10)
 
 
 def step(learner, batch, number=0):
@@ -143,6 +143,14 @@ def test_a_learner_restored_from_its_state_goes_on_bit_for_bit(lora):
     other_group.load_state(weights, optimizer)
     step(other, batch, 1)
     assert group.weights(2)[1] == other_group.weights(2)[1]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"), [("constant", [0.5, 1.0, 1.0, 1.0]), ("cosine", [0.5, 0.9755, 0.5, 0.0245])]
+)
+def test_the_rate_rises_over_the_warm_up_and_falls_as_a_cosine(schedule, wanted):
+    _, learner = make_learner(lr_schedule=schedule, warmup_steps=2)
+    assert [learner._rate(step) for step in (0, 1, 5, 9)] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_an_optimiser_state_of_other_weights_is_refused():

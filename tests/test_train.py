@@ -44,7 +44,7 @@ def recipe_path(tmp_path_factory):
             }
         },
         "rewards": {"letters": {"use": "my_rewards.py:early_letters"}},
-        "learner": {"lr": 0.01},
+        "learner": {"lr": 0.01, "lr_schedule": "constant"},
         "evaluate": {"num_prompts": 8},
         "checkpoint": {"every": 2},
         "tracking": {"report": False, "tensorboard": False, "rollouts_every": 4},

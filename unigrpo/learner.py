@@ -67,6 +67,7 @@ class Learner:
         estimator: Estimator,
         objective: ObjectiveSettings,
         settings: LearnerSettings,
+        num_steps: int,
     ) -> None:
         """Make the optimiser over the policy's trainable weights.
 
@@ -76,7 +77,9 @@ class Learner:
             estimator: draws the noise.
             objective: clip and KL.
             settings: optimiser and micro-batches.
+            num_steps: learner steps of the run, for the schedule of the rate.
         """
+        self._num_steps = num_steps
         self._policy, self._reference, self._estimator = policy, reference, estimator
         self._objective, self._settings = objective, settings
         self._names, self._weights = zip(
@@ -159,7 +162,7 @@ class Learner:
         """
         loss, stats = self._accumulate(batch, draw, old, ref)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.lr * min(1.0, (step + 1) / max(1, self._settings.warmup_steps))
+            group["lr"] = self._settings.lr * self._rate(step)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, self._settings.max_grad_norm)
         is_skipped = not (bool(torch.isfinite(grad_norm)) and math.isfinite(loss))
         if not is_skipped:
@@ -172,6 +175,13 @@ class Learner:
             lr=self._optimizer.param_groups[0]["lr"], mask_ratio=float(draw.mask_ratio.mean()),
             num_scored=int(draw.is_scored.sum()), num_empty=draw.num_empty, is_skipped=is_skipped,
         )  # fmt: skip
+
+    def _rate(self, step: int) -> float:
+        """Return the fraction of the learning rate that a step takes."""
+        warmup = min(1.0, (step + 1) / max(1, self._settings.warmup_steps))
+        if self._settings.lr_schedule == "constant":
+            return warmup
+        return warmup * 0.5 * (1.0 + math.cos(math.pi * step / self._num_steps))
 
     def _accumulate(
         self, batch: Batch, draw: MaskDraw, old: torch.Tensor | None, ref: torch.Tensor | None

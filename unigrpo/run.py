@@ -211,4 +211,4 @@ def _learner(recipe: Recipe, policy: Policy) -> Learner:
         reference = open_policy(recipe.policy, recipe.lora, recipe.seed, is_frozen=True)
     make_estimator: Any = resolve(recipe.estimator.use)
     estimator = make_estimator(**recipe.estimator.arguments)
-    return Learner(policy, reference, estimator, recipe.objective, recipe.learner)
+    return Learner(policy, reference, estimator, recipe.objective, recipe.learner, recipe.num_steps)
