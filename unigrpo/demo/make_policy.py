@@ -131,11 +131,13 @@ def build_config(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def build_weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+def build_weights(config: dict[str, Any], tokenizer: Tokenizer, seed: int) -> dict[str, np.ndarray]:
     """Return random float32 weights under the released key names, from a generator of their own.
 
     Matrices are normal with standard deviation 1/sqrt(inputs), those that write to the residual stream divided by
-    sqrt(2 layers); embeddings have standard deviation 1, so that a token outweighs what fresh blocks add to it.
+    sqrt(2 layers); embeddings have standard deviation 1, so that a token outweighs what fresh blocks add to it. A word
+    after a space starts close to the word itself (correlation 0.95), as the two are in any trained model, so that a
+    question's word is soon found again in a thought.
     """
     generator = np.random.default_rng(seed)
     width, hidden, layers, vocab = (config[key] for key in ("d_model", "mlp_hidden_size", "n_layers", "embedding_size"))
@@ -145,6 +147,10 @@ def build_weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
 
     residual_gain = (2 * layers) ** -0.5
     weights = {"model.transformer.wte.weight": matrix(vocab, width, np.sqrt(width))}
+    embedding = weights["model.transformer.wte.weight"]
+    for word in WORDS:
+        plain, spaced = tokenizer.token_to_id(word), tokenizer.token_to_id(f" {word}")
+        embedding[spaced] = 0.95 * embedding[plain] + np.float32(1 - 0.95**2) ** 0.5 * embedding[spaced]
     for layer in range(layers):
         prefix = f"model.transformer.blocks.{layer}"
         for name in ("q_proj", "k_proj", "v_proj"):
@@ -192,7 +198,7 @@ def make_policy(out: Path, seed: int = 0) -> Path:
     _write_json(out / "config.json", config)
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     _write_json(out / "generation_config.json", {**ids, "use_cache": False})
-    save_file(build_weights(config, seed), out / "model.safetensors", metadata={"format": "pt"})
+    save_file(build_weights(config, tokenizer, seed), out / "model.safetensors", metadata={"format": "pt"})
     return out
 
 
