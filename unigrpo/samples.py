@@ -27,21 +27,24 @@ def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]
         scored: each rollout with the table and the row that hold its rewards.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines: list[str] = []
+    prompt_images: dict[str, str] = {}
     for number, (rollout, table, row) in enumerate(scored):
-        record = _record(path.parent, f"{path.stem}_{number:03d}", rollout, table, row)
+        stem = f"{path.stem}_{number:03d}"
+        if rollout.prompt.images and rollout.prompt.id not in prompt_images:
+            prompt_images[rollout.prompt.id] = f"{stem}_prompt.png"
+            rollout.prompt.images[0].save(path.parent / prompt_images[rollout.prompt.id])
+        record = _record(path.parent, stem, rollout, table, row)
+        record["prompt_image"] = prompt_images.get(rollout.prompt.id)
         lines.append(json.dumps(record, ensure_ascii=False))
     write_atomically(path, "\n".join(lines) + "\n")
 
 
 def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: int) -> dict[str, Any]:
-    image, prompt_image = None, None
+    image = None
     if rollout.image is not None:
         image = f"{stem}.png"
         Image.fromarray(rollout.image).save(folder / image)
-    if rollout.prompt.images:
-        prompt_image = f"{stem}_prompt.png"
-        rollout.prompt.images[0].save(folder / prompt_image)
     values = {name: table.values[row, column] for column, name in enumerate(table.names)}
     return {
         "task": rollout.prompt.task, "id": rollout.prompt.id, "sample_index": rollout.sample_index,
