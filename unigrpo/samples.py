@@ -49,7 +49,7 @@ def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: 
     return {
         "task": rollout.prompt.task, "id": rollout.prompt.id, "sample_index": rollout.sample_index,
         "prompt": rollout.prompt.text, "completion": rollout.text, "answer": rollout.prompt.answer,
-        "image": image, "prompt_image": prompt_image, "reward": _number(table.unit_total[row]),
+        "image": image, "reward": _number(table.unit_total[row]),
         "rewards": {name: _number(value) for name, value in values.items()},
         "num_tokens": rollout.completion_length, "is_truncated": rollout.is_truncated, "seed": rollout.seed,
     }  # fmt: skip
