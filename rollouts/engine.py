@@ -6,6 +6,7 @@ depend neither on how many actors there are nor on which of them died.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,7 +43,8 @@ def plan_units(
         group_size: completions a prompt.
         rows_per_unit: most rows of a unit.
         seed: of the run.
-        step: learner step; with the seed, the prompt's id and the sample's index it makes each row's seed.
+        step: learner step; with the run's seed, the prompt's task and id, how often the prompt came before in this call
+            and the sample's index it makes each row's seed.
 
     Raises:
         ValueError: if a group does not fit into a unit.
@@ -55,13 +57,18 @@ def plan_units(
         )
     units: list[WorkUnit] = []
     waiting: list[Prompt] = []
+    keys: list[int] = []
+    num_seen: Counter[tuple[str, str]] = Counter()
     for index, (prompt, sampling) in enumerate(prompts):
+        name = (prompt.task, prompt.id)
         waiting.append(prompt)
+        keys.append(fold(seed, step, *name, num_seen[name]))
+        num_seen[name] += 1
         is_last = index + 1 == len(prompts) or prompts[index + 1][1] != sampling
         if len(waiting) == groups_per_unit or is_last:
-            seeds = tuple(fold(seed, step, p.id, sample_index) for p in waiting for sample_index in range(group_size))
+            seeds = tuple(fold(key, sample_index) for key in keys for sample_index in range(group_size))
             units.append(WorkUnit(prompts=tuple(waiting), group_size=group_size, sampling=sampling, seeds=seeds))
-            waiting = []
+            waiting, keys = [], []
     return units
 
 

@@ -43,6 +43,12 @@ def test_a_seed_is_one_rows_alone_and_changes_with_the_step_and_the_run():
     assert seeds(0, 0) == seeds(0, 0)
 
 
+def test_a_prompt_that_comes_twice_in_a_step_gets_other_samples_the_second_time():
+    twice = [*prompts(1), *prompts(1)]
+    seeds = [seed for u in plan_units(twice, group_size=4, rows_per_unit=8, seed=0, step=0) for seed in u.seeds]
+    assert len(set(seeds)) == 8
+
+
 def test_a_group_that_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="raise rows_per_unit"):
         plan_units(prompts(1), group_size=8, rows_per_unit=4, seed=0, step=0)

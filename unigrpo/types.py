@@ -186,10 +186,14 @@ class RewardTable:
 
     @property
     def unit_total(self) -> np.ndarray:
-        """Return [N] in [0, 1]: the weighted mean of the applying rewards, each mapped from its range to [0, 1]."""
+        """Return [N] in [0, 1]: the weighted mean of the applying rewards, each mapped from its range to [0, 1].
+
+        A reward of negative weight counts from its highest value down, so that 1 is always what is wanted most.
+        """
         low, high = np.array(self.ranges, dtype=np.float64).reshape(-1, 2).T
         unit = (self.values - low) / (high - low)
-        weight = np.where(np.isnan(unit), 0.0, self.weights)
+        unit = np.where(self.weights < 0, 1.0 - unit, unit)
+        weight = np.where(np.isnan(unit), 0.0, np.abs(self.weights))
         denominator = weight.sum(axis=1)
         mean = (np.nan_to_num(unit) * weight).sum(axis=1) / np.where(denominator > 0, denominator, 1.0)
         return np.where(denominator > 0, mean, np.nan)
