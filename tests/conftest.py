@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -41,7 +42,8 @@ def recipe_values(tmp_path: Path) -> dict[str, Any]:
     tokenizer.mkdir()
     (tokenizer / "model.safetensors").write_bytes(b"")
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "1+1", "answer": "2"}\n')
+    prompts.write_text('{"prompt": "1+1", "answer": "2", "image": "picture.png"}\n')
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
     (tmp_path / "my_rewards.py").write_text(
         "def length(*, prompts, completions, scale=1.0):\n"
         "    return [scale * len(completion) for completion in completions]\n"

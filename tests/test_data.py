@@ -170,10 +170,12 @@ def test_truncated_foreign_and_missing_pictures_are_named_with_their_line(tmp_pa
         with pytest.raises(ValueError, match=r"data\.jsonl:1: .*truncated or damaged"):
             picture_prompts(tmp_path, name)[0]
     Image.fromarray(noise).save(tmp_path / "a.gif")
-    with pytest.raises(ValueError, match=r"data\.jsonl:1: .*PNG, JPEG, WEBP"):
-        picture_prompts(tmp_path, "a.gif")[0]
-    with pytest.raises(ValueError, match=r"data\.jsonl:1: picture .*does not exist"):
-        picture_prompts(tmp_path, "none.png")[0]
+    (tmp_path / "huge.png").write_bytes(png_that_claims(5_000, 5_000))
+    for name, message in (
+        ("a.gif", ".*PNG, JPEG, WEBP"), ("none.png", "picture .*does not exist"), ("huge.png", ".*limit of 16000000"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"data\.jsonl:1: {message}"):
+            picture_prompts(tmp_path, name)  # when the file is read, not when the picture is needed
 
 
 def png_that_claims(width, height):

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
+from unigrpo.data import check_jsonl
 from unigrpo.errors import RecipeError
 from unigrpo.recipe import dump_recipe, is_supervised, load_recipe, load_sft_recipe
 
@@ -81,7 +83,10 @@ BAD_OVERRIDES = [
     ("tasks.reason.data.use='my_rewards.py:length'", "both use and jsonl"),
     ("tasks.reason.data.eval_jsonl=null", "name held-out prompts, or set evaluate.enabled to false"),
     ("tasks.reason.data.arguments={n: 1}", "there is no `use` that would take them"),
-    ("tasks.reason.data.columns={answer: solution}", "has no column 'solution' (our answer); it has prompt, answer"),
+    (
+        "tasks.reason.data.columns={answer: solution}",
+        "no column 'solution' for 'answer'; its columns are 'prompt', 'answer'",
+    ),
     ("tasks.reason.data.columns={text: prompt}", "columns.text: not a name of ours; wanted one of prompt, answer"),
     ("tasks.reason.data.template=Think.", "does not hold {prompt}"),
     ("tasks={}", "tasks: none"),
@@ -199,6 +204,7 @@ def test_recipe_of_released_checkpoints_is_sound_where_its_data_lies(
             path = tmp_path / "data" / folder / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(row)
+            Image.new("RGB", (8, 8)).save(path.parent / "0.png")
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(name)
     assert recipe.rewards["correctness"].weight == 2.0
@@ -215,11 +221,31 @@ def test_packaged_quickstart_is_sound() -> None:
     assert set(load_recipe("quickstart").tasks) == {"reason", "understand", "imagine"}
 
 
-def test_column_names_are_those_that_the_reader_knows() -> None:
-    from unigrpo import data
-    from unigrpo.recipe_checks import COLUMN_NAMES
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", r"prompts\.jsonl:3: not JSON"),
+        (b'{"prompt": "\xff"}', r"prompts\.jsonl:3: not JSON.*utf-8"),
+        (b'{"prompt": null, "image": "picture.png"}', r"prompts\.jsonl:3: prompt None; it is text"),
+        (b'{"prompt": 3, "image": "picture.png"}', r"prompts\.jsonl:3: prompt 3; it is text"),
+        (b'{"prompt": "x", "image": "gone.png"}', r"prompts\.jsonl:3: picture .*gone\.png does not exist"),
+    ],
+)
+def test_later_lines_of_a_file_are_checked_too(
+    recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path, line: bytes, message: str
+) -> None:
+    good = b'{"prompt": "1+1", "answer": "2", "image": "picture.png"}\n'
+    (tmp_path / "prompts.jsonl").write_bytes(good + b"\n" + line + b"\n")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write_recipe(recipe_values))
 
-    assert set(COLUMN_NAMES) == set(data._NAMES)
+
+def test_lines_beyond_the_budget_are_left_to_training(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "x"}\n' * 3 + "{")
+    check_jsonl(path, "reason", {}, max_lines=3)
+    with pytest.raises(ValueError, match=r"prompts\.jsonl:4: not JSON"):
+        check_jsonl(path, "reason", {}, max_lines=4)
 
 
 def test_supervised_recipe_is_told_from_a_training_recipe(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,7 +24,8 @@ Demonstration = str | Image.Image
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_IMAGE_PIXELS = 16_000_000
 _ROLES = ("system", "user", "assistant")
-_NAMES = ("prompt", "answer", "image", "id", "completion")
+COLUMN_NAMES = ("prompt", "answer", "image", "id", "completion")
+"""Our names of a JSONL file's columns; every other column goes to the rewards under its own."""
 
 
 class PromptSource(Protocol):
@@ -131,20 +134,18 @@ class JsonlPrompts:
     def __init__(
         self, path: Path, task: Task, split: Split, seed: int, *, columns: Mapping[str, str], template: str | None
     ) -> None:
-        """Read and check the file; pictures are opened when their prompt is asked for."""
+        """Read and check the file, with the headers of its pictures; their pixels are read when they are needed."""
         if template is not None and "{prompt}" not in template:
             raise ValueError(f"data.template {template!r} has no {{prompt}}; say where the prompt goes")
-        unknown = sorted(set(columns) - set(_NAMES))
+        unknown = sorted(set(columns) - set(COLUMN_NAMES))
         if unknown:
-            raise ValueError(f"data.columns maps {unknown}, which are not ours; ours are {', '.join(_NAMES)}")
+            raise ValueError(f"data.columns maps {unknown}, which are not ours; ours are {', '.join(COLUMN_NAMES)}")
         self._path = path
         self._task = task
         self._split = split
         self._seed = seed
-        self._template = template
-        self._mapped = dict(columns)
-        self._column = {name: columns.get(name, name) for name in _NAMES}
-        self._rows = self._read()
+        self._file = _JsonlFile(path, task, columns, template)
+        self._rows = list(self._file.rows())
         self._row_of = {row.id: row for row in self._rows}
         self._epoch_order: tuple[int, np.ndarray] | None = None
 
@@ -163,12 +164,12 @@ class JsonlPrompts:
         if index < 0 or (self._split == "eval" and index >= len(self._rows)):
             raise IndexError(f"prompt {index} of {self._path}, which has {len(self._rows)}, counted from 0")
         if self._split == "eval":
-            return self._prompt(self._rows[index])
+            return self._file.prompt(self._rows[index])
         epoch, place = divmod(index, len(self._rows))
         if self._epoch_order is None or self._epoch_order[0] != epoch:
             order = np.random.default_rng((self._seed, epoch)).permutation(len(self._rows))
             self._epoch_order = (epoch, order)
-        return self._prompt(self._rows[int(self._epoch_order[1][place])])
+        return self._file.prompt(self._rows[int(self._epoch_order[1][place])])
 
     def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float = 0.0) -> Demonstration:
         """Return the ``completion`` column, else ``answer``; for text-to-image the picture of the ``image`` column.
@@ -182,56 +183,76 @@ class JsonlPrompts:
             )
         row = self._row_of[prompt.id]
         if self._task == "imagine":
-            pictures = self._pictures(row)
+            pictures = self._file.pictures(row)
             if len(pictures) != 1:
-                raise self._error(row.line, f"{len(pictures)} pictures; a text-to-image demonstration is one")
+                raise self._file.error(row.line, f"{len(pictures)} pictures; a text-to-image demonstration is one")
             return pictures[0]
         for name in ("completion", "answer"):
-            value = row.values.get(self._column[name])
+            value = row.values.get(self._file.column[name])
             if value is not None:
                 return _as_text(value)
-        raise self._error(row.line, f"no completion to learn from; {self._present(row.values)}")
+        raise self._file.error(row.line, f"no completion to learn from; {_present(row.values)}")
 
-    def _read(self) -> list[_Row]:
+
+def check_jsonl(
+    path: Path, task: Task, columns: Mapping[str, str], *, max_lines: int = 5_000, max_s: float = 0.5
+) -> None:
+    """Read the first lines of a JSONL file as training would, pictures' headers included.
+
+    Args:
+        path: of the file.
+        task: whose prompts it holds.
+        columns: our name -> the file's; names that are not ours are passed over.
+        max_lines: lines to read at most.
+        max_s: seconds after which no further line is read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: naming the file and the first line that is wrong.
+    """
+    ours = {name: column for name, column in columns.items() if name in COLUMN_NAMES}
+    deadline = time.monotonic() + max_s
+    for row in _JsonlFile(path, task, ours, None).rows():
+        if row.line >= max_lines or time.monotonic() > deadline:
+            break
+
+
+class _JsonlFile:
+    """The lines of one file, checked one by one."""
+
+    def __init__(self, path: Path, task: Task, columns: Mapping[str, str], template: str | None) -> None:
+        self._path = path
+        self._task = task
+        self._template = template
+        self._mapped = dict(columns)
+        self._seen_pictures: set[Path] = set()
+        self.column = {name: columns.get(name, name) for name in COLUMN_NAMES}
+
+    def rows(self) -> Iterator[_Row]:
+        """Yield the rows of the file in order."""
         if not self._path.is_file():
             raise FileNotFoundError(
                 f"{self._path} does not exist or is no file; give a JSONL file (here: {Path.cwd()})"
             )
-        rows = []
         line_of_id: dict[str, int] = {}
-        for line, raw in enumerate(self._path.read_bytes().splitlines(), start=1):
-            if not raw.strip():
-                continue
-            row = self._parse(line, raw)
-            if row.id in line_of_id:
-                raise self._error(line, f"id {row.id!r} is already that of line {line_of_id[row.id]}; ids are unique")
-            line_of_id[row.id] = line
-            rows.append(row)
-        if not rows:
+        with self._path.open("rb") as file:
+            for line, raw in enumerate(file, start=1):
+                if not raw.strip():
+                    continue
+                row = self._parse(line, raw)
+                if row.id in line_of_id:
+                    other = line_of_id[row.id]
+                    raise self.error(line, f"id {row.id!r} is already that of line {other}; ids are unique")
+                line_of_id[row.id] = line
+                yield row
+        if not line_of_id:
             raise ValueError(f"{self._path} holds no prompts; write one JSON object a line")
-        return rows
 
-    def _parse(self, line: int, raw: bytes) -> _Row:
-        try:
-            values = json.loads(raw.decode("utf-8-sig"))
-        except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
-            raise self._error(line, f"not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise self._error(line, f"a JSON {type(values).__name__}; each line is an object with named columns")
-        for name in {"prompt", *self._mapped}:
-            if self._column[name] not in values:
-                raise self._error(line, f"no column {self._column[name]!r} for {name!r}; {self._present(values)}")
-        if self._task == "understand" and self._column["image"] not in values:
-            raise self._error(line, f"no picture in column {self._column['image']!r}; {self._present(values)}")
-        row = _Row(line=line, id=_as_text(values.get(self._column["id"], f"{self._path.stem}-{line}")), values=values)
-        self._messages(row, ())
-        self._image_paths(row)
-        return row
-
-    def _prompt(self, row: _Row) -> Prompt:
-        pictures = () if self._task == "imagine" else self._pictures(row)
-        answer = row.values.get(self._column["answer"])
-        taken = set(self._column.values())
+    def prompt(self, row: _Row) -> Prompt:
+        """Return the prompt of a row, with its pictures read."""
+        pictures = () if self._task == "imagine" else self.pictures(row)
+        answer = row.values.get(self.column["answer"])
+        taken = set(self.column.values())
         return Prompt(
             id=row.id,
             task=self._task,
@@ -240,15 +261,54 @@ class JsonlPrompts:
             columns={name: value for name, value in row.values.items() if name not in taken},
         )
 
+    def pictures(self, row: _Row) -> tuple[Image.Image, ...]:
+        """Return the pictures of a row, fully read."""
+        pictures = []
+        for path in self._image_paths(row):
+            try:
+                pictures.append(open_picture(path))
+            except (ValueError, FileNotFoundError) as error:
+                raise self.error(row.line, str(error)) from error
+        return tuple(pictures)
+
+    def error(self, line: int, what: str) -> ValueError:
+        """Return the error of a line."""
+        return ValueError(f"{self._path}:{line}: {what}")
+
+    def _parse(self, line: int, raw: bytes) -> _Row:
+        try:
+            values = json.loads(raw.decode("utf-8-sig"))
+        except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
+            raise self.error(line, f"not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise self.error(line, f"a JSON {type(values).__name__}; each line is an object with named columns")
+        for name in {"prompt": None, **self._mapped}:
+            if self.column[name] not in values:
+                raise self.error(line, f"no column {self.column[name]!r} for {name!r}; {_present(values)}")
+        if self._task == "understand" and self.column["image"] not in values:
+            raise self.error(line, f"no picture in column {self.column['image']!r}; {_present(values)}")
+        row = _Row(line=line, id=_as_text(values.get(self.column["id"], f"{self._path.stem}-{line}")), values=values)
+        self._messages(row, ())
+        for path in self._image_paths(row):
+            self._check_picture(row, path)
+        return row
+
+    def _check_picture(self, row: _Row, path: Path) -> None:
+        if path in self._seen_pictures:
+            return
+        try:
+            with _opened(path, MAX_IMAGE_PIXELS):
+                self._seen_pictures.add(path)
+        except (ValueError, FileNotFoundError) as error:
+            raise self.error(row.line, str(error)) from error
+
     def _messages(self, row: _Row, pictures: tuple[Image.Image, ...]) -> tuple[Message, ...]:
-        given = row.values[self._column["prompt"]]
+        given = row.values[self.column["prompt"]]
         turns = [{"role": "user", "content": given}] if isinstance(given, str) else given
         if not isinstance(turns, Sequence) or not turns or not all(_is_turn(turn) for turn in turns):
-            raise self._error(
-                row.line, f"prompt {given!r}; it is text, or turns of role {'/'.join(_ROLES)} and content"
-            )
+            raise self.error(row.line, f"prompt {given!r}; it is text, or turns of role {'/'.join(_ROLES)} and content")
         if turns[-1]["role"] != "user":
-            raise self._error(row.line, f"the last turn is the {turns[-1]['role']}'s; a prompt ends with the user's")
+            raise self.error(row.line, f"the last turn is the {turns[-1]['role']}'s; a prompt ends with the user's")
         messages = []
         for number, turn in enumerate(turns, start=1):
             is_last = number == len(turns)
@@ -259,31 +319,16 @@ class JsonlPrompts:
         return tuple(messages)
 
     def _image_paths(self, row: _Row) -> list[Path]:
-        given = row.values.get(self._column["image"])
+        given = row.values.get(self.column["image"])
         names = [] if given is None else [given] if isinstance(given, str) else given
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise self._error(row.line, f"image {given!r}; give a path or a list of paths")
+            raise self.error(row.line, f"image {given!r}; give a path or a list of paths")
         folder = self._path.resolve().parent
         paths = [(folder / name).resolve() for name in names]
         for name, path in zip(names, paths, strict=True):
             if not path.is_relative_to(folder):
-                raise self._error(row.line, f"picture {name!r} lies outside {folder}; move it inside")
+                raise self.error(row.line, f"picture {name!r} lies outside {folder}; move it inside")
         return paths
-
-    def _pictures(self, row: _Row) -> tuple[Image.Image, ...]:
-        pictures = []
-        for path in self._image_paths(row):
-            try:
-                pictures.append(open_picture(path))
-            except (ValueError, FileNotFoundError) as error:
-                raise self._error(row.line, str(error)) from error
-        return tuple(pictures)
-
-    def _present(self, values: Mapping[str, Any]) -> str:
-        return f"its columns are {', '.join(map(repr, values)) or 'none'}; map ours to them in data.columns"
-
-    def _error(self, line: int, what: str) -> ValueError:
-        return ValueError(f"{self._path}:{line}: {what}")
 
 
 def open_picture(path: Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
@@ -293,6 +338,13 @@ def open_picture(path: Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
         FileNotFoundError: if there is no such file.
         ValueError: for a format other than PNG, JPEG and WEBP, a truncated file, or more than ``max_pixels`` pixels.
     """
+    with _opened(path, max_pixels) as picture:
+        return picture.convert("RGB")
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Give a picture of which only the header has been read; name what is wrong with it, inside the context, too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -300,7 +352,7 @@ def open_picture(path: Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
                 width, height = picture.size
                 if width * height > max_pixels:
                     raise ValueError(f"{path} has {width} x {height} pixels, over the limit of {max_pixels}; shrink it")
-                return picture.convert("RGB")
+                yield picture
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} has more pixels than the limit of {max_pixels}; shrink it") from error
     except FileNotFoundError as error:
@@ -309,6 +361,10 @@ def open_picture(path: Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
         raise ValueError(f"{path} is no picture of a format that is read: {', '.join(IMAGE_FORMATS)}") from error
     except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG chunk as SyntaxError
         raise ValueError(f"{path} cannot be read to its end ({error}); it is truncated or damaged") from error
+
+
+def _present(values: Mapping[str, Any]) -> str:
+    return f"its columns are {', '.join(map(repr, values)) or 'none'}; map ours to them in data.columns"
 
 
 def _is_turn(turn: Any) -> bool:

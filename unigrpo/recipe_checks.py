@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unigrpo.data import COLUMN_NAMES, check_jsonl
 from unigrpo.errors import UserError
 from unigrpo.models.folders import HUB_ID, resolve_folder
 from unigrpo.references import locate
 from unigrpo.settings import DataSettings, PolicySettings, Recipe, RewardSettings, SamplingSettings, SftRecipe
+from unigrpo.types import Task
 
 PICTURE_TASKS = ("understand", "imagine")
-COLUMN_NAMES = ("prompt", "answer", "image", "id", "completion")
-"""Our names of a JSONL file's columns; every other column goes to the rewards under its own."""
 
 
 def problems_of_training(recipe: Recipe) -> list[str]:
@@ -25,7 +24,7 @@ def problems_of_training(recipe: Recipe) -> list[str]:
     if not recipe.tasks:
         problems.append("tasks: none; wanted at least one of reason, understand, imagine")
     for task, settings in recipe.tasks.items():
-        problems += _data(settings.data, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
+        problems += _data(settings.data, task, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
         problems += _sampling(settings.sampling, task, f"tasks.{task}.sampling")
     problems += _rewards(recipe)
     problems += _named_code(recipe.estimator.use, recipe.estimator.arguments, "estimator")
@@ -40,7 +39,7 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
     if not recipe.tasks:
         problems.append("tasks: none; wanted at least one of reason, understand, imagine")
     for task, settings in recipe.tasks.items():
-        problems += _data(settings.data, f"tasks.{task}.data", needs_eval=False)
+        problems += _data(settings.data, task, f"tasks.{task}.data", needs_eval=False)
         if task == "imagine":
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
     return problems
@@ -83,7 +82,7 @@ def _folder(path: str, key: str, wanted_file: str, noun: str) -> Iterator[str]:
         yield f"{key}: {path} is not {noun}: it holds no {wanted_file}"
 
 
-def _data(data: DataSettings, key: str, *, needs_eval: bool) -> Iterator[str]:
+def _data(data: DataSettings, task: Task, key: str, *, needs_eval: bool) -> Iterator[str]:
     if (data.use is None) == (data.jsonl is None):
         given = "both use and jsonl" if data.use else "neither use nor jsonl"
         yield f"{key}: {given}; wanted one of them"
@@ -94,11 +93,11 @@ def _data(data: DataSettings, key: str, *, needs_eval: bool) -> Iterator[str]:
     elif data.arguments:
         yield f"{key}.arguments: there is no `use` that would take them"
     if data.jsonl is not None:
-        yield from _jsonl(data.jsonl, data.columns, f"{key}.jsonl")
+        yield from _jsonl(data.jsonl, task, data.columns, f"{key}.jsonl")
         if needs_eval and data.eval_jsonl is None:
             yield f"{key}.eval_jsonl: missing; name held-out prompts, or set evaluate.enabled to false"
     if data.eval_jsonl is not None:
-        yield from _jsonl(data.eval_jsonl, data.columns, f"{key}.eval_jsonl")
+        yield from _jsonl(data.eval_jsonl, task, data.columns, f"{key}.eval_jsonl")
     yield from _wording(data, key)
 
 
@@ -110,26 +109,14 @@ def _wording(data: DataSettings, key: str) -> Iterator[str]:
         yield f"{key}.template: {data.template!r} does not hold {{prompt}}, so that every prompt would be the same"
 
 
-def _jsonl(path: str, columns: dict[str, str], key: str) -> Iterator[str]:
+def _jsonl(path: str, task: Task, columns: dict[str, str], key: str) -> Iterator[str]:
     if not Path(path).is_file():
         yield f"{key}: there is no file {path}"
         return
-    with Path(path).open(encoding="utf-8", errors="replace") as lines:
-        first = lines.readline(1_000_000)
-    if not first.strip():
-        yield f"{key}: {path} is empty"
-        return
     try:
-        row = json.loads(first)
-    except json.JSONDecodeError as error:
-        yield f"{key}: {path}:1 is not JSON ({error.msg}); wanted one object a line"
-        return
-    if not isinstance(row, dict):
-        yield f"{key}: {path}:1 is not an object; wanted one object a line"
-        return
-    for ours, theirs in columns.items():
-        if theirs not in row:
-            yield f"{key}: {path}:1 has no column {theirs!r} (our {ours}); it has {', '.join(map(str, row))}"
+        check_jsonl(Path(path), task, columns)
+    except (ValueError, OSError) as error:
+        yield f"{key}: {error}"
 
 
 def _sampling(sampling: SamplingSettings, task: str, key: str) -> Iterator[str]:
