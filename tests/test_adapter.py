@@ -231,3 +231,14 @@ def test_gradient_reaches_the_adapter_through_checkpointed_blocks() -> None:
     adapter.add_lora(policy, LORA, 0)
     policy.logits(IDS).square().mean().backward()
     assert all(p.grad is not None and p.grad.any() for name, p in policy.module.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"peft_type": "LORA"}', "has r = None and lora_alpha = None"), ("{", "is not JSON"), ("3", "a JSON int")],
+)
+def test_adapter_without_a_rank_is_named(tmp_path: Path, content: str, message: str) -> None:
+    adapter.save_adapter(adapted(), tmp_path)
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"adapter_config\.json.*{message}"):
+        adapter.merge_adapter(base(), tmp_path)

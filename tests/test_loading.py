@@ -185,3 +185,32 @@ def test_hub_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match=r"nobody/nothing is no folder here and the hub did not deliver it"):
         load_policy("nobody/nothing")
+
+
+@pytest.mark.parametrize("text", ["{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}'])
+def test_index_without_a_map_is_named(folder: Path, text: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"index\.json has no weight_map"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "holds a JSON list")])
+def test_broken_config_is_named(folder: Path, text: str, message: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"policy/config\.json {message}"):
+        load_policy(folder)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_device_that_is_not_there_is_named(folder: Path, device: str) -> None:
+    with pytest.raises(ValueError, match=rf"device '{device}' was asked for, and torch sees 0 CUDA devices here; give"):
+        load_policy(folder, device=device)
+
+
+@pytest.mark.parametrize("model_type", ["dream", "Dream", "llada"])
+def test_model_type_and_architecture_of_two_families_are_refused(folder: Path, model_type: str) -> None:
+    edit_config(folder, model_type=model_type, architectures=["MMadaModelLM"])
+    with pytest.raises(ValueError, match=rf"contradicts itself: model_type '{model_type}'"):
+        load_policy(folder)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.models import weights
-from unigrpo.models.folders import resolve_folder
+from unigrpo.models.folders import read_json, resolve_folder
 from unigrpo.models.loading import HUB_FILES, read_config
 from unigrpo.types import PolicyVersion
 
@@ -229,9 +229,9 @@ def save_adapter(policy: Policy, folder: str | Path) -> None:
     save_file(state, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
-def _read_scale(path: Path) -> float:
-    """Return the factor of B A that an adapter_config.json asks for."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def _read_rank_and_scale(path: Path) -> tuple[int, float]:
+    """Return the rank and the factor of B A that an adapter_config.json asks for."""
+    content = read_json(path)
     if content.get("peft_type") != "LORA":
         raise ValueError(f"{path} is of type {content.get('peft_type')!r}; only LORA is merged here")
     refused = [key for key in UNMERGED_OPTIONS if content.get(key)]
@@ -241,8 +241,10 @@ def _read_scale(path: Path) -> float:
         raise ValueError(
             f"{path} sets {', '.join(refused)}, which is not merged here; merge it with PEFT, give the result"
         )
-    rank = content["r"]
-    return float(content["lora_alpha"]) / (math.sqrt(rank) if content.get("use_rslora") else rank)
+    rank, alpha = content.get("r"), content.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise ValueError(f"{path} has r = {rank!r} and lora_alpha = {alpha!r}; wanted a whole number and a number")
+    return rank, float(alpha) / (math.sqrt(rank) if content.get("use_rslora") else rank)
 
 
 def merge_adapter(policy: Policy, folder: str | Path) -> None:
@@ -262,7 +264,7 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}; wanted an adapter in PEFT layout, safetensors only")
-    scale = _read_scale(path / ADAPTER_CONFIG)
+    rank, scale = _read_rank_and_scale(path / ADAPTER_CONFIG)
     shapes = weights.read_shapes([path / ADAPTER_WEIGHTS])
     linears = {name: layer for name, layer in policy.module.named_modules() if isinstance(layer, nn.Linear)}
     targets = sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in shapes})
@@ -271,7 +273,6 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
         raise ValueError(
             f"the adapter {path} is for {weights.describe(strangers)}, no linear layers of {policy.source}"
         )
-    rank = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))["r"]
     wanted: dict[str, tuple[int, ...]] = {}
     for name in targets:
         wanted[f"{PREFIX}{name}.lora_A.weight"] = (rank, linears[name].in_features)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from unigrpo.assets import PREFIX, asset_folder
 
@@ -37,3 +39,18 @@ def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: s
             f"{text} is no folder here and the hub did not deliver it ({error}); check the name, the network and "
             "HF_TOKEN, or download it elsewhere and give the folder"
         ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object of a checkpoint's JSON file.
+
+    Raises:
+        ValueError: naming the file, if it holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
+        raise ValueError(f"{path} is not JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}; wanted an object with named values")
+    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from unigrpo.models import weights
-from unigrpo.models.folders import resolve_folder
+from unigrpo.models.folders import read_json, resolve_folder
 from unigrpo.models.llada import Llada, LladaConfig, LladaPolicy
 from unigrpo.models.mmada import MmadaPolicy
 from unigrpo.models.tokenizer import TextTokenizer
@@ -25,6 +24,9 @@ FAMILIES: dict[str, type[LladaPolicy]] = {
 }
 """Policy class by config.json's `model_type` or by its first architecture."""
 
+FOREIGN_TYPES = ("dream", "Dream", "sdar", "llama", "qwen2", "qwen3", "gpt2")
+"""Model types of other families, whose layers differ; under these no known architecture is believed."""
+
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 """What is downloaded of a hub id."""
 
@@ -34,23 +36,30 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is no JSON object.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json; wanted a checkpoint folder in the released layout")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def policy_family(config: Mapping[str, Any]) -> type[LladaPolicy]:
     """Return the policy class that a config.json asks for.
 
     Raises:
-        ValueError: a family that is not known here.
+        ValueError: a family that is not known here, or model type and architecture of two families.
     """
-    named = [config.get("model_type"), *(config.get("architectures") or [])]
-    for name in named:
-        if name in FAMILIES:
-            return FAMILIES[name]
+    model_type = config.get("model_type")
+    named = [model_type, *(config.get("architectures") or [])]
+    known = [FAMILIES[name] for name in named if name in FAMILIES]
+    if len(set(known)) > 1 or (known and model_type in FOREIGN_TYPES):
+        raise ValueError(
+            f"config.json contradicts itself: model_type {model_type!r}, architectures {named[1:]}; set model_type to "
+            "the family of the architecture"
+        )
+    if known:
+        return known[0]
     raise ValueError(f"config.json names the family {named}; known here are {', '.join(FAMILIES)}")
 
 
@@ -70,6 +79,17 @@ def _find_tokenizer(folder: Path, tokenizer: str | Path | TextTokenizer | None) 
     if tokenizer is not None:
         return TextTokenizer.from_folder(resolve_folder(tokenizer, files=HUB_FILES))
     return TextTokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
+
+
+def _check_device(device: torch.device) -> None:
+    if device.type != "cuda":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        raise ValueError(
+            f"device {str(device)!r} was asked for, and torch sees {count} CUDA devices here; give cpu, install a CUDA "
+            "build of torch with its driver, or look at CUDA_VISIBLE_DEVICES"
+        )
 
 
 def load_policy(
@@ -100,10 +120,12 @@ def load_policy(
 
     Raises:
         FileNotFoundError: no such checkpoint or no weights in it.
-        ValueError: a family, config value, id or tensor that does not fit, or pickled weights.
+        ValueError: a family, config value, id or tensor that does not fit, pickled weights, or a device that this
+            machine lacks.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not supported; wanted {' or '.join(DTYPES)}")
+    _check_device(torch.device(device))
     folder = resolve_folder(path, files=HUB_FILES, revision=revision)
     config = read_config(folder)
     family = policy_family(config)

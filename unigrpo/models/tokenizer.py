@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unigrpo.models.folders import read_json
 from unigrpo.types import Message
 
 if TYPE_CHECKING:
@@ -47,6 +47,15 @@ def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
     return template
 
 
+def _read_tokenizer(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    model = read_json(path).get("model")  # the package itself names neither the file nor the fault
+    if not isinstance(model, dict) or not model.get("vocab"):
+        raise ValueError(f"{path} has no `model` with a `vocab`, so it is no tokenizer; download it again")
+    return Tokenizer.from_file(str(path))
+
+
 class TextTokenizer:
     """A tokenizer.json with its chat template. Never adds special tokens by itself."""
 
@@ -68,9 +77,8 @@ class TextTokenizer:
 
         Raises:
             FileNotFoundError: no tokenizer.json.
+            ValueError: one without a model.
         """
-        from tokenizers import Tokenizer
-
         folder = Path(folder)
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -79,9 +87,9 @@ class TextTokenizer:
                 "has them as load_policy(tokenizer=FOLDER)"
             )
         config_path = folder / "tokenizer_config.json"
-        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+        config = read_json(config_path) if config_path.is_file() else {}
         text_tokenizer = cls(
-            Tokenizer.from_file(str(path)),
+            _read_tokenizer(path),
             chat_template=_read_template(folder, config),
             bos_token=_token_text(config.get("bos_token")),
             eos_token=_token_text(config.get("eos_token")),

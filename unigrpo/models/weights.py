@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
+
+from unigrpo.models.folders import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +26,14 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: none, or a shard that the index names is absent.
-        ValueError: only pickled weights.
+        ValueError: only pickled weights, or an index that maps nothing.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ValueError(f"{folder / INDEX} has no weight_map of tensor names to files; download it again")
         files = [folder / name for name in sorted(set(weight_map.values()))]
         absent = [path.name for path in files if not path.is_file()]
         if absent:
