@@ -119,3 +119,15 @@ def test_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("unigrpo.cli.app.app", interrupted)
     assert run(["check", "x"]) == 130
+
+
+@pytest.mark.parametrize("error", [TimeoutError("too slow"), FloatingPointError("gradient is nan"), UserError("no")])
+def test_failures_that_are_worded_are_short_messages(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("unigrpo.cli.app.app", failing)
+    assert run(["check", "x"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {error}\n")

@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
         code = end.code
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if is_debug or not _can_user_mend(error):
             raise
         _show(error)
@@ -72,12 +72,14 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _can_user_mend(error: ValueError | OSError | RuntimeError) -> bool:
+def _can_user_mend(error: Exception) -> bool:
     """Return whether a short message says it all: bad values and files, and failures that the package names itself."""
+    if isinstance(error, TimeoutError):
+        return error.errno is None  # one that is worded here; the system's own has a number
     if isinstance(error, OSError):
         kinds = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
         return isinstance(error, kinds)
-    return isinstance(error, ValueError) or type(error).__module__.startswith("unigrpo.")
+    return isinstance(error, ValueError | FloatingPointError) or type(error).__module__.startswith("unigrpo.")
 
 
 def _show(error: Exception) -> None:
