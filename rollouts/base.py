@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from unigrpo.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
 
 class PolicyVersionMismatchError(RuntimeError):
     """An actor generated with other weights than it was told to: the run must not train on its rollouts."""
+
+
+class RolloutActorsLostError(UserError):
+    """Actors died more often than the recipe allows."""
+
+
+class RolloutDeadlineError(UserError):
+    """Nothing finished for as long as the recipe allows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unigrpo.rollouts.actor import RolloutActor
-from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutStats
+from unigrpo.rollouts.base import (
+    PolicyVersionMismatchError,
+    RolloutActorsLostError,
+    RolloutDeadlineError,
+    RolloutStats,
+)
 from unigrpo.rollouts.engine import WorkUnit, generate
 from unigrpo.settings import Recipe
 from unigrpo.types import PolicyVersion, Rollout
@@ -48,6 +54,45 @@ class LocalPool:
         """Do nothing: the policy belongs to the learner."""
 
 
+@dataclass(kw_only=True, slots=True)
+class Patience:
+    """Measures how long nothing has finished, and ends the wait at a deadline."""
+
+    deadline_s: float
+    on_wait: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    _last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self._last = self.clock()
+
+    @property
+    def wait_s(self) -> float:
+        """Return how long to wait before the next :meth:`check`."""
+        return min(WAIT_S, max(0.0, self._last + self.deadline_s - self.clock()))
+
+    def note_finished(self) -> None:
+        """Start the clock again: something finished."""
+        self._last = self.clock()
+
+    def check(self, what: str) -> None:
+        """Say what is waited for, after a wait in which nothing finished.
+
+        Raises:
+            RolloutDeadlineError: at the deadline.
+        """
+        waited = self.clock() - self._last
+        if waited >= self.deadline_s:
+            raise RolloutDeadlineError(
+                f"nothing finished for {waited:.0f} s while waiting for {what}; the limit is "
+                f"rollouts.deadline_s={self.deadline_s:g}. Raise it, lower rollouts.rows_per_unit so that a unit is "
+                "shorter, or look at the actors' logs for what holds them up"
+            )
+        if waited >= WAIT_S:
+            self.on_wait(f"waiting for {what} ({waited:.0f} s)")
+
+
 class RayPool:
     """Ray actors; a unit whose actor died is generated again with the same seeds: the same tokens."""
 
@@ -81,24 +126,20 @@ class RayPool:
         """Return the actors' process ids."""
         return self._wait([actor.process_id.remote() for actor in self._actors], "the actors' process ids")
 
-    def _wait(self, pending: list[Any], what: str) -> list[Any]:
-        """Return the results in order; say what is waited for; stop at the deadline."""
-        start = time.monotonic()
-        while True:
-            _, missing = self._ray.wait(pending, num_returns=len(pending), timeout=WAIT_S)
-            if not missing:
-                return self._ray.get(pending)
-            self._check_deadline(start, f"{len(missing)} of {len(pending)}: {what}")
+    def _patience(self) -> Patience:
+        return Patience(deadline_s=self._recipe.rollouts.deadline_s, on_wait=self._on_wait)
 
-    def _check_deadline(self, start: float, what: str) -> None:
-        waited, deadline = time.monotonic() - start, self._recipe.rollouts.deadline_s
-        if waited > deadline:
-            raise TimeoutError(
-                f"waited {waited:.0f} s for {what}; the limit is rollouts.deadline_s={deadline:.0f}. "
-                "Raise it, or look at the actors' logs for what holds them up"
-            )
-        if waited > WAIT_S:
-            self._on_wait(f"waiting for {what} ({waited:.0f} s)")
+    def _wait(self, pending: list[Any], what: str) -> list[Any]:
+        """Return the results in order; say what is waited for; stop when none comes before the deadline."""
+        patience, num_ready = self._patience(), 0
+        while num_ready < len(pending):
+            ready, missing = self._ray.wait(pending, num_returns=num_ready + 1, timeout=patience.wait_s)
+            if len(ready) > num_ready:
+                num_ready = len(ready)
+                patience.note_finished()
+            else:
+                patience.check(f"{len(missing)} of {len(pending)}: {what}")
+        return self._ray.get(pending)
 
     def load(self, state: dict[str, torch.Tensor], version: PolicyVersion) -> None:
         """Put the weights into the object store once and check the version that each actor computes from what it got.
@@ -131,7 +172,7 @@ class RayPool:
         limit = self._recipe.rollouts.max_restarts
         logger.warning("rollout actor %d died (restart %d of %d): %s", index, self._num_restarts, limit, error)
         if self._num_restarts > limit:
-            raise RuntimeError(
+            raise RolloutActorsLostError(
                 f"rollout actors died {self._num_restarts} times, more than rollouts.max_restarts={limit}; "
                 f"the last one said: {error}. A likely cause is memory: lower rollouts.rows_per_unit or num_actors"
             ) from error
@@ -141,7 +182,8 @@ class RayPool:
         """Return the rollouts of all units, in their order, whatever becomes of single actors.
 
         Raises:
-            TimeoutError: at ``rollouts.deadline_s``, naming what was waited for.
+            RolloutDeadlineError: if no unit finishes for ``rollouts.deadline_s``, naming what was waited for.
+            RolloutActorsLostError: after more than ``rollouts.max_restarts`` deaths.
             PolicyVersionMismatchError: if a rollout was made with other weights.
         """
         if self._weights is None:
@@ -150,15 +192,15 @@ class RayPool:
         queue = list(range(len(units)))
         idle = list(range(len(self._actors)))
         running: dict[Any, tuple[int, int]] = {}
-        num_redispatched, start = 0, time.monotonic()
+        num_redispatched, patience = 0, self._patience()
         while len(done) < len(units):
             while queue and idle:
                 unit, actor = queue.pop(0), idle.pop(0)
                 running[self._actors[actor].generate.remote(units[unit])] = (unit, actor)
-            ready, _ = self._ray.wait(list(running), num_returns=1, timeout=WAIT_S)
+            ready, _ = self._ray.wait(list(running), num_returns=1, timeout=patience.wait_s)
             if not ready:
                 tasks = sorted({units[unit].prompts[0].task for unit, _ in running.values()})
-                self._check_deadline(start, f"{len(running)} rollout units ({', '.join(tasks)})")
+                patience.check(f"{len(running)} rollout units ({', '.join(tasks)})")
                 continue
             unit, actor = running.pop(ready[0])
             try:
@@ -169,6 +211,7 @@ class RayPool:
                 queue.insert(0, unit)
                 num_redispatched += 1
             idle.append(actor)
+            patience.note_finished()  # Also after a death: another actor has loaded the policy meanwhile.
         self.stats = RolloutStats(num_redispatched=num_redispatched)
         rollouts = [rollout for unit in range(len(units)) for rollout in done[unit]]
         for rollout in rollouts:

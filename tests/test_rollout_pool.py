@@ -8,13 +8,15 @@ import time
 import numpy as np
 import pytest
 
+from unigrpo.cli.app import _can_user_mend
 from unigrpo.demo.make_policy import make_policy
 from unigrpo.demo.sums import Sums
+from unigrpo.errors import UserError
 from unigrpo.models.adapter import set_trainable_state, state_version, trainable_state
 from unigrpo.models.opening import open_policy
-from unigrpo.rollouts.base import PolicyVersionMismatchError
+from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostError, RolloutDeadlineError
 from unigrpo.rollouts.engine import plan_units
-from unigrpo.rollouts.pool import LocalPool, RayPool, _check_version
+from unigrpo.rollouts.pool import LocalPool, Patience, RayPool, _check_version
 from unigrpo.settings import (
     DataSettings,
     LearnerSettings,
@@ -127,18 +129,43 @@ def test_more_deaths_than_allowed_stop_the_run_and_say_so(pool, weights, units):
     pool.load(*weights)
     os.kill(pool.process_ids()[0], signal.SIGKILL)
     time.sleep(0.5)
-    with pytest.raises(RuntimeError, match=r"rollouts\.max_restarts=0"):
+    with pytest.raises(RolloutActorsLostError, match=r"rollouts\.max_restarts=0"):
         pool.generate(units)
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("pool", [{"num_actors": 1, "deadline_s": 1.0}], indirect=True)
-def test_a_deadline_says_what_it_waited_for(pool, weights, units, monkeypatch):
-    monkeypatch.setattr("unigrpo.rollouts.pool.WAIT_S", 0.2)
+@pytest.mark.parametrize("pool", [{"num_actors": 1}], indirect=True)
+def test_a_deadline_shorter_than_the_waits_is_kept_and_says_what_it_waited_for(pool, recipe, weights, units):
     pool.load(*weights)
+    short = recipe.rollouts.model_copy(update={"deadline_s": 1.0})  # Only now: starting an actor may take longer.
+    pool._recipe = recipe.model_copy(update={"rollouts": short})
     os.kill(pool.process_ids()[0], signal.SIGSTOP)
-    with pytest.raises(TimeoutError, match=r"rollout units \(reason\).*rollouts\.deadline_s=1"):
+    start = time.monotonic()
+    with pytest.raises(RolloutDeadlineError, match=r"rollout units \(reason\).*rollouts\.deadline_s=1"):
         pool.generate(units)
+    assert time.monotonic() - start < 5
+
+
+def test_the_deadline_counts_from_the_last_finished_unit():
+    now, lines = [0.0], []
+    patience = Patience(deadline_s=25.0, on_wait=lines.append, clock=lambda: now[0])
+    for _ in range(10):
+        assert patience.wait_s == 10.0
+        now[0] += 20.0
+        patience.check("units")
+        assert patience.wait_s == 5.0
+        patience.note_finished()
+    assert lines == ["waiting for units (20 s)"] * 10
+    now[0] += 25.0
+    assert patience.wait_s == 0.0
+    with pytest.raises(RolloutDeadlineError, match=r"nothing finished for 25 s while waiting for units.*deadline_s=25"):
+        patience.check("units")
+
+
+@pytest.mark.parametrize("error", [RolloutActorsLostError, RolloutDeadlineError])
+def test_lost_actors_and_deadlines_end_the_command_line_with_a_short_message(error):
+    assert issubclass(error, UserError)
+    assert _can_user_mend(error("the way out"))
 
 
 def test_rollouts_of_other_weights_stop_the_run():

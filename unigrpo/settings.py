@@ -129,7 +129,7 @@ class RolloutSettings(Settings):
     rows_per_unit: int = Field(64, ge=1, description="Rows that are sampled together; whole groups, fixed before dispatch.")
     num_threads: int | None = Field(None, ge=1, description="CPU threads of each actor; null is torch's default.")
     num_gpus: float = Field(0.0, ge=0, description="GPUs of each actor.")
-    deadline_s: float = Field(600.0, gt=0, description="A step's rollouts that take longer stop the run, saying what it waited for.")
+    deadline_s: float = Field(600.0, gt=0, description="Seconds without a finished unit, or an actor that has loaded, after which the run stops and says what it waited for.")
     max_restarts: int = Field(3, ge=0, description="Restarts of a lost actor in the run.")
 
 
