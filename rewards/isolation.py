@@ -49,6 +49,8 @@ class Reply:
 
     outcomes: tuple[Outcome, ...]
     metrics: dict[str, float]
+    extras: dict[str, list[Any]]
+    """By column, one value an item."""
 
 
 class ItemError(RuntimeError):
@@ -165,4 +167,4 @@ def outcomes_of(reply: dict[str, Any]) -> Reply:
         )
         for value, status in zip(reply["values"], reply["status"], strict=True)
     )
-    return Reply(outcomes=outcomes, metrics=reply["metrics"])
+    return Reply(outcomes=outcomes, metrics=reply["metrics"], extras=reply["extras"])

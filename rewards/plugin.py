@@ -36,6 +36,7 @@ class AdaptedReward:
     - Columns: those in the signature (all data columns for ``**columns``), or the class's ``wanted_columns``.
     - ``log_metric(name, value)``, ``log_extra(column, values)``, ``trainer_state`` and ``completion_ids`` only where
       the signature names them. A ``solution`` that the data lacks is the ``answer``, TRL's own name for it.
+      What ``log_extra`` gets counts where it holds one value a completion.
     - A ``completions`` parameter annotated with dicts, as TRL's are, gets conversations; any other gets text.
     - A coroutine function runs in an event loop of its own.
 

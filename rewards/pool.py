@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,24 +13,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from unigrpo.rewards.child import Child, ChildDiedError, ChildTimeoutError
-from unigrpo.rewards.isolation import IsolatedScoring, Outcome, Reply, RewardOutageError, outcomes_of
+from unigrpo.rewards.columns import columns_of
+from unigrpo.rewards.isolation import IsolatedScoring, Outcome, Reply, RewardOutageError
+from unigrpo.rewards.worker_process import RewardWorker
 from unigrpo.settings import RewardSettings
 from unigrpo.types import RewardStatus, RewardTable, Rollout
 
-_LOGGER = logging.getLogger(__name__)
-
+MAX_ITEMS_A_CALL = 64
+"""Items that a reward gets in one call, so that its ``timeout_s`` does not depend on the size of a step."""
 _MIN_FAILURES_OF_AN_OUTAGE = 3
 _NUM_SAMPLES_SHOWN = 3
 _SAMPLE_LENGTH = 200
-
-
-class RewardLoadError(RuntimeError):
-    """A reward could not be made: its name, and why."""
-
-
-class RewardPoolClosedError(RuntimeError):
-    """The pool was closed while it scored."""
 
 
 class RewardFailedError(RuntimeError):
@@ -50,7 +42,9 @@ class RewardStats:
     """Workers replaced during the step."""
     seconds: float
     metrics: Mapping[str, float]
-    """What the reward gave to ``log_metric``."""
+    """What the reward gave to ``log_metric``: the mean over its calls, weighted by their items."""
+    extras: Mapping[str, tuple[Any, ...]]
+    """What the reward gave to ``log_extra``: by column, one value a rollout of the step; None where it gave none."""
 
     @property
     def error_rate(self) -> float:
@@ -64,104 +58,39 @@ class RewardStats:
 
 
 @dataclass(kw_only=True)
-class _RewardWorker:
-    """One worker process of one reward; replaced when it is killed or dies."""
-
-    name: str
-    settings: RewardSettings
-    folder: Path | None
-    start_timeout_s: float
-    num_restarts: int = 0
-    range: tuple[float, float] = (0.0, 1.0)
-    wanted_columns: frozenset[str] | None = None
-    wants_completion_ids: bool = False
-    _child: Child | None = None
-    _is_loaded: bool = False
-    _is_closed: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def open(self) -> None:
-        """Start the process, also after :meth:`close`."""
-        self._is_closed = False
-        self.start()
-
-    def start(self) -> None:
-        """Start the process and hand it its order; it loads while the caller goes on.
-
-        Raises:
-            RewardPoolClosedError: if the pool was closed meanwhile.
-        """
-        if self._child is not None and self._child.is_alive:
-            return
-        with self._lock:
-            if self._is_closed:
-                raise RewardPoolClosedError(f"reward {self.name!r} was closed while it scored")
-            self.num_restarts += self._child is not None
-            self._is_loaded = False
-            self._child = Child("unigrpo.rewards.worker")
-        order = {"use": self.settings.use, "arguments": self.settings.arguments, "name": self.name}
-        self._child.send({"load": order | {"folder": str(self.folder) if self.folder else None}})
-
-    def wait_until_loaded(self) -> None:
-        """Wait for the reward to be made.
-
-        Raises:
-            RewardLoadError: if it could not be.
-        """
-        self.start()
-        if self._is_loaded:
-            return
-        assert self._child is not None
-        try:
-            reply = self._child.receive(timeout_s=self.start_timeout_s)
-        except (ChildDiedError, ChildTimeoutError) as error:
-            raise RewardLoadError(f"reward {self.name!r} ({self.settings.use}) did not start: {error}") from error
-        if "error" in reply:
-            self.close()
-            raise RewardLoadError(
-                f"reward {self.name!r} ({self.settings.use}) could not be made: {reply['error']}\n{reply['traceback']}"
-            )
-        self.range = (float(reply["range"][0]), float(reply["range"][1]))
-        wanted = reply["wanted_columns"]
-        self.wanted_columns = None if wanted is None else frozenset(wanted)
-        self.wants_completion_ids = reply["wants_completion_ids"]
-        self._is_loaded = True
-
-    def call(self, columns: Mapping[str, Any], step: int) -> Reply:
-        """Return the outcomes of one batch, or raise as :mod:`unigrpo.rewards.isolation` says."""
-        self.wait_until_loaded()
-        assert self._child is not None
-        self._child.send({"columns": columns, "step": step, "deadline_s": self.settings.timeout_s})
-        return outcomes_of(self._child.receive(timeout_s=self.settings.timeout_s))
-
-    def close(self) -> None:
-        """End the process, and let no retry start another."""
-        with self._lock:
-            self._is_closed = True
-            if self._child is not None:
-                self._child.kill()
-
-
-@dataclass(kw_only=True)
-class _Failures:
-    """Counts the failed items of one reward in one step; stops the step when they are too many."""
+class _StepLog:
+    """What the calls of one reward leave behind in one step; stops the step when too many items fail."""
 
     name: str
     num_items: int
     max_fraction: float
-    outcomes: list[Outcome] = field(default_factory=list)
+    failures: list[Outcome] = field(default_factory=list)
+    extras: dict[str, dict[int, Any]] = field(default_factory=dict)
+    _sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, outcome: Outcome) -> None:
+    def note_failure(self, outcome: Outcome) -> None:
         with self._lock:
-            self.outcomes.append(outcome)
-            num_failed = len(self.outcomes)
+            self.failures.append(outcome)
+            num_failed = len(self.failures)
         if num_failed >= _MIN_FAILURES_OF_AN_OUTAGE and num_failed > self.max_fraction * self.num_items:
-            samples = "; ".join(failed.reason[:_SAMPLE_LENGTH] for failed in self.outcomes[:_NUM_SAMPLES_SHOWN])
+            samples = "; ".join(failed.reason[:_SAMPLE_LENGTH] for failed in self.failures[:_NUM_SAMPLES_SHOWN])
             raise RewardOutageError(
                 f"reward {self.name!r} failed on {num_failed} of {self.num_items} items of this step, more than "
                 f"{self.max_fraction:.0%}: {samples}. Fix the reward, or raise its timeout_s if it is only slow"
             )
+
+    def note_reply(self, rows: Sequence[int], reply: Reply) -> None:
+        with self._lock:
+            for name, value in reply.metrics.items():
+                total, count = self._sums.get(name, (0.0, 0))
+                self._sums[name] = (total + value * len(rows), count + len(rows))
+            for column, values in reply.extras.items():
+                self.extras.setdefault(column, {}).update(zip(rows, values, strict=True))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self._sums.items()}
 
 
 class RewardPool:
@@ -176,7 +105,6 @@ class RewardPool:
         self,
         settings: Mapping[str, RewardSettings],
         *,
-        num_workers: int = 1,
         folder: Path | None = None,
         start_timeout_s: float = 600.0,
         max_failed_fraction: float = 0.2,
@@ -184,17 +112,14 @@ class RewardPool:
         """Set up; :meth:`start` starts the processes.
 
         Args:
-            settings: the recipe's rewards by name.
-            num_workers: processes a reward; a step's items are shared out among them.
+            settings: the recipe's rewards by name; a step's items are shared out among the workers of each.
             folder: where relative paths of ``use:`` start; None is the working directory.
             start_timeout_s: for making a reward, its downloads included.
             max_failed_fraction: failed items of one reward in one step beyond which the run stops (from three items).
 
         Raises:
-            ValueError: for ``on_error: value`` without ``error_value``, or no worker.
+            ValueError: for ``on_error: value`` without ``error_value``.
         """
-        if num_workers < 1:
-            raise ValueError(f"num_workers is {num_workers}; a reward needs at least 1")
         for name, reward in settings.items():
             if reward.on_error == "value" and reward.error_value is None:
                 raise ValueError(f"reward {name!r} has on_error: value but no error_value; give the value")
@@ -202,8 +127,8 @@ class RewardPool:
         self._max_failed_fraction = max_failed_fraction
         self._workers = {
             name: [
-                _RewardWorker(name=name, settings=reward, folder=folder, start_timeout_s=start_timeout_s)
-                for _ in range(num_workers)
+                RewardWorker(name=name, settings=reward, folder=folder, start_timeout_s=start_timeout_s)
+                for _ in range(reward.num_workers)
             ]
             for name, reward in settings.items()
         }
@@ -267,7 +192,7 @@ class RewardPool:
         """End the workers."""
         self.close()
 
-    def _all_workers(self) -> list[_RewardWorker]:
+    def _all_workers(self) -> list[RewardWorker]:
         return [worker for workers in self._workers.values() for worker in workers]
 
     def _score_reward(self, name: str, rollouts: Sequence[Rollout], step: int) -> list[Outcome]:
@@ -277,25 +202,27 @@ class RewardPool:
         settings, workers = self._settings[name], self._workers[name]
         num_restarts = sum(worker.num_restarts for worker in workers)
         rows = [row for row, r in enumerate(rollouts) if settings.tasks is None or r.prompt.task in settings.tasks]
-        failures = _Failures(name=name, num_items=len(rows), max_fraction=self._max_failed_fraction)
-        metrics: dict[str, float] = {}
+        log = _StepLog(name=name, num_items=len(rows), max_fraction=self._max_failed_fraction)
         shares = [rows[index :: len(workers)] for index in range(len(workers))]
         running = [
-            self._executor.submit(_score_share, worker, rollouts, share, step, failures, metrics)
+            self._executor.submit(_score_share, worker, rollouts, share, step, log)
             for worker, share in zip(workers, shares, strict=True)
         ]
         outcomes = [Outcome(value=None, status=RewardStatus.NOT_APPLICABLE)] * len(rollouts)
         for future in running:
             for row, outcome in _result(future, running).items():
                 outcomes[row] = outcome
-        num_timeouts = sum(outcome.status is RewardStatus.TIMEOUT for outcome in failures.outcomes)
+        num_timeouts = sum(outcome.status is RewardStatus.TIMEOUT for outcome in log.failures)
         self.last_stats[name] = RewardStats(
             num_items=len(rows),
-            num_errors=len(failures.outcomes) - num_timeouts,
+            num_errors=len(log.failures) - num_timeouts,
             num_timeouts=num_timeouts,
             num_restarts=sum(worker.num_restarts for worker in workers) - num_restarts,
             seconds=time.perf_counter() - start_s,
-            metrics=metrics,
+            metrics=log.metrics,
+            extras={
+                column: tuple(by_row.get(row) for row in range(len(rollouts))) for column, by_row in log.extras.items()
+            },
         )
         return outcomes
 
@@ -304,7 +231,7 @@ class RewardPool:
         shape = (len(rollouts), len(names))
         values, status = np.full(shape, np.nan), np.full(shape, RewardStatus.NOT_APPLICABLE, dtype=np.int8)
         is_dropped = np.zeros(len(rollouts), dtype=bool)
-        prompt_ids = np.array([rollout.prompt.id for rollout in rollouts], dtype=object)
+        groups = groups_of(rollouts)
         for k, name in enumerate(names):
             settings = self._settings[name]
             for row, outcome in enumerate(columns[name]):
@@ -320,7 +247,7 @@ class RewardPool:
                 if settings.on_error == "value":
                     values[row, k] = settings.error_value
                 elif settings.on_error == "drop_group":
-                    is_dropped |= prompt_ids == prompt_ids[row]
+                    is_dropped |= groups == groups[row]
         values[is_dropped] = np.nan
         return RewardTable(
             names=names,
@@ -340,17 +267,19 @@ def _result(future: Future[Any], siblings: Any) -> Any:
 
 
 def _score_share(
-    worker: _RewardWorker,
-    rollouts: Sequence[Rollout],
-    rows: Sequence[int],
-    step: int,
-    failures: _Failures,
-    metrics: dict[str, float],
+    worker: RewardWorker, rollouts: Sequence[Rollout], rows: Sequence[int], step: int, log: _StepLog
 ) -> dict[int, Outcome]:
-    """Return the outcomes of one worker's share of the rollouts."""
+    """Return the outcomes of one worker's share of the rollouts, call by call."""
     worker.wait_until_loaded()  # A range is needed even where no rollout is of the reward's tasks.
-    if not rows:
-        return {}
+    outcomes: dict[int, Outcome] = {}
+    for start in range(0, len(rows), MAX_ITEMS_A_CALL):
+        outcomes |= _score_call(worker, rollouts, rows[start : start + MAX_ITEMS_A_CALL], step, log)
+    return outcomes
+
+
+def _score_call(
+    worker: RewardWorker, rollouts: Sequence[Rollout], rows: Sequence[int], step: int, log: _StepLog
+) -> dict[int, Outcome]:
     columns = columns_of(
         [rollouts[row] for row in rows],
         wanted=worker.wanted_columns,
@@ -361,34 +290,21 @@ def _score_share(
     def call(items: Sequence[int]) -> Reply:
         chosen = [index_of[item] for item in items]
         reply = worker.call({name: [column[index] for index in chosen] for name, column in columns.items()}, step)
-        metrics.update(reply.metrics)
+        log.note_reply(items, reply)
         return reply
 
-    scoring = IsolatedScoring(call=call, name=worker.name, minimum=worker.range[0], on_failure=failures.note)
+    scoring = IsolatedScoring(call=call, name=worker.name, minimum=worker.range[0], on_failure=log.note_failure)
     return scoring.score(rows)
 
 
-def columns_of(
-    rollouts: Sequence[Rollout], *, wanted: frozenset[str] | None = None, with_completion_ids: bool = False
-) -> dict[str, list[Any]]:
-    """Return what a reward is called with: prompts, completions and the wanted data columns by name.
-
-    A completion is a picture (PIL) where the rollout made one, else its text. A column that some prompts lack is None
-    there; ``answer``, ``images`` and ``task`` are the prompt's own.
-    """
-    from PIL import Image
-
-    prompts = [rollout.prompt for rollout in rollouts]
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
-    columns: dict[str, list[Any]] = {
-        name: [prompt.columns.get(name) for prompt in prompts] for name in names if wanted is None or name in wanted
-    }
-    own = {"answer": lambda p: p.answer, "images": lambda p: list(p.images), "task": lambda p: p.task}
-    columns |= {name: [read(p) for p in prompts] for name, read in own.items() if wanted is None or name in wanted}
-    if with_completion_ids:
-        columns["completion_ids"] = [rollout.token_ids[rollout.is_completion].tolist() for rollout in rollouts]
-    columns["prompts"] = [prompt.text for prompt in prompts]
-    columns["completions"] = [
-        (rollout.text or "") if rollout.image is None else Image.fromarray(rollout.image) for rollout in rollouts
-    ]
-    return columns
+def groups_of(rollouts: Sequence[Rollout]) -> np.ndarray:
+    """Return [N] int64, the number of each row's group: a run of rows of one prompt whose sample indices rise."""
+    numbers, number = [], 0
+    for previous, rollout in zip((None, *rollouts), rollouts, strict=False):
+        if previous is not None and (
+            (previous.prompt.task, previous.prompt.id) != (rollout.prompt.task, rollout.prompt.id)
+            or rollout.sample_index <= previous.sample_index
+        ):
+            number += 1
+        numbers.append(number)
+    return np.array(numbers, dtype=np.int64)

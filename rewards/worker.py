@@ -75,7 +75,17 @@ class _Worker:
         raw = self._reward(step=message["step"], **message["columns"])
         values, status = judged(raw)
         metrics = {name: sum(logged) / len(logged) for name, logged in self._reward.metrics.items()}
-        return {"values": values, "status": status, "metrics": metrics}
+        extras = {
+            column: [shown(value) for value in logged]
+            for column, logged in self._reward.extras.items()
+            if len(logged) == len(values)
+        }
+        return {"values": values, "status": status, "metrics": metrics, "extras": extras}
+
+
+def shown(value: object) -> bool | int | float | str | None:
+    """Return a value of ``log_extra`` as it is where a message can hold it, else as text."""
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def judged(raw: Sequence[Any]) -> tuple[list[float | None], list[int]]:

@@ -80,6 +80,13 @@ def images_and_columns(prompts, completions, images, task, difficulty, completio
     ]
 
 
+def size_of_call(completions, log_metric, log_extra):
+    log_metric("size", len(completions))
+    log_extra("text", completions)
+    log_extra("of another length", ["x"])
+    return [float(len(completions))] * len(completions)
+
+
 def process_id(completions, **columns):
     return [float(os.getpid())] * len(completions)
 

@@ -9,14 +9,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from unigrpo.rewards.isolation import RewardOutageError
 from unigrpo.rewards.plugin import RewardContractError
-from unigrpo.rewards.pool import (
-    RewardFailedError,
-    RewardLoadError,
-    RewardOutageError,
-    RewardPool,
-    RewardPoolClosedError,
-)
+from unigrpo.rewards.pool import MAX_ITEMS_A_CALL, RewardFailedError, RewardPool
+from unigrpo.rewards.worker_process import RewardLoadError, RewardPoolClosedError
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Message, PolicyVersion, Prompt, RewardStatus, RewardTable, Rollout, Span
 
@@ -126,7 +122,7 @@ def test_an_outage_stops_with_the_name_and_three_samples() -> None:
 
 
 def test_a_reward_that_always_hangs_is_an_outage_after_five_items() -> None:
-    with pytest.raises(RewardOutageError, match=r"'it' gave no answer for 5 single items in a row out of 100"):
+    with pytest.raises(RewardOutageError, match=r"'it' gave no answer for 5 single items in a row out of 64"):
         score(["a"] * 100, "always_hangs", timeout_s=0.2)
 
 
@@ -168,6 +164,24 @@ def test_on_error_drop_group_masks_every_reward_of_the_group() -> None:
     assert np.isnan(table.total[is_dropped]).all()
 
 
+def test_drop_group_spares_other_groups_of_the_same_prompt_id() -> None:
+    texts = ["a", "bomb", "a", "b", "a", "b"]
+    rows = [rollout(text, number=number % 2, id="same") for number, text in enumerate(texts)]
+    rows[4:] = [rollout(text, number=number, id="same", task="understand") for number, text in enumerate("ab")]
+    with RewardPool({"it": specimen("raise_on_bomb", on_error="drop_group")}) as pool:
+        assert np.isnan(pool.score(rows).values[:, 0]).tolist() == [True, True, False, False, False, False]
+
+
+def test_a_call_is_of_bounded_size_and_what_it_logs_comes_back() -> None:
+    num_items = 2 * MAX_ITEMS_A_CALL + 10
+    with RewardPool({"it": specimen("size_of_call")}) as pool:
+        table = pool.score([rollout(f"{number}", number=number) for number in range(num_items)])
+        stats = pool.last_stats["it"]
+    assert table.values[:, 0].tolist() == [64.0] * 128 + [10.0] * 10
+    assert stats.metrics == {"size": pytest.approx((64 * 128 + 10 * 10) / 138)}
+    assert stats.extras == {"text": tuple(str(number) for number in range(num_items))}
+
+
 def test_tasks_filter_and_weights_make_the_total() -> None:
     settings = {
         "length": specimen("length", weight=2.0, tasks=["reason"]),
@@ -196,7 +210,9 @@ def test_async_functions_metrics_and_the_step() -> None:
 
 
 def test_several_workers_share_the_items_in_order() -> None:
-    with RewardPool({"it": specimen("length")}, num_workers=3) as pool:
+    with RewardPool({"it": specimen("process_id", num_workers=3)}) as pool:
+        assert len(set(pool.score([rollout("a") for _ in range(9)]).values[:, 0])) == 3
+    with RewardPool({"it": specimen("length", num_workers=3)}) as pool:
         table = pool.score([rollout(text, number=number) for number, text in enumerate(BATCH)])
     assert table.values[:, 0].tolist() == EXPECTED
 

@@ -78,7 +78,8 @@ class RewardSettings(Settings):
     arguments: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments of a class, or extra keywords of a function.")
     weight: float = Field(1.0, description="0 is logged only.")
     tasks: list[Task] | None = Field(None, description="null is every task.")
-    timeout_s: float = Field(30.0, gt=0, description="A call that takes longer is killed.")
+    timeout_s: float = Field(30.0, gt=0, description="Seconds of a call, which is of at most 64 completions; one that takes longer is killed.")
+    num_workers: int = Field(1, ge=1, description="Processes that share the completions of a step; each makes the reward, so each needs its memory.")
     on_error: Literal["mask", "value", "drop_group", "raise"] = Field("mask", description="What an infrastructure failure becomes.")
     error_value: float | None = Field(None, description="The value for `on_error: value`.")
 
