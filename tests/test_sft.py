@@ -107,8 +107,8 @@ def test_a_seed_fixes_every_bit_and_no_global_generator_is_touched(base, tmp_pat
 
 @pytest.mark.parametrize("lora", [{"enabled": False}, {"enabled": True, "r": 4}])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(base, tmp_path, lora):
-    run_sft(recipe(base, lora=lora), tmp_path / "whole")
-    stopped = recipe(base, lora=lora, checkpoint={"every": 3})
+    run_sft(recipe(base, lora=lora, log_every=4), tmp_path / "whole")
+    stopped = recipe(base, lora=lora, log_every=4, checkpoint={"every": 3})
 
     class StopAfterFour:
         def phase(self, text): ...
@@ -123,8 +123,12 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(base, tmp_path, lor
         run_sft(stopped, tmp_path / "stopped", StopAfterFour())
     run_sft(stopped, tmp_path / "stopped", is_resumed=True)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [2, 4, 6]
+    logs = []
+    for name in ("whole", "stopped"):
+        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        logs.append([{key: value for key, value in line.items() if "timing" not in key} for line in records])
+    assert logs[0] == logs[1]
+    assert [line["step"] for line in logs[0]] == [4, 6]
 
 
 def test_lora_trains_the_adapter_alone_and_merging_it_is_the_written_policy(base, tmp_path):
@@ -147,6 +151,12 @@ def test_a_demonstration_that_does_not_fit_is_named(base, tmp_path):
     short = {"reason": {"data": SUMS, "batch_size": 2, "completion_length": 5}}
     with pytest.raises(ValueError, match=r"sum-\d+\+\d+.*over completion_length 5"):
         run_sft(recipe(base, tasks=short), tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # so that the mended recipe may use it
+
+
+def test_the_environment_is_written_beside_the_recipe(base, tmp_path):
+    run_sft(recipe(base, num_steps=1), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["packages"]["torch"] == torch.__version__
 
 
 def test_rows_hold_prompt_completion_and_the_eos_that_teaches_length(policy):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unigrpo.checkpoint import latest_checkpoint, save_checkpoint, write_atomically
+from unigrpo.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint, write_atomically
 from unigrpo.data import load_prompts
 from unigrpo.errors import UserError
 from unigrpo.logprobs import token_logprobs
@@ -26,6 +26,8 @@ from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora, merge_adapter, save_adapter, save_merged
 from unigrpo.observer import Observer, SilentObserver
 from unigrpo.recipe import dump_recipe
+from unigrpo.run import ENVIRONMENT
+from unigrpo.run import _environment as environment
 from unigrpo.settings import SftRecipe
 from unigrpo.sft_losses import text_weights
 from unigrpo.sft_rows import Demonstrations, RememberedCodes, Rows, add_noise
@@ -44,8 +46,9 @@ def run_sft(
 ) -> dict[str, Any]:
     """Train on demonstrations and write ``out/policy``, a whole checkpoint in the base's own layout.
 
-    The run directory holds recipe.yaml, metrics.jsonl, checkpoints/ and summary.json beside it, and after LoRA
-    ``adapter/``, which a training recipe takes as ``policy.adapter``.
+    The run directory holds recipe.yaml, environment.json, metrics.jsonl, checkpoints/ and summary.json beside it, and
+    after LoRA ``adapter/``, which a training recipe takes as ``policy.adapter``. It is made when policy and
+    demonstrations have been opened and the first batch has been read.
 
     Args:
         recipe: what to train on what.
@@ -65,15 +68,19 @@ def run_sft(
     start = time.perf_counter()
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
-    first_step = _open_run(recipe, out, is_resumed)
+    checkpoint = _find_start(out, is_resumed)
     observer.phase("loading the policy")
     training = _Training(recipe)
-    if first_step:
+    first_step, means = 0, _Means({})
+    if checkpoint is None:
+        training.demonstrations_of(0)
+        _make_run(recipe, out)
+    else:
+        first_step, means = checkpoint.step, _Means(checkpoint.state.get("unlogged", {}))
         load_training_state(training.policy.module, training.optimizer, out)
     observer.phase("training")
     metrics: dict[str, Any] = {}
     with MetricLog(out, resumed_step=first_step) as log:
-        means = _Means()
         for step in range(first_step, recipe.num_steps):
             means.add(training.step(step))
             done = step + 1
@@ -83,7 +90,7 @@ def run_sft(
                 log.append(metrics)
                 observer.step(metrics)
             if recipe.checkpoint.every and done % recipe.checkpoint.every == 0 and done < recipe.num_steps:
-                training.save(out, done)
+                training.save(out, done, means.values)
     observer.phase("writing the policy")
     _write_policy(training.policy, out)
     summary = {
@@ -136,13 +143,17 @@ class _Training:
             for task, task_settings in recipe.tasks.items()
         }
 
+    def demonstrations_of(self, step: int) -> dict[Task, Rows]:
+        """Return the rows of a step by task."""
+        is_clean = step < self.recipe.clean_steps
+        return {task: source.rows(step, is_clean=is_clean) for task, source in self.demonstrations.items()}
+
     def step(self, step: int) -> dict[str, float]:
         """Take one optimiser step over all tasks and return its metrics."""
         start = time.perf_counter()
         metrics: dict[str, float] = {}
         total = 0.0
-        for task, demonstrations in self.demonstrations.items():
-            rows = demonstrations.rows(step, is_clean=step < self.recipe.clean_steps)
+        for task, rows in self.demonstrations_of(step).items():
             loss = task_loss(self.policy, task, rows, self.recipe.min_mask_ratio)
             weighted = self.recipe.tasks[task].weight * loss
             weighted.backward()
@@ -165,12 +176,12 @@ class _Training:
             "timing_s/step": time.perf_counter() - start,
         }
 
-    def save(self, out: Path, step: int) -> None:
-        """Write a checkpoint to resume from."""
+    def save(self, out: Path, step: int, unlogged: dict[str, list[float]]) -> None:
+        """Write a checkpoint to resume from, with the metrics that no logged mean holds yet."""
         save_checkpoint(
             out,
             step,
-            {"seed": self.recipe.seed},
+            {"seed": self.recipe.seed, "unlogged": unlogged},
             lambda folder: save_training_state(self.policy.module, self.optimizer, folder),
             self.recipe.checkpoint.keep,
         )
@@ -216,31 +227,38 @@ def make_optimizer(recipe: SftRecipe, module: torch.nn.Module) -> torch.optim.Ad
 class _Means:
     """Means of the metrics since they were last taken."""
 
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = defaultdict(list)
+    def __init__(self, values: dict[str, list[float]]) -> None:
+        self.values: dict[str, list[float]] = defaultdict(list, values)
 
     def add(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            self._values[name].append(value)
+            self.values[name].append(value)
 
     def take(self) -> dict[str, float]:
-        means = {name: sum(values) / len(values) for name, values in self._values.items()}
-        self._values.clear()
+        means = {name: sum(values) / len(values) for name, values in self.values.items()}
+        self.values.clear()
         return means
 
 
-def _open_run(recipe: SftRecipe, out: Path, is_resumed: bool) -> int:
-    """Return the number of steps that are done."""
+def _find_start(out: Path, is_resumed: bool) -> Checkpoint | None:
+    """Return the checkpoint to go on from; None is a new run, whose folder is free."""
     if is_resumed:
         checkpoint = latest_checkpoint(out)
         if checkpoint is None:
             raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
-        return checkpoint.step
+        return checkpoint
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; name a new folder for this run")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder for this run")
+    return None
+
+
+def _make_run(recipe: SftRecipe, out: Path) -> None:
+    """Make the folder, once everything that can be wrong with the input has been opened."""
     out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / ENVIRONMENT, json.dumps(environment(), indent=1))
     dump_recipe(recipe, out / "recipe.yaml")
-    return 0
 
 
 def _write_policy(policy: Any, out: Path) -> None:
