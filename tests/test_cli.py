@@ -77,7 +77,7 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert run(arguments) == 2
 
 
-@pytest.mark.parametrize("command", ["resume", "report", "export"])
+@pytest.mark.parametrize("command", ["resume", "report", "export", "eval"])
 def test_folder_without_a_run_is_refused(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     extra = ["--out", str(tmp_path / "out")] if command == "export" else []
     assert run([command, str(tmp_path), *extra]) == 2
@@ -131,3 +131,35 @@ def test_failures_that_are_worded_are_short_messages(
     monkeypatch.setattr("unigrpo.cli.app.app", failing)
     assert run(["check", "x"]) == 2
     assert capsys.readouterr().err.startswith(f"error: {error}\n")
+
+
+@pytest.mark.parametrize(("command", "wanted"), [("train", "`unigrpo sft` runs it"), ("eval", "`unigrpo sft` runs it")])
+def test_supervised_recipe_is_sent_to_its_command(
+    command: str, wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sft.yaml").write_text("name: x\nlr: 1e-3\nlog_every: 5\nmin_mask_ratio: 0.1\n")
+    assert run([command, str(tmp_path / "sft.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert wanted in error
+    assert error.count("\n") == 1
+
+
+def test_training_recipe_is_sent_to_its_command(
+    recipe_values: dict[str, Any], write_recipe: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sft", str(write_recipe(recipe_values))]) == 2
+    error = capsys.readouterr().err
+    assert "`unigrpo train` runs it" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["eval", "export"])
+def test_supervised_run_is_neither_scored_nor_exported(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text("name: x\nlr: 1e-3\n")
+    extra = ["--out", str(tmp_path / "out")] if command == "export" else []
+    assert run([command, str(tmp_path), *extra]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path} is a run of `unigrpo sft`" in error
+    assert f"{tmp_path / 'policy'} is its whole checkpoint" in error

@@ -52,7 +52,10 @@ def is_supervised(path: Path) -> bool:
     Raises:
         RecipeError: if it is no recipe at all.
     """
-    values = read_mapping(path, str(path))
+    return _is_supervised(read_mapping(path, str(path)))
+
+
+def _is_supervised(values: dict[str, Any]) -> bool:
     return "lr" in values and "learner" not in values
 
 
@@ -78,7 +81,9 @@ def _load(
 ) -> AnyRecipe:
     source = str(path_or_name)
     path = find_recipe(source)
-    values = apply_overrides(read_mapping(path, source), overrides)
+    values = read_mapping(path, source)
+    _refuse_other_kind(values, model, source)
+    values = apply_overrides(values, overrides)
     _anchor_paths(values, path.parent)
     try:
         recipe = model.model_validate(values)
@@ -88,6 +93,14 @@ def _load(
     if problems:
         raise RecipeError(source, problems)
     return recipe
+
+
+def _refuse_other_kind(values: dict[str, Any], model: type[Recipe] | type[SftRecipe], source: str) -> None:
+    """Say which command fits, instead of naming every key of a recipe of the other kind."""
+    if model is Recipe and _is_supervised(values):
+        raise RecipeError(source, ["this is of a supervised stage (`lr`, no `learner`); `unigrpo sft` runs it"])
+    if model is SftRecipe and "learner" in values and "lr" not in values:
+        raise RecipeError(source, ["this is of reinforcement learning (it has a `learner`); `unigrpo train` runs it"])
 
 
 def find_recipe(source: str) -> Path:

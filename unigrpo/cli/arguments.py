@@ -39,6 +39,23 @@ def new_directory(out: Path | None, name: str, seed: int) -> Path:
     return out
 
 
+def existing_training_run(run_dir: Path) -> Path:
+    """Return the directory of a run of reinforcement learning.
+
+    Raises:
+        UserError: if there is no run in it, or one of a supervised stage.
+    """
+    from unigrpo.recipe import is_supervised
+
+    existing_run(run_dir)
+    if is_supervised(run_dir / "recipe.yaml"):
+        raise UserError(
+            f"{run_dir} is a run of `unigrpo sft`, which has no rewards to score; {run_dir / 'policy'} is its whole "
+            "checkpoint, for `unigrpo sample` and as policy.path of a training recipe"
+        )
+    return run_dir
+
+
 def existing_run(run_dir: Path) -> Path:
     """Return the directory of a run.
 

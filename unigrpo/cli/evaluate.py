@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unigrpo.cli.arguments import Overrides
+from unigrpo.cli.arguments import Overrides, existing_training_run
 
 
 def evaluate(
@@ -21,7 +21,7 @@ def evaluate(
     from unigrpo.cli.live import make_observer
     from unigrpo.recipe import load_recipe
 
-    run_dir = Path(target) if Path(target).is_dir() else None
+    run_dir = existing_training_run(Path(target)) if Path(target).is_dir() else None
     recipe = load_recipe(target if run_dir is None else run_dir / "recipe.yaml", overrides or [])
     console = Console()
     with make_observer(console) as observer:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unigrpo.cli.arguments import RunDir, existing_run
+from unigrpo.cli.arguments import RunDir, existing_training_run
 from unigrpo.errors import UserError
 
 
@@ -19,7 +19,7 @@ def export(
     """Write the last checkpoint as a PEFT adapter with a model card, or as merged weights."""
     from unigrpo.export import export_run
 
-    existing_run(run_dir)
+    existing_training_run(run_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists; give a new directory, so that nothing of yours is overwritten")
     export_run(run_dir, out, is_merged=merged)
