@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from unigrpo.cli.box import parse_box
-from unigrpo.cli.pictures import join, open_cells_of_box, open_cells_of_mask, shifted_codes
+from unigrpo.cli.pictures import join, keep, open_cells_of_box, open_cells_of_mask, shifted_codes
 from unigrpo.errors import UserError
 
 
@@ -58,3 +58,12 @@ def test_grown_picture_holds_the_given_one_and_the_new_half(direction: str) -> N
     assert is_red.sum() == 64
     edge = {"left": is_red[:, 4:], "right": is_red[:, :8], "up": is_red[4:], "down": is_red[:8]}[direction]
     assert edge.all()
+
+
+def test_only_the_open_cells_are_new() -> None:
+    is_open = np.zeros((2, 2), dtype=bool)
+    is_open[1, 0] = True
+    pixels = np.asarray(keep(Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue"), is_open))
+    is_blue = (pixels == (0, 0, 255)).all(axis=2)
+    assert is_blue[4:, :4].all()
+    assert is_blue.sum() == 16

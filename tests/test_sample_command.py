@@ -79,6 +79,10 @@ def test_inpainting_by_box_and_by_the_same_box_as_mask_agree(model: Path, tmp_pa
         with Image.open(out) as picture:
             pictures.append(np.asarray(picture).copy())
     assert (pictures[0] == pictures[1]).all()
+    with Image.open(model / "picture.png") as picture:
+        is_given = (pictures[0] == np.asarray(picture)).all(axis=2)
+    assert is_given[32:].all() and is_given[:, 32:].all()  # outside the box, every pixel is the given one
+    assert not is_given[:32, :32].all()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,11 @@ def test_inpainting_by_box_and_by_the_same_box_as_mask_agree(model: Path, tmp_pa
         (["--task", "reason", "--prompt", "x", "--box", "0,0,1,1"], "neither --mask nor --box"),
         (["--task", "reason", "--prompt", "x", "--temperature", "-1"], "temperature: given -1.0"),
         (["--task", "reason", "--prompt", "x"], "there is no folder ./no-model"),
+        (["--task", "reason", "--prompt", "x", "--out", "nodir/x.txt"], "nodir/x.txt: there is no folder nodir"),
+        (
+            ["--task", "imagine", "--prompt", "x", "--image-tokenizer", "t", "--out", "x.png", "--length", "15"],
+            "--length 15: a picture is a square of codes; wanted a square number, such as 9 or 16",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused_in_one_message(

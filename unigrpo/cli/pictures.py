@@ -88,6 +88,14 @@ def join(given: Image, made: Image, direction: str) -> Image:
     return canvas
 
 
+def keep(given: Image, made: Image, is_open: np.ndarray) -> Image:
+    """Return the made picture in the open cells [side, side], and the given one's own pixels elsewhere."""
+    from PIL import Image as images
+
+    cells = images.fromarray(is_open.astype(np.uint8) * 255)
+    return images.composite(made, given, cells.resize(given.size, images.Resampling.NEAREST))
+
+
 def complete_picture(
     policy: Any, prompt: Prompt, sampling: SamplingSettings, *, image: Path, region: Box | Path | None,
     direction: str | None, seed: int,
@@ -124,4 +132,5 @@ def complete_picture(
         policy, policy.encode_image_canvas(prompt, sampling, grid.reshape(-1), cells.reshape(-1)), sampling, seed
     )
     assert not isinstance(made, str)  # an open image span decodes to a picture
-    return made if direction is None else join(pixels_to_picture(pixels), made, direction)
+    given = pixels_to_picture(pixels)
+    return keep(given, made, cells) if direction is None else join(given, made, direction)

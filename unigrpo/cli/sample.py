@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +66,7 @@ def sample(
     """Sample one completion from a policy."""
     is_picture = task in (Kind.imagine, Kind.inpaint, Kind.extrapolate)
     _check_options(task, prompt, image, mask, box, image_tokenizer, out)
+    _check_places(is_picture, length, out)
     region = mask if box is None else parse_box(box)
     settings = _settings(is_picture, length, steps, block_length, temperature, guidance)
     asked = _prompt(task, prompt, image)
@@ -105,6 +107,18 @@ def _check_options(
         raise UserError(f"--task {task.value} takes neither --mask nor --box")
     if task in (Kind.imagine, Kind.inpaint, Kind.extrapolate) and (out is None or out.suffix.lower() != ".png"):
         raise UserError(f"--task {task.value} makes a picture; wanted --out FILE.png, given {out or 'none'}")
+
+
+def _check_places(is_picture: bool, length: int | None, out: Path | None) -> None:
+    """Refuse a picture that is not square, and a file that could not be written."""
+    if is_picture and length is not None and length > 0 and math.isqrt(length) ** 2 != length:
+        side = math.isqrt(length)
+        near = " or ".join(str(square) for square in (side**2, (side + 1) ** 2))
+        raise UserError(f"--length {length}: a picture is a square of codes; wanted a square number, such as {near}")
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first, or name another")
+    if out is not None and out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file in it")
 
 
 def _settings(
