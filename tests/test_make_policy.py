@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from unigrpo.demo.make_policy import SPECIAL_TOKENS, build_config, build_tokenizer, build_weights, make_policy
+from unigrpo.demo.make_policy import SPECIAL_TOKENS, build_config, build_tokenizer, build_weights, main, make_policy
 
 TOKENIZER = build_tokenizer()
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
@@ -106,3 +106,13 @@ def test_the_folder_loads_as_a_policy_of_the_three_tasks(folder):
 def test_an_existing_checkpoint_is_not_overwritten(folder):
     with pytest.raises(FileExistsError, match="already holds"):
         make_policy(folder)
+
+
+def test_used_folder_is_one_line_and_exit_code_2(folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["make_policy", str(folder)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {folder} already holds a checkpoint; name a new folder or delete it first\n"
+    )

@@ -212,7 +212,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
     arguments = parser.parse_args()
-    make_policy(arguments.out, arguments.seed)
+    try:
+        make_policy(arguments.out, arguments.seed)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":
