@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unigrpo.logprobs import token_entropies, token_logprobs
+from unigrpo.logprobs import token_logprobs
 from unigrpo.models.base import Vocabulary
 from unigrpo.models.llada import Llada, LladaConfig, LladaPolicy
 from unigrpo.types import ModelInput
@@ -125,7 +125,6 @@ def test_no_tensor_is_larger_than_chunk_times_vocabulary(policy, case, monkeypat
     for is_trained in (True, False):
         policy.module.get_parameter(HEAD).requires_grad_(is_trained)
         token_logprobs(policy, ModelInput(token_ids=token_ids), targets, is_scored, chunk=4).sum().backward()
-    token_entropies(policy, ModelInput(token_ids=token_ids), is_scored, chunk=4)
     assert max(sizes) == 4
 
 
@@ -151,16 +150,6 @@ def test_padding_and_neighbours_do_not_change_a_row(policy, case, chunk):
         policy, ModelInput(token_ids=padded[0], is_padding=is_padding), *padded[1:], RANGES, chunk=chunk
     )
     torch.testing.assert_close(alone, together[: len(alone)], atol=1e-6, rtol=0)
-
-
-def test_entropy_is_that_of_the_range(policy, case):
-    token_ids, _, is_scored, range_index = case
-    got = token_entropies(policy, ModelInput(token_ids=token_ids), is_scored, range_index, RANGES, chunk=3)
-    logits = policy.logits(token_ids)
-    for value, (row, place) in zip(got, is_scored.nonzero().tolist(), strict=True):
-        start, stop = RANGES[range_index[row, place]] or (0, SIZE)
-        expected = torch.distributions.Categorical(logits=logits[row, place, start:stop]).entropy()
-        torch.testing.assert_close(value, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("chunk", [1, 1024])

@@ -80,26 +80,6 @@ def token_logprobs(
     return _in_order(pieces, parts)
 
 
-@torch.no_grad()
-def token_entropies(
-    policy: Policy,
-    model_input: ModelInput,
-    is_scored: torch.Tensor,
-    range_index: torch.Tensor | None = None,
-    ranges: Sequence[tuple[int, int] | None] = (None,),
-    chunk: int = 1024,
-) -> torch.Tensor:
-    """Return [S]: the entropy in nats of the distribution at each scored position; arguments as ``token_logprobs``."""
-    parts = _gather(policy, model_input, is_scored, range_index, ranges)
-    pieces = [torch.cat([_entropy(part.head, rows) for rows in part.hidden.split(chunk)]) for part in parts]
-    return _in_order(pieces, parts)
-
-
-def _entropy(head: _Head, hidden: torch.Tensor) -> torch.Tensor:
-    logprobs = _widened(head(hidden)).log_softmax(-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
-
-
 def _check_range(local: torch.Tensor, part: _Scored) -> None:
     """Refuse true tokens, counted from the start of the range, that the range does not hold."""
     if not len(local):

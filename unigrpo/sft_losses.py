@@ -1,8 +1,9 @@
 """The supervised losses of the MMaDA reference, from logits and labels.
 
 N rows of length L over a vocabulary of V; a label of ``IGNORED`` counts nowhere. Every softmax is over the whole
-vocabulary. The plain functions take all logits; ``text_loss`` and ``codes_loss`` take those of the masked positions
-only, which is all that enters either sum, and are what the supervised stage trains with.
+vocabulary. ``loss_t2i``, ``loss_lm`` and ``loss_mmu`` take all logits: they are the definition, held to the
+reference's numbers by the tests. The supervised stage sums the same terms from the log-probs of the masked positions
+alone (``unigrpo.sft.task_loss``), with ``text_weights``, ``text_mask_prob`` and ``num_masked_codes``.
 """
 
 from __future__ import annotations
