@@ -3,7 +3,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unigrpo.arithmetic import ModelSize, batch_arithmetic, num_rollout_rows, num_rollouts
+import pytest
+
+from unigrpo.arithmetic import SAMPLER_LOGITS, ModelSize, batch_arithmetic, num_rollout_rows, num_rollouts
 from unigrpo.recipe import load_recipe
 
 Write = Callable[[dict[str, Any]], Path]
@@ -56,6 +58,36 @@ def test_no_reference_passes_without_kl(recipe_values: dict[str, Any], write_rec
     assert rows["rows without gradient"].value == str(2 * 48)
 
 
-def test_hub_id_has_no_memory_estimate(recipe_values: dict[str, Any], write_recipe: Write) -> None:
+MEMORY = "memory of the learner, estimated"
+
+
+def test_unknown_hub_id_has_no_memory_estimate(recipe_values: dict[str, Any], write_recipe: Write) -> None:
     recipe = load_recipe(write_recipe(recipe_values), ["policy.path=some-owner/some-model"])
     assert set(batch_arithmetic(recipe)) == {"tasks", "a step"}
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("GSAI-ML/LLaDA-8B-Instruct", "8,015.6"), ("Gen-Verse/MMaDA-8B-MixCoT", "8,082.7")]
+)
+def test_released_models_are_estimated_by_name(
+    recipe_values: dict[str, Any], write_recipe: Write, name: str, millions: str
+) -> None:
+    recipe = load_recipe(write_recipe(recipe_values), [f"policy.path={name}", "policy.dtype=bfloat16"])
+    weights = batch_arithmetic(recipe)[MEMORY][0]
+    assert weights.explanation == f"{millions} M in bfloat16, known by the name {name}"
+    assert weights.value == f"{float(millions.replace(',', '')) * 2e6 / 1e9:.2f} GB"
+
+
+def test_sampler_and_the_actors_copies_are_named(recipe_values: dict[str, Any], write_recipe: Write) -> None:
+    path = write_recipe(recipe_values)
+    here = {row.name: row for row in batch_arithmetic(load_recipe(path))[MEMORY]}
+    assert here["sampler"].explanation.startswith("up to 16 rows")  # 8 of a unit, twice for guidance
+    away = {row.name: row for row in batch_arithmetic(load_recipe(path, ["rollouts.num_actors=3"]))[MEMORY]}
+    assert "sampler" not in away
+    assert away["each actor, besides"].explanation.startswith("x 3 actors: a copy of the policy")
+
+
+def test_sampler_s_logits_are_those_of_the_sampler() -> None:
+    from unigrpo.rollouts.draw import ELEMENTS_PER_CHUNK
+
+    assert SAMPLER_LOGITS == ELEMENTS_PER_CHUNK

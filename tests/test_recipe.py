@@ -118,6 +118,31 @@ def test_bad_value_is_refused_with_its_key_and_the_way_out(
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "way_out", "message"),
+    [
+        (
+            ["policy.dtype=bfloat16", "lora.enabled=false"], ["lora.enabled=true", "policy.dtype=float32"],
+            "AdamW's small steps round to nothing in bfloat16; set policy.dtype=float32 or lora.enabled=true",
+        ),
+        (
+            ["policy.device=cuda", "rollouts.num_actors=2"],
+            ["rollouts.num_gpus=0.5", "rollouts.num_actors=0", "policy.device=cpu"],
+            "rollouts.num_gpus: 0 hides every GPU from the actors",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_are_refused_and_each_way_out_is_one(
+    recipe_values: dict[str, Any], write_recipe: Write, overrides: list[str], way_out: list[str], message: str
+) -> None:
+    path = write_recipe(recipe_values)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    assert message in str(caught.value)
+    for override in way_out:
+        load_recipe(path, [*overrides, override])
+
+
 def test_every_problem_is_named_at_once(recipe_values: dict[str, Any], write_recipe: Write) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(write_recipe(recipe_values), ["learner.lrr=1", "num_steps=0", "policy.dtype=int8"])

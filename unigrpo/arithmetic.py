@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from unigrpo.settings import Recipe, TaskSettings
 PROMPT_TOKENS = 128
 """Assumed text tokens of a prompt: the real number is known when the data is read."""
 _PICTURE_PATCH = 16  # pixels a side of one MAGVIT-v2 code
+SAMPLER_LOGITS = 1 << 25
+"""Logits that the sampler holds at one time: ``rollouts.draw.ELEMENTS_PER_CHUNK``, which only torch can import."""
+_BYTES_A_SAMPLER_LOGIT = 24  # three float32 (with, without and after guidance), probabilities, their float64 sums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +84,12 @@ class ModelSize:
         """Return the weights of LoRA of a rank on the named linear layers of the blocks; None is all of them."""
         shapes = [shape for name, shape in self.linear_shapes.items() if targets is None or name in targets]
         return self.num_layers * rank * sum(a + b for a, b in shapes)
+
+
+_LLADA_8B = ModelSize(num_layers=32, width=4096, mlp_width=12_288, kv_width=4096, vocabulary=126_464, is_tied=False)
+_MMADA_8B = ModelSize(num_layers=32, width=4096, mlp_width=12_288, kv_width=4096, vocabulary=134_656, is_tied=False)
+RELEASED = {r"llada-8b": _LLADA_8B, r"mmada-8b": _MMADA_8B}
+"""Sizes in the released config.json files, by how the name on the hub starts."""
 
 
 def batch_arithmetic(recipe: Recipe) -> dict[str, list[Row]]:
@@ -187,24 +197,53 @@ def _memory_rows(recipe: Recipe) -> list[Row]:
     micro = min(recipe.learner.micro_batch_rows, num_rollouts(recipe))
     activations = _activation_bytes(recipe, size, micro, length, num_bytes)
     chunk = recipe.learner.logprob_chunk * size.vocabulary * 4 * 2
+    sampler, unit_rows = _sampler_bytes(recipe, size, length, num_bytes)
+    by_name = f", known by the name {recipe.policy.path}" if is_hub_id(recipe.policy.path) else ""
+    recomputed = ", each block recomputed in backward" if recipe.policy.gradient_checkpointing else ""
     rows = [
-        ("weights", weights, f"{size.num_parameters / 1e6:,.1f} M in {recipe.policy.dtype}"),
+        ("weights", weights, f"{size.num_parameters / 1e6:,.1f} M in {recipe.policy.dtype}{by_name}"),
         ("adapter" if recipe.lora.enabled else "reference", trained_bytes, noun),
         ("gradients, AdamW", optimiser, "one gradient and two moments a trained weight"),
-        (
-            "activations",
-            activations,
-            f"{micro} rows of about {length:,} tokens"
-            + (", each block recomputed in backward" if recipe.policy.gradient_checkpointing else ""),
-        ),
+        ("activations", activations, f"{micro} rows of about {length:,} tokens{recomputed}"),
         ("logits chunk", chunk, f"{recipe.learner.logprob_chunk:,} positions x {size.vocabulary:,} ids, twice"),
     ]
-    total = sum(amount for _, amount, _ in rows)
-    explanation = f"prompts taken as {PROMPT_TOKENS} text tokens and their pictures' codes"
+    update = activations + chunk
+    total, assumed = weights + trained_bytes + optimiser, "prompts taken as"
+    assumed += f" {PROMPT_TOKENS} text tokens and their pictures' codes"
+    sampled = f"up to {unit_rows} rows of about {length:,} tokens and {SAMPLER_LOGITS / 1e6:.0f} M logits"
+    if recipe.rollouts.num_actors:
+        copy = weights + (trained_bytes if recipe.lora.enabled else 0) + sampler
+        actors = [
+            Row(
+                name="each actor, besides",
+                value=_gigabytes(copy),
+                explanation=(
+                    f"x {recipe.rollouts.num_actors} actors: a copy of the policy (on one CPU machine they share the "
+                    f"file's pages) and the sampler's {_gigabytes(sampler)}: {sampled}"
+                ),
+            )
+        ]
+        total += update
+    else:
+        rows.append(("sampler", sampler, f"{sampled}, between updates: not on top of activations"))
+        total, actors = total + max(update, sampler), []
     return [
         *(Row(name=name, value=_gigabytes(amount), explanation=why) for name, amount, why in rows),
-        Row(name="total", value=_gigabytes(total), explanation=explanation),
+        Row(name="total", value=_gigabytes(total), explanation=assumed),
+        *actors,
     ]
+
+
+def _sampler_bytes(recipe: Recipe, size: ModelSize, length: int, num_bytes: int) -> tuple[int, int]:
+    """Return what sampling a unit holds at one time, and the unit's rows: one block without gradient, and logits."""
+    unit_rows = max(
+        min(recipe.rollouts.rows_per_unit, task.prompts_per_step * recipe.group_size)
+        * (2 if task.sampling.guidance_scale > 0 else 1)
+        for task in recipe.tasks.values()
+    )
+    block = unit_rows * length * max(6 * size.width, 2 * size.width + 3 * size.mlp_width) * num_bytes
+    masked = unit_rows * length * size.vocabulary
+    return block + min(masked, SAMPLER_LOGITS) * _BYTES_A_SAMPLER_LOGIT, unit_rows
 
 
 def _activation_bytes(recipe: Recipe, size: ModelSize, rows: int, length: int, num_bytes: int) -> int:
@@ -226,7 +265,8 @@ def _longest_row(recipe: Recipe) -> int:
 def _model_size(recipe: Recipe) -> ModelSize | None:
     path = recipe.policy.path
     if is_hub_id(path):
-        return None
+        name = path.rpartition("/")[2]
+        return next((size for start, size in RELEASED.items() if re.match(start, name, re.IGNORECASE)), None)
     folder = resolve_folder(path)
     return ModelSize.from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 

@@ -12,7 +12,15 @@ from unigrpo.data import COLUMN_NAMES, check_jsonl
 from unigrpo.errors import UserError
 from unigrpo.models.folders import HUB_ID, resolve_folder
 from unigrpo.references import locate
-from unigrpo.settings import DataSettings, PolicySettings, Recipe, RewardSettings, SamplingSettings, SftRecipe
+from unigrpo.settings import (
+    DataSettings,
+    LoraSettings,
+    PolicySettings,
+    Recipe,
+    RewardSettings,
+    SamplingSettings,
+    SftRecipe,
+)
 from unigrpo.types import Task
 
 PICTURE_TASKS = ("understand", "imagine")
@@ -28,6 +36,7 @@ def problems_of_training(recipe: Recipe) -> list[str]:
         problems += _sampling(settings.sampling, task, f"tasks.{task}.sampling")
     problems += _rewards(recipe)
     problems += _named_code(recipe.estimator.use, recipe.estimator.arguments, "estimator")
+    problems += _precision(recipe.policy, recipe.lora)
     problems += _rollouts(recipe)
     problems += _accuracy(recipe)
     return problems
@@ -42,6 +51,7 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
         problems += _data(settings.data, task, f"tasks.{task}.data", needs_eval=False)
         if task == "imagine":
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
+    problems += _precision(recipe.policy, recipe.lora)
     return problems
 
 
@@ -169,6 +179,14 @@ def _one_reward(reward: RewardSettings, key: str, tasks: set[str]) -> Iterator[s
         yield f"{key}: on_error: value and error_value go together; one was given without the other"
 
 
+def _precision(policy: PolicySettings, lora: LoraSettings) -> Iterator[str]:
+    if policy.dtype == "bfloat16" and not lora.enabled:
+        yield (
+            "policy.dtype: bfloat16 with lora.enabled=false trains the weights themselves, and AdamW's small steps "
+            "round to nothing in bfloat16; set policy.dtype=float32 or lora.enabled=true"
+        )
+
+
 def _rollouts(recipe: Recipe) -> Iterator[str]:
     rows = recipe.rollouts.rows_per_unit
     if recipe.group_size > rows:
@@ -178,6 +196,12 @@ def _rollouts(recipe: Recipe) -> Iterator[str]:
         )
     if recipe.rollouts.num_gpus and not recipe.rollouts.num_actors:
         yield "rollouts.num_gpus: there are no actors to give GPUs to; set rollouts.num_actors"
+    if recipe.rollouts.num_actors and not recipe.rollouts.num_gpus and recipe.policy.device.startswith("cuda"):
+        yield (
+            f"rollouts.num_gpus: 0 hides every GPU from the actors, which are to hold the policy on "
+            f"policy.device={recipe.policy.device}; set rollouts.num_gpus (0.5: two actors share a GPU), or "
+            "rollouts.num_actors=0 to sample in this process, or policy.device=cpu"
+        )
 
 
 def _accuracy(recipe: Recipe) -> Iterator[str]:
