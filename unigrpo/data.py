@@ -195,7 +195,7 @@ class JsonlPrompts:
 
 
 def check_jsonl(
-    path: Path, task: Task, columns: Mapping[str, str], *, max_lines: int = 5_000, max_s: float = 0.5
+    path: Path, task: Task, columns: Mapping[str, str], *, max_lines: int = 5_000, max_s: float = 0.2
 ) -> None:
     """Read the first lines of a JSONL file as training would, pictures' headers included.
 
