@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,25 @@ def test_adapter_is_in_peft_s_layout_with_a_card(run_dir: Path, tmp_path: Path) 
     card = (out / "README.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["library_name"] == "peft"
+    assert front["base_model"] == "policy"
+    assert str(run_dir) not in card.partition("## Recipe")[0]
     assert "masked-diffusion" in front["tags"]
     assert "after 1 steps of UniGRPO on reason" in card
     assert "| eval/reason/reward |" in card
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_python_of_the_card_loads_base_and_adapter(run_dir: Path, tmp_path: Path) -> None:
+    import torch
+
+    export_run(run_dir, tmp_path / "adapter", is_merged=False)
+    code = (tmp_path / "adapter" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    code = code.replace("FOLDER", str(tmp_path / "adapter"))
+    code += "import torch\nlogits = policy.logits(torch.arange(20)[None]).detach()\n"
+    code += f"torch.save(logits, {str(tmp_path / 'logits.pt')!r})\n"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=run_dir.parent)  # where the base's name is a folder
+    logits = torch.load(tmp_path / "logits.pt", weights_only=True)
+    torch.testing.assert_close(logits, _logits(run_dir.parent / "policy", [run_dir]), atol=1e-5, rtol=1e-5)
 
 
 def test_merged_weights_equal_base_and_adapter(run_dir: Path, tmp_path: Path) -> None:

@@ -65,8 +65,9 @@ def export_run(run_dir: Path, out: Path, *, is_merged: bool) -> None:
 def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> str:
     """Return the README of an export: what it is, its scores, how to load it, how it was made."""
     is_adapter = not is_merged
+    base = _public_name(recipe.policy.path)
     front = {
-        "base_model": recipe.policy.path,
+        "base_model": base,
         "library_name": "peft" if is_adapter else "unigrpo",
         "tags": ["masked-diffusion", "reinforcement-learning", "unigrpo", *(["lora"] if is_adapter else [])],
     }
@@ -74,7 +75,7 @@ def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> 
     rows = [f"| {name} | {before} | {after} |" for name, before, after in scores]
     table = ["", "## Scores", "", "| held-out | before | after |", "|---|---|---|", *rows] if rows else []
     merged_first = (
-        [f"The supervised adapter `{recipe.policy.adapter}` is merged into the base first.", ""]
+        [f"The supervised adapter `{_public_name(recipe.policy.adapter)}` is merged into the base first.", ""]
         if recipe.policy.adapter and is_adapter
         else []
     )
@@ -86,16 +87,14 @@ def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> 
             "",
             f"# {recipe.name}",
             "",
-            f"{'A LoRA adapter for' if is_adapter else 'Weights trained from'} `{recipe.policy.path}`, "
+            f"{'A LoRA adapter for' if is_adapter else 'Weights trained from'} `{base}`, "
             f"after {step} steps of UniGRPO on {', '.join(recipe.tasks)}.",
             *merged_first,
             *table,
             "",
             "## Use",
             "",
-            "```",
-            _use(recipe, is_adapter),
-            "```",
+            *_use(recipe, is_adapter),
             "",
             "## Recipe",
             "",
@@ -107,10 +106,53 @@ def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> 
     )
 
 
-def _use(recipe: Recipe, is_adapter: bool) -> str:
+def _public_name(path: str) -> str:
+    """Return a hub id or asset as it is, and the name alone of a folder: where it lay is nobody's business."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def _use(recipe: Recipe, is_adapter: bool) -> list[str]:
+    """Return the lines that show how to load an export, FOLDER being where it lies."""
+    base = _public_name(recipe.policy.path)
+    settings = f'dtype="{recipe.policy.dtype}"'
+    if recipe.policy.image_tokenizer:
+        settings += f', image_tokenizer="{_public_name(recipe.policy.image_tokenizer)}"'
+        settings += f", image_size={recipe.policy.image_size}"
     if not is_adapter:
-        return 'unigrpo sample FOLDER --task reason --prompt "..."'
-    return f'unigrpo sample {recipe.policy.path} --adapter FOLDER --task reason --prompt "..."'
+        return [
+            "```",
+            'unigrpo sample FOLDER --task reason --prompt "..."',
+            "```",
+            "",
+            "```python",
+            "from unigrpo.models import load_policy",
+            "",
+            f'policy = load_policy("FOLDER", {settings})',
+            "```",
+        ]
+    first = f" --adapter {_public_name(recipe.policy.adapter)}" if recipe.policy.adapter else ""
+    merge_import = ["from unigrpo.models.adapter import merge_adapter"] if first else []
+    merge = [f'merge_adapter(policy, "{_public_name(recipe.policy.adapter)}")'] if recipe.policy.adapter else []
+    return [
+        "```",
+        f'unigrpo sample {base}{first} --adapter FOLDER --task reason --prompt "..."',
+        "```",
+        "",
+        "Or with plain PEFT on the policy's module:",
+        "",
+        "```python",
+        "from unigrpo.models import load_policy",
+        *merge_import,
+        "from peft import PeftModel",
+        "",
+        f'policy = load_policy("{base}", {settings})',
+        *merge,
+        'PeftModel.from_pretrained(policy.module, "FOLDER")  # in place: policy.logits(token_ids) has the adapter',
+        "```",
+        "",
+        "The adapter names its layers as the released class does. That class comes as remote code of the base's "
+        "repository, which unigrpo does not run; loading the adapter onto it is not tested.",
+    ]
 
 
 def _scores(run_dir: Path) -> list[tuple[str, str, str]]:
