@@ -19,7 +19,8 @@ def truth(scene):
 
 def score(cells, relation="left of", objects=ASKED):
     picture = render(Scene(cells=cells))
-    return SceneReward(exact_weight=0.0)(prompts=["-"], completions=[picture], objects=[objects], relation=[relation])[0]
+    reward = SceneReward(exact_weight=0.0)
+    return reward(prompts=["-"], completions=[picture], objects=[objects], relation=[relation])[0]
 
 
 @pytest.mark.parametrize("seed", range(30))
