@@ -16,6 +16,7 @@ from unigrpo.demo.make_policy import make_policy
 from unigrpo.errors import UserError
 from unigrpo.metrics import read_metrics
 from unigrpo.recipe import load_recipe
+from unigrpo.run import locked
 from unigrpo.train import resume, train
 
 REWARD = """
@@ -87,7 +88,7 @@ def kill_when(process, is_time, timeout_s=120):
     process.communicate()
 
 
-def test_a_run_killed_four_times_ends_with_the_same_adapter_and_metrics(recipe_path, whole_run, tmp_path):
+def test_a_run_killed_five_times_ends_with_the_same_adapter_and_metrics(recipe_path, whole_run, tmp_path):
     run_dir = tmp_path / "run"
     checkpoints = run_dir / "checkpoints"
     moments = [
@@ -95,12 +96,14 @@ def test_a_run_killed_four_times_ends_with_the_same_adapter_and_metrics(recipe_p
         lambda: len(read_metrics(run_dir)) >= 1,
         lambda: any(checkpoints.glob(".writing-*")) or (checkpoints / "step_000002").exists(),
         lambda: len(read_metrics(run_dir)) >= 5,
+        lambda: (run_dir / "eval_after" / "metrics.json").exists(),
     ]
     for number, moment in enumerate(moments):
         arguments = ("train", recipe_path, "--out", run_dir) if number == 0 else ("resume", run_dir)
         process = start(*arguments)
         kill_when(process, moment)
         assert process.returncode == -signal.SIGKILL
+    (run_dir / "summary.json").unlink(missing_ok=True)  # the last kill may come after it
     process = start("resume", run_dir)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output.decode()
@@ -138,6 +141,30 @@ def test_a_finished_run_keeps_its_records(whole_run):
     )
     assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["step_000006", "step_000008"]
     assert (run_dir / "latest").read_text().strip() == "step_000008"
+
+
+def test_resuming_a_finished_run_returns_its_summary_and_changes_nothing(whole_run):
+    run_dir, summary = whole_run
+    before = sorted((path, path.stat().st_mtime_ns) for path in run_dir.rglob("*"))
+    assert resume(run_dir) == summary
+    assert sorted((path, path.stat().st_mtime_ns) for path in run_dir.rglob("*")) == before
+
+
+def test_a_run_that_fails_before_its_first_result_leaves_nothing_and_can_be_tried_again(recipe_path, tmp_path):
+    one_value = tmp_path / "one_value.py"
+    one_value.write_text("def reward(*, prompts, completions):\n    return [1.0]\n")
+    bad = load_recipe(recipe_path, [f"rewards.letters.use={one_value}:reward", "evaluate.enabled=false"])
+    for _ in range(2):
+        with pytest.raises(Exception, match="letters"):
+            train(bad, tmp_path / "run")
+        assert not any((tmp_path / "run").iterdir())
+
+
+def test_two_processes_do_not_share_a_run_directory(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} works in"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
 def test_a_directory_in_use_is_refused_and_left_alone(recipe_path, tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from unigrpo.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint, write_atomically
+from unigrpo.checkpoint import FOLDER, Checkpoint, latest_checkpoint, save_checkpoint, write_atomically
 from unigrpo.data import PromptSource, load_prompts
 from unigrpo.errors import UserError
 from unigrpo.learner import Learner
 from unigrpo.learner_group import LearnerGroup
-from unigrpo.metrics import MetricLog
+from unigrpo.metrics import MetricLog, read_metrics
 from unigrpo.models.adapter import save_adapter
 from unigrpo.models.opening import open_policy
 from unigrpo.observer import Observer
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from unigrpo.models.base import Policy
     from unigrpo.rollouts.base import RolloutPool
 
-RECIPE, ENVIRONMENT, SUMMARY = "recipe.yaml", "environment.json", "summary.json"
+RECIPE, ENVIRONMENT, SUMMARY, LOCK = "recipe.yaml", "environment.json", "summary.json", ".lock"
 PACKAGES = ("torch", "transformers", "peft", "ray", "numpy", "safetensors", "open_clip_torch", "math-verify", "unigrpo")
 
 
@@ -132,11 +134,44 @@ def create_run_dir(recipe: Recipe, run_dir: Path) -> None:
     if run_dir.exists() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty; choose another --out, or go on with it: unigrpo resume {run_dir}")
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir / ENVIRONMENT, json.dumps(_environment(), indent=1))
+    write_atomically(run_dir / ENVIRONMENT, json.dumps(environment(), indent=1))
     dump_recipe(recipe, run_dir / RECIPE)
 
 
-def _environment() -> dict[str, Any]:
+def clear_without_result(run_dir: Path) -> None:
+    """Empty a run directory without an evaluation or a step, so that the same command can be tried again."""
+    has_result = any(run_dir.glob("eval_*/metrics.json")) or any(run_dir.glob(f"{FOLDER}/step_*"))
+    if has_result or read_metrics(run_dir) or (run_dir / SUMMARY).exists():
+        return
+    for path in run_dir.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep a run directory to this process; the lock goes with the process, also by SIGKILL.
+
+    Raises:
+        UserError: if another process works in it.
+    """
+    with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"process {file.read().strip() or 'unknown'} works in {run_dir}; wait until it ends, or stop it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(), "platform": platform.platform(), "num_cores": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -168,6 +203,7 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
     with ExitStack() as stack:
+        stack.enter_context(locked(run_dir))
         observer.phase("starting rewards")
         rewards = stack.enter_context(RewardPool(recipe.rewards))
         rewards.start()

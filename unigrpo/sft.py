@@ -27,7 +27,7 @@ from unigrpo.models.adapter import add_lora, merge_adapter, save_adapter, save_m
 from unigrpo.observer import Observer, SilentObserver
 from unigrpo.recipe import dump_recipe
 from unigrpo.run import ENVIRONMENT
-from unigrpo.run import _environment as environment
+from unigrpo.run import environment as environment
 from unigrpo.settings import SftRecipe
 from unigrpo.sft_losses import text_weights
 from unigrpo.sft_rows import Demonstrations, RememberedCodes, Rows, add_noise

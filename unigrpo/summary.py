@@ -24,9 +24,16 @@ def remembered_evaluation(run_dir: Path, name: str) -> dict[str, float]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def finished_summary(run_dir: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that has ended; None while there is more to do."""
+    path = run_dir / SUMMARY
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) -> Mapping[str, Any]:
     """Write the film, the summary and the report; return the summary."""
     if "imagine" in run.eval_prompts:
+        run.deliver()  # a run that was stopped after its last evaluation has not delivered yet
         _film(run)
     summary = {
         "eval_before": before, "eval_after": after, "num_steps": run.num_done, "wall_s": run.seconds(),
@@ -34,12 +41,16 @@ def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) ->
     }  # fmt: skip
     write_atomically(run.run_dir / SUMMARY, json.dumps(summary, indent=1))
     if run.recipe.tracking.report:
-        from unigrpo.report import write_report  # draws with matplotlib, so only when asked for
-
-        run.observer.phase("writing the report")
-        write_report([run.run_dir], run.run_dir / "report.html")
+        _report(run)
     run.observer.done(summary)
     return summary
+
+
+def _report(run: Run) -> None:
+    from unigrpo.report import write_report  # draws with matplotlib, so only when asked for
+
+    run.observer.phase("writing the report")
+    write_report([run.run_dir], run.run_dir / "report.html")
 
 
 def _film(run: Run) -> None:

@@ -19,12 +19,12 @@ from unigrpo.evaluate import evaluate
 from unigrpo.masking import collate
 from unigrpo.metrics import StepTimer
 from unigrpo.observer import Observer, SilentObserver
-from unigrpo.run import Run, create_run_dir, open_run, read_run
+from unigrpo.run import Run, clear_without_result, create_run_dir, open_run, read_run
 from unigrpo.samples import write_samples
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
 from unigrpo.step_metrics import step_metrics
-from unigrpo.summary import finish, remember_evaluation, remembered_evaluation
+from unigrpo.summary import finish, finished_summary, remember_evaluation, remembered_evaluation
 
 
 def train_step(run: Run) -> dict[str, Any]:
@@ -58,11 +58,16 @@ def train_step(run: Run) -> dict[str, Any]:
 def train(recipe: Recipe, run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]:
     """Run a recipe from its start and return the summary.
 
+    A run that fails before it has a result (a file that cannot be read, a policy that does not fit) leaves nothing.
+
     Raises:
         UserError: if the directory is in use or something the recipe names does not fit.
     """
     create_run_dir(recipe, run_dir)
-    return _run(recipe, run_dir, observer or SilentObserver())
+    try:
+        return _run(recipe, run_dir, observer or SilentObserver())
+    finally:
+        clear_without_result(run_dir)
 
 
 def resume(run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]:
@@ -71,20 +76,25 @@ def resume(run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]
     Raises:
         UserError: if the folder holds no run.
     """
-    return _run(read_run(run_dir), run_dir, observer or SilentObserver())
+    recipe, observer = read_run(run_dir), observer or SilentObserver()
+    summary = finished_summary(run_dir)
+    if summary is None:
+        return _run(recipe, run_dir, observer)
+    observer.phase("this run has finished already")
+    return summary
 
 
 def _run(recipe: Recipe, run_dir: Path, observer: Observer) -> Mapping[str, Any]:
     with open_run(recipe, run_dir, observer) as run:
         before = _evaluated(run, "before") if run.num_done == 0 else remembered_evaluation(run_dir, "before")
         observer.phase("training")
-        with stop_requests() as is_stopping:
+        with stop_requests() as is_asked:
             while run.num_done < recipe.num_steps:
                 _record(run, train_step(run))
-                every = recipe.checkpoint.every
-                if run.num_done == recipe.num_steps or (every and run.num_done % every == 0) or is_stopping():
+                every, is_stopping = recipe.checkpoint.every, is_asked()
+                if run.num_done == recipe.num_steps or (every and run.num_done % every == 0) or is_stopping:
                     run.save()
-                if is_stopping():
+                if is_stopping:
                     raise KeyboardInterrupt
         return finish(run, before, _evaluated(run, "after"))
 
