@@ -172,6 +172,7 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, Any]:
+    """Return what a run runs on: Python, platform, cores, GPUs and the versions that matter."""
     return {
         "python": platform.python_version(), "platform": platform.platform(), "num_cores": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
