@@ -150,8 +150,8 @@ def _step_rows(recipe: Recipe) -> list[Row]:
     num_micro = -(-rollouts // micro)
     groups_per_unit = recipe.rollouts.rows_per_unit // recipe.group_size
     units = sum(-(-task.prompts_per_step // groups_per_unit) for task in recipe.tasks.values())
-    no_grad = updates * (2 if recipe.objective.kl_coef > 0 else 1)
-    passes = "old and reference" if recipe.objective.kl_coef > 0 else "old (kl_coef 0: no reference)"
+    no_grad = updates - 1 + (updates if recipe.objective.kl_coef > 0 else 0)
+    reference = "the reference on each draw" if recipe.objective.kl_coef > 0 else "no reference (kl_coef 0)"
     workers = f"{recipe.rollouts.num_actors} actors" if recipe.rollouts.num_actors else "this process"
     return [
         Row(name="rollouts", value=f"{rollouts:,}", explanation=f"{tokens:,} open tokens"),
@@ -166,7 +166,11 @@ def _step_rows(recipe: Recipe) -> list[Row]:
             explanation="forward passes of one row, denoising steps and guidance counted",
         ),
         Row(name="mask draws", value=f"{updates}", explanation="one an inner update (mu), over all rollouts"),
-        Row(name="rows without gradient", value=f"{no_grad * rollouts:,}", explanation=f"{passes}, on each draw"),
+        Row(
+            name="rows without gradient",
+            value=f"{no_grad * rollouts:,}",
+            explanation=f"old on all draws but the first, {reference}",
+        ),
         Row(
             name="rows with gradient",
             value=f"{updates * rollouts:,}",
