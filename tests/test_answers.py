@@ -73,9 +73,9 @@ def test_no_answer_is_none(completion: str) -> None:
     ],
 )
 def test_a_megabyte_takes_under_a_second(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     extract_answer(text)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_last_of_twenty_thousand_boxes_wins() -> None:

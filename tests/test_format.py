@@ -74,6 +74,6 @@ def test_unknown_style_names_the_known_ones() -> None:
 @pytest.mark.parametrize("piece", ["<think>", "</think>", "<answer>", "<", "<|mdm_mask"])
 def test_a_megabyte_takes_under_half_a_second(style: str, piece: str) -> None:
     text = "<think>" + piece * (1_000_000 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     score(text, style=style)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5

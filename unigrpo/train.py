@@ -78,7 +78,7 @@ def resume(run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]
     """
     recipe, observer = read_run(run_dir), observer or SilentObserver()
     summary = finished_summary(run_dir)
-    if summary is None:
+    if summary is None or summary["num_steps"] < recipe.num_steps:
         return _run(recipe, run_dir, observer)
     observer.phase("this run has finished already")
     return summary
