@@ -1,6 +1,6 @@
 """What the quickstart learns: several seeds, before and after on the same held-out prompts, and a control.
 
-    python tests/benchmarks/quickstart.py --seeds 0 1 2 --control --out runs/table
+    python tests/benchmarks/quickstart.py --seeds 0 1 2 --controls 0 1 2 --out runs/table
 
 The control permutes the advantages inside every group, so that nothing can be learnt from them. Prints a Markdown table
 and writes it, with every figure behind it, to OUT/table.json and OUT/table.md. Existing finished runs are not repeated.
@@ -124,17 +124,17 @@ def table(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--control", action="store_true", help="also run with advantages shuffled within groups")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--controls", type=int, nargs="*", default=[], help="seeds to run with shuffled advantages, too")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("overrides", nargs="*", help="key.path=value, as for unigrpo train")
     arguments = parser.parse_args()
     results = {}
     for seed in arguments.seeds:
         results[f"seed {seed}"] = run(arguments.out, f"seed_{seed}", [f"seed={seed}", *arguments.overrides])
-    if arguments.control:
-        changes = ["seed=0", "advantages.shuffle_within_groups=true", *arguments.overrides]
-        results["control (seed 0)"] = run(arguments.out, "control_0", changes)
+    for seed in arguments.controls:
+        changes = [f"seed={seed}", "advantages.shuffle_within_groups=true", *arguments.overrides]
+        results[f"control, seed {seed}"] = run(arguments.out, f"control_{seed}", changes)
     text = table(results)
     costs = ", ".join(f"{name} {r['wall_s']:.0f} s and {r['peak_pss_gb']:.1f} GB" for name, r in results.items())
     text += (
