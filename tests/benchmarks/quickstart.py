@@ -125,7 +125,7 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--controls", type=int, nargs="*", default=[], help="seeds to run with shuffled advantages, too")
+    parser.add_argument("--controls", type=int, nargs="*", default=[], help="seeds to run shuffled, too")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("overrides", nargs="*", help="key.path=value, as for unigrpo train")
     arguments = parser.parse_args()
