@@ -23,6 +23,7 @@ from unigrpo.demo.scenes import (
     render,
     scene_of_kinds,
 )
+from unigrpo.rewards.scene import Scene as SceneReward
 
 
 def test_there_are_sixteen_kinds_of_cells():
@@ -74,13 +75,13 @@ def test_kinds_and_scene_are_inverse():
     assert dict(scene_of_kinds(scene.kinds).cells) == dict(scene.cells)
 
 
-def test_captions_of_train_and_eval_are_disjoint_and_make_840():
-    train, held_out = ImagineScenes("train", 0), ImagineScenes("eval", 5)
-    train_texts = {train[index].text for index in range(840)}
-    eval_texts = [held_out[index].text for index in range(840)]
-    assert not train_texts & set(eval_texts)
-    assert len(train_texts | set(eval_texts)) == 840
-    assert len(set(eval_texts[:260])) == 260
+def test_captions_of_train_validation_and_test_are_disjoint_and_make_840():
+    train, test = ImagineScenes("train", 0), ImagineScenes("eval", 5)
+    validation = ImagineScenes("eval", 5, held_out="validation")
+    trained, tested, validated = ([source[index].text for index in range(840)] for source in (train, test, validation))
+    assert len(set(trained)) + len(set(tested)) + len(set(validated)) == 840
+    assert len({*trained, *tested, *validated}) == 840
+    assert len(set(tested[:260])) == 260
 
 
 def test_prompts_depend_on_split_seed_and_index_alone():
@@ -108,15 +109,29 @@ def test_clean_demonstration_is_the_captions_picture_and_a_noisy_one_is_not():
         assert (np.asarray(source.demonstration(prompt, rng, 1.0)) != target).any()
 
 
+def test_noise_gets_two_parts_of_a_picture_wrong():
+    source, rng = ImagineScenes("train", 0), np.random.default_rng(1)
+    lost = []
+    for index in range(200):
+        prompt = source[index]
+        asked = {"objects": [prompt.columns["objects"]], "relation": [prompt.columns["relation"]]}
+        picture = source.demonstration(prompt, rng, 1.0)
+        lost += [1 - value for value in SceneReward(exact_weight=0.0)(prompts=[""], completions=[picture], **asked)]
+    assert min(lost) >= 1 / 6 - 1e-9
+    assert 0.3 < np.mean(lost) < 0.5
+
+
 def key(prompt):
     return prompt.text, prompt.images[0].tobytes()
 
 
-def test_questions_of_train_and_eval_are_disjoint_and_the_first_256_differ():
-    train, held_out = UnderstandScenes("train", 0), UnderstandScenes("eval", 0)
-    eval_keys = {key(held_out[index]) for index in range(256)}
-    assert len(eval_keys) == 256
-    assert not eval_keys & {key(train[index]) for index in range(2000)}
+def test_questions_of_train_validation_and_test_are_disjoint_and_the_first_256_differ():
+    train, test = UnderstandScenes("train", 0), UnderstandScenes("eval", 0)
+    validation = UnderstandScenes("eval", 0, held_out="validation")
+    tested, validated = ({key(source[index]) for index in range(256)} for source in (test, validation))
+    assert len(tested) == len(validated) == 256
+    assert not tested & validated
+    assert not (tested | validated) & {key(train[index]) for index in range(2000)}
 
 
 def test_answers_are_true_of_the_picture():
@@ -166,6 +181,8 @@ def test_noise_is_a_probability():
 
 
 def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="held_out"):
+        ImagineScenes("eval", 0, held_out="train")
     with pytest.raises(ValueError, match="'train' or 'eval'"):
         ImagineScenes("test", 0)
     with pytest.raises(ValueError, match="color, shape, place"):

@@ -13,12 +13,13 @@ def pairs(source, count):
 
 
 def test_splits_are_disjoint_either_way_round_and_together_they_are_all_pairs():
-    held_out = Sums("eval")
-    evaluated = pairs(held_out, held_out.num_prompts)
-    trained = pairs(Sums("train"), 90 * 90 - len(evaluated))
-    assert len(evaluated) == held_out.num_prompts >= 800
-    assert len(trained | evaluated) == 90 * 90
-    assert not trained & (evaluated | {(b, a) for a, b in evaluated})
+    test, validation = Sums("eval"), Sums("eval", held_out="validation")
+    tested, validated = pairs(test, test.num_prompts), pairs(validation, validation.num_prompts)
+    assert len(tested) == test.num_prompts >= 800 and len(validated) == validation.num_prompts >= 800
+    trained = pairs(Sums("train"), 90 * 90 - len(tested) - len(validated))
+    assert len(trained | tested | validated) == 90 * 90
+    for one, other in ((trained, tested), (trained, validated), (tested, validated)):
+        assert not one & (other | {(b, a) for a, b in other})
 
 
 def test_the_thought_adds_units_then_tens_with_the_carry():
@@ -56,6 +57,8 @@ def test_a_place_gives_one_prompt_whatever_was_asked_before():
 def test_wrong_splits_and_places_are_refused():
     with pytest.raises(ValueError, match="'train' or 'eval'"):
         Sums("test")
+    with pytest.raises(ValueError, match="'test' or 'validation'"):
+        Sums("eval", held_out="train")
     source = Sums("eval")
     with pytest.raises(IndexError):
         source[source.num_prompts]

@@ -38,7 +38,7 @@ SUPERSAMPLING = 8
 
 Cell = tuple[int, int]
 """(row, column)."""
-Split = Literal["train", "eval"]
+Part = Literal["train", "validation", "test"]
 QuestionKind = Literal["color", "shape", "place"]
 
 LAYOUTS: dict[str, tuple[Cell, Cell]] = {
@@ -134,10 +134,11 @@ def random_scene(rng: np.random.Generator, num_items: int) -> Scene:
     return scene_of_kinds(kinds.reshape(NUM_CELLS, NUM_CELLS))
 
 
-def _is_in_split(key: str, split: Split) -> bool:
-    """Return whether a prompt belongs to a split: a third, by the hash of its content, is for evaluation."""
+def part_of(key: str) -> Part:
+    """Return where a prompt belongs by the hash of its content: a third is the test, a sixth the validation."""
     digest = hashlib.blake2b(key.encode(), digest_size=4, salt=b"scenes").digest()
-    return (int.from_bytes(digest, "big") % 3 == 0) == (split == "eval")
+    slot = int.from_bytes(digest, "big") % 6
+    return "test" if slot in (1, 4) else "validation" if slot == 0 else "train"
 
 
 @lru_cache(maxsize=16)
@@ -150,9 +151,16 @@ def _shuffled(index: int, size: int, seed: int, stream: int) -> int:
     return int(_permutation(size, seed, stream, index // size)[index % size])
 
 
-def _check(split: str, index: int = 0) -> None:
+def _part(split: str, held_out: str) -> Part:
+    """Return the part of the prompts that a split shows."""
     if split not in ("train", "eval"):
         raise ValueError(f"split {split!r} is not known; it is 'train' or 'eval'")
+    if held_out not in ("test", "validation"):
+        raise ValueError(f"held_out {held_out!r} is not known; it is 'test' or 'validation'")
+    return "train" if split == "train" else "test" if held_out == "test" else "validation"
+
+
+def _check_index(index: int) -> None:
     if index < 0:
         raise IndexError(f"prompt {index} asked for; a source is endless and starts at 0")
 
@@ -163,37 +171,36 @@ def _other(word: str, words: Sequence[str], rng: np.random.Generator) -> str:
 
 
 @cache
-def _captions(split: Split) -> tuple[tuple[Item, str, Item], ...]:
-    """Return the captions of a split: 840 in all."""
+def _captions(part: Part) -> tuple[tuple[Item, str, Item], ...]:
+    """Return the captions of a part: 840 in all."""
     everything = ((first, relation, second) for first, second in permutations(ITEMS, 2) for relation in RELATIONS)
-    return tuple(parts for parts in everything if _is_in_split(caption(*parts), split))
+    return tuple(parts for parts in everything if part_of(caption(*parts)) == part)
 
 
 class ImagineScenes:
     """Captions of two objects and their relation, for text-to-image.
 
     A recipe names it as ``use: "unigrpo.demo.scenes:ImagineScenes"``. Columns of a prompt: ``objects``
-    ([[colour, shape], [colour, shape]], in the caption's order) and ``relation``. The captions of train and eval are
-    disjoint whatever the seeds; every caption of a split comes once before any comes again.
+    ([[colour, shape], [colour, shape]], in the caption's order) and ``relation``. The captions of train, validation
+    and test are disjoint whatever the seeds; every caption of a part comes once before any comes again.
     """
 
-    def __init__(self, split: Split, seed: int) -> None:
-        """Prepare a split.
+    def __init__(self, split: str, seed: int, held_out: str = "test") -> None:
+        """Prepare a split: train, or eval with the captions of the part ``held_out``, test or validation.
 
         Raises:
-            ValueError: if the split is neither train nor eval.
+            ValueError: for another split or part.
         """
-        _check(split)
-        self.split: Split = split
+        self.part = _part(split, held_out)
         self.seed = seed
 
     def __getitem__(self, index: int) -> Prompt:
         """Return the index-th prompt, index >= 0."""
-        _check(self.split, index)
-        captions = _captions(self.split)
+        _check_index(index)
+        captions = _captions(self.part)
         first, relation, second = captions[_shuffled(index, len(captions), self.seed, 0)]
         return Prompt(
-            id=f"imagine-{self.split}-{self.seed}-{index}",
+            id=f"imagine-{self.part}-{self.seed}-{index}",
             task="imagine",
             messages=(Message(role="user", text=caption(first, relation, second)),),
             columns={"objects": [[item.colour, item.shape] for item in (first, second)], "relation": relation},
@@ -204,18 +211,22 @@ class ImagineScenes:
         return _endless(self)
 
     def demonstration(self, prompt: Prompt, rng: np.random.Generator, noise: float) -> Image.Image:
-        """Return the picture of a prompt; with probability ``noise`` one colour, one shape or the layout is wrong."""
+        """Return the picture of a prompt; with probability ``noise`` two of its five parts are wrong.
+
+        The parts are the colour and the shape of either object, and the layout.
+        """
         items = [Item(colour=colour, shape=shape) for colour, shape in prompt.columns["objects"]]
         relation = str(prompt.columns["relation"])
         if rng.random() < noise:
-            attribute, wrong = rng.choice(["colour", "shape", "layout"]), int(rng.integers(2))
-            item = items[wrong]
-            if attribute == "colour":
-                items[wrong] = Item(colour=_other(item.colour, tuple(COLOURS), rng), shape=item.shape)
-            elif attribute == "shape":
-                items[wrong] = Item(colour=item.colour, shape=_other(item.shape, SHAPES, rng))
-            else:
-                relation = _other(relation, RELATIONS, rng)
+            for wrong in rng.permutation(5)[:2]:
+                if wrong == 4:
+                    relation = _other(relation, RELATIONS, rng)
+                    continue
+                item = items[wrong // 2]
+                if wrong % 2:
+                    items[wrong // 2] = Item(colour=_other(item.colour, tuple(COLOURS), rng), shape=item.shape)
+                else:
+                    items[wrong // 2] = Item(colour=item.colour, shape=_other(item.shape, SHAPES, rng))
         return render(caption_scene(items[0], relation, items[1]))
 
 
@@ -254,15 +265,15 @@ def _questions(scene: Scene, kind: QuestionKind) -> Iterator[Question]:
 
 
 @cache
-def _question_index(split: Split, kind: QuestionKind) -> tuple[tuple[Item, Item, Cell, Cell, int], ...]:
-    """Return every question of a kind and split, as (item, item, cell, cell, number among the scene's questions)."""
+def _question_index(part: Part, kind: QuestionKind) -> tuple[tuple[Item, Item, Cell, Cell, int], ...]:
+    """Return every question of a kind and part, as (item, item, cell, cell, number among the scene's questions)."""
     pairs = [(a, b) for a, b in permutations(ITEMS, 2) if a.colour != b.colour and a.shape != b.shape]
     places = list(combinations([(row, column) for row in range(NUM_CELLS) for column in range(NUM_CELLS)], 2))
     return tuple(
         (first, second, where_first, where_second, number)
         for (first, second), (where_first, where_second) in product(pairs, places)
         for number, question in enumerate(_questions(Scene(cells={where_first: first, where_second: second}), kind))
-        if _is_in_split(question.key, split)
+        if part_of(question.key) == part
     )
 
 
@@ -270,41 +281,47 @@ class UnderstandScenes:
     """A picture of two objects and a question with a one-word answer, for image understanding.
 
     A recipe names it as ``use: "unigrpo.demo.scenes:UnderstandScenes"``. The kinds of questions take turns. Columns of
-    a prompt: ``objects`` ([[colour, shape], ...] in reading order), ``kind``. No (objects, cells, question) is in both
-    splits.
+    a prompt: ``objects`` ([[colour, shape], ...] in reading order), ``kind``. No (objects, cells, question) is in
+    two parts.
     """
 
-    def __init__(self, split: Split, seed: int, kinds: Sequence[QuestionKind] = ("color", "shape", "place")) -> None:
+    def __init__(
+        self,
+        split: str,
+        seed: int,
+        kinds: Sequence[QuestionKind] = ("color", "shape", "place"),
+        held_out: str = "test",
+    ) -> None:
         """Prepare a split.
 
         Args:
             split: train or eval.
             seed: of the order in which the questions come.
             kinds: which questions are asked.
+            held_out: which held-out questions eval gives: test or validation.
 
         Raises:
-            ValueError: for an unknown split, an unknown kind or no kinds.
+            ValueError: for an unknown split or part, an unknown kind or no kinds.
         """
-        _check(split)
+        self.part = _part(split, held_out)
         unknown = [kind for kind in kinds if kind not in ("color", "shape", "place")]
         if unknown or not kinds:
             raise ValueError(f"kinds of questions {list(kinds)}; give one or more of color, shape, place")
-        self.split: Split = split
         self.seed = seed
         self.kinds = tuple(kinds)
 
     def __getitem__(self, index: int) -> Prompt:
         """Return the index-th prompt, index >= 0."""
-        _check(self.split, index)
+        _check_index(index)
         turn, kind = index // len(self.kinds), self.kinds[index % len(self.kinds)]
-        entries = _question_index(self.split, kind)
+        entries = _question_index(self.part, kind)
         first, second, where_first, where_second, number = entries[
             _shuffled(turn, len(entries), self.seed, 1 + ("color", "shape", "place").index(kind))
         ]
         scene = Scene(cells={where_first: first, where_second: second})
         question = tuple(_questions(scene, kind))[number]
         return Prompt(
-            id=f"understand-{self.split}-{self.seed}-{index}",
+            id=f"understand-{self.part}-{self.seed}-{index}",
             task="understand",
             messages=(Message(role="user", text=question.text, images=(render(scene),)),),
             answer=question.answer,

@@ -9,14 +9,15 @@ import numpy as np
 from unigrpo.types import Message, Prompt
 
 _LOW, _HIGH = 10, 99
-_HELD_OUT_IN = 9
+_NUM_SLOTS = 9
 
 
 class Sums:
     """Prompts such as ``37+48=``, whose demonstration is ``<think>15,08</think>85``.
 
     The think part is the sum of the units, then the sum of the tens with the carry, each of two digits so that every
-    token has its place. One pair in nine is held out, by a hash of the pair: training never shows it.
+    token has its place. Two pairs in nine are held out, by a hash of the pair: one for the reported test, one for the
+    validation by which settings are chosen. Training never shows either.
 
     Example:
         >>> source = Sums("train", seed=0)
@@ -24,22 +25,26 @@ class Sums:
         'reason'
     """
 
-    def __init__(self, split: str, seed: int = 0) -> None:
+    def __init__(self, split: str, seed: int = 0, held_out: str = "test") -> None:
         """List the pairs of the split.
 
         Args:
             split: "train" (endless, a new order each epoch) or "eval" (a fixed order, each pair once).
             seed: keys the order.
+            held_out: which held-out pairs "eval" gives: "test" or "validation".
 
         Raises:
-            ValueError: if the split is neither.
+            ValueError: if the split or the held-out part is unknown.
         """
         if split not in ("train", "eval"):
             raise ValueError(f"split {split!r} is unknown; it is 'train' or 'eval'")
+        if held_out not in ("test", "validation"):
+            raise ValueError(f"held_out {held_out!r} is unknown; it is 'test' or 'validation'")
         self.split = split
         self.seed = seed
         pairs = [(a, b) for a in range(_LOW, _HIGH + 1) for b in range(_LOW, _HIGH + 1)]
-        self._pairs = [pair for pair in pairs if is_held_out(*pair) == (split == "eval")]
+        wanted = "train" if split == "train" else held_out
+        self._pairs = [pair for pair in pairs if part_of(*pair) == wanted]
         self.num_prompts = len(self._pairs) if split == "eval" else None
         self._order_of: tuple[int, np.ndarray] | None = None
 
@@ -72,7 +77,8 @@ class Sums:
         return f"<think>{units:02},{tens:02}</think>{''.join(answer)}"
 
 
-def is_held_out(a: int, b: int) -> bool:
-    """Return whether the sum belongs to the evaluation split, whichever way round it is written."""
+def part_of(a: int, b: int) -> str:
+    """Return "train", "validation" or "test": where a sum belongs, whichever way round it is written."""
     key = f"{min(a, b)}+{max(a, b)}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big") % _HELD_OUT_IN == 0
+    slot = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "big") % _NUM_SLOTS
+    return {0: "validation", 1: "test"}.get(slot, "train")
