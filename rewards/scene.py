@@ -97,16 +97,15 @@ def _colour(pixel: np.ndarray) -> str:
 class Scene:
     """1 when the picture shows exactly what was asked, partial credit below.
 
-    Half of the value is for a picture that is all right, as GenEval counts it; the other half is partial credit, so
-    that a group whose pictures are all wrong still has better and worse ones. Of six points of partial credit, each
-    asked object gives one for its colour and one for its shape (objects are paired with what is found so as to score
-    most), their relation gives two, and every object too many takes one. Left and right compare columns, above and
-    below compare rows.
+    Of six points of partial credit, each asked object gives one for its colour and one for its shape (objects are paired with
+    what is found so as to score most), their relation gives two, and every object too many takes one. Left and right
+    compare columns, above and below compare rows. ``exact_weight`` gives a share of the value to pictures without any
+    mistake only, as GenEval counts.
     """
 
     range = (0.0, 1.0)
 
-    def __init__(self, *, exact_weight: float = 0.5) -> None:
+    def __init__(self, *, exact_weight: float = 0.0) -> None:
         """Set the share of the value that only a picture without any mistake gets.
 
         Raises:

@@ -128,7 +128,7 @@ def test_unknown_relation_is_named():
 
 
 @pytest.mark.parametrize(("exact_weight", "wanted"), [(0.0, 5 / 6), (0.5, 5 / 12), (1.0, 0.0)])
-def test_half_of_the_value_is_for_a_picture_without_any_mistake(exact_weight, wanted):
+def test_exact_weight_is_the_share_for_a_picture_without_any_mistake(exact_weight, wanted):
     right = render(Scene(cells={(1, 0): RED_CIRCLE, (1, 3): BLUE_SQUARE}))
     wrong = render(Scene(cells={(1, 0): Item(colour="green", shape="circle"), (1, 3): BLUE_SQUARE}))
     values = SceneReward(exact_weight=exact_weight)(
