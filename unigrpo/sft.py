@@ -12,6 +12,9 @@ import math
 import shutil
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +83,9 @@ def run_sft(
         load_training_state(training.policy.module, training.optimizer, out)
     observer.phase("training")
     metrics: dict[str, Any] = {}
-    with MetricLog(out, resumed_step=first_step) as log:
-        for step in range(first_step, recipe.num_steps):
-            means.add(training.step(step))
+    with MetricLog(out, resumed_step=first_step) as log, training.prefetching(first_step) as rows_of_steps:
+        for step, rows in enumerate(rows_of_steps, start=first_step):
+            means.add(training.step(step, rows))
             done = step + 1
             observer.progress(done, recipe.num_steps, "steps")
             if done % recipe.log_every == 0 or done == recipe.num_steps:
@@ -148,12 +151,28 @@ class _Training:
         is_clean = step < self.recipe.clean_steps
         return {task: source.rows(step, is_clean=is_clean) for task, source in self.demonstrations.items()}
 
-    def step(self, step: int) -> dict[str, float]:
-        """Take one optimiser step over all tasks and return its metrics."""
+    @contextmanager
+    def prefetching(self, first_step: int) -> Iterator[Iterator[dict[Task, Rows]]]:
+        """Give the rows of every step in turn; a thread makes those of the next step while one is trained."""
+        num_threads = torch.get_num_threads()
+        with ThreadPoolExecutor(1, initializer=lambda: torch.set_num_threads(num_threads)) as thread:
+
+            def rows_of_steps() -> Iterator[dict[Task, Rows]]:
+                following = thread.submit(self.demonstrations_of, first_step)
+                for step in range(first_step, self.recipe.num_steps):
+                    rows = following.result()
+                    if step + 1 < self.recipe.num_steps:
+                        following = thread.submit(self.demonstrations_of, step + 1)
+                    yield rows
+
+            yield rows_of_steps()
+
+    def step(self, step: int, rows_by_task: dict[Task, Rows]) -> dict[str, float]:
+        """Take one optimiser step over the rows of all tasks and return its metrics."""
         start = time.perf_counter()
         metrics: dict[str, float] = {}
         total = 0.0
-        for task, rows in self.demonstrations_of(step).items():
+        for task, rows in rows_by_task.items():
             loss = task_loss(self.policy, task, rows, self.recipe.min_mask_ratio)
             weighted = self.recipe.tasks[task].weight * loss
             weighted.backward()
