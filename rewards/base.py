@@ -2,13 +2,26 @@
 
 A reward is called as ``reward(prompts=[...], completions=[...], **columns) -> list[float | None]``. ``prompts`` are the
 user texts; a completion is text, or a PIL image for a generated picture; ``images`` is the list of each prompt's own
-pictures; every column of the data set arrives by name (``answer=[...]``). None says that the reward does not apply.
+pictures; every column of the data set arrives by name (``answer=[...]``). None says that the reward does not apply;
+``Failed(reason)`` in a number's place says that this one item could not be scored, and leaves the others alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """In place of a value: the reward could not score this item, and the answer is not to blame.
+
+    It is an ERROR of that item alone, which ``on_error:`` of the recipe rules. An exception is for the whole call: it
+    makes the caller try the call in parts, which a reward that asks a server does not want.
+    """
+
+    reason: str
 
 
 @runtime_checkable
@@ -18,5 +31,7 @@ class Reward(Protocol):
     range: tuple[float, float]
     """Lowest and highest value: an answer that makes a verifier hang gets the lowest."""
 
-    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """Return one value a completion; None where the reward does not apply."""
+    def __call__(
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> Sequence[float | Failed | None]:
+        """Return one value a completion; None where the reward does not apply, ``Failed`` where it could not score."""

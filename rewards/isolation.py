@@ -4,6 +4,7 @@
   gets the reward's minimum (TIMEOUT). One by one rather than by halves: each wrong guess costs a whole deadline. If
   the first few, taken from all over the batch, hang one and all, then the reward is down, and waiting on is useless.
 - A worker that dies: the call is tried once more, then halved; an item whose worker died twice is an ERROR.
+- ``Failed`` in place of a value: an ERROR of that item, and no second call.
 - An exception: the batch is halved until the item that raises stands alone (ERROR).
 """
 
@@ -163,8 +164,8 @@ def outcomes_of(reply: dict[str, Any]) -> Reply:
         Outcome(
             value=value,
             status=RewardStatus(status),
-            reason="" if status != RewardStatus.INVALID else "the value is not a finite number",
+            reason=reason if status != RewardStatus.INVALID else "the value is not a finite number",
         )
-        for value, status in zip(reply["values"], reply["status"], strict=True)
+        for value, status, reason in zip(reply["values"], reply["status"], reply["reasons"], strict=True)
     )
     return Reply(outcomes=outcomes, metrics=reply["metrics"], extras=reply["extras"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from unigrpo.rewards.base import Failed
 from unigrpo.rewards.child import Send, limit_memory, serve
 from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
 from unigrpo.types import RewardStatus
@@ -80,7 +81,8 @@ class _Worker:
             for column, logged in self._reward.extras.items()
             if len(logged) == len(values)
         }
-        return {"values": values, "status": status, "metrics": metrics, "extras": extras}
+        reasons = [value.reason if isinstance(value, Failed) else "" for value in raw]
+        return {"values": values, "status": status, "reasons": reasons, "metrics": metrics, "extras": extras}
 
 
 def shown(value: object) -> bool | int | float | str | None:
@@ -102,6 +104,8 @@ def judged(raw: Sequence[Any]) -> tuple[list[float | None], list[int]]:
 
 
 def _status_of_none(value: object) -> RewardStatus:
+    if isinstance(value, Failed):
+        return RewardStatus.ERROR
     return RewardStatus.NOT_APPLICABLE if value is None else RewardStatus.INVALID
 
 
