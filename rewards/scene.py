@@ -97,10 +97,10 @@ def _colour(pixel: np.ndarray) -> str:
 class Scene:
     """1 when the picture shows exactly what was asked, partial credit below.
 
-    Of six points of partial credit, each asked object gives one for its colour and one for its shape (objects are paired with
-    what is found so as to score most), their relation gives two, and every object too many takes one. Left and right
-    compare columns, above and below compare rows. ``exact_weight`` gives a share of the value to pictures without any
-    mistake only, as GenEval counts.
+    Of six points of partial credit, each asked object gives one for its colour and one for its shape (objects are
+    paired with what is found so as to score most), their relation gives two, and every object too many takes one. Left
+    and right compare columns, above and below compare rows. ``exact_weight`` gives a share of the value to pictures
+    without any mistake only, as GenEval counts.
     """
 
     range = (0.0, 1.0)
