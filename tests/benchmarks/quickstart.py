@@ -116,10 +116,26 @@ def table(results):
             lines.append(
                 f"| {name} | {task} | {reward['before']:.3f} → {reward['after']:.3f} "
                 f"| {reward['gain']:+.3f} ± {interval:.3f} "
-                f"| {hard['before']:.3f} → {hard['after']:.3f} ({hard['gain'] / max(hard['paired_se'], 1e-9):+.1f} SE) "
-                f"| {greedy['before']:.3f} → {greedy['after']:.3f} |"
+                f"| {hard['before']:.3f} → {hard['after']:.3f} ({in_se(hard):+.1f} SE) "
+                f"| {greedy['before']:.3f} → {greedy['after']:.3f} ({in_se(greedy):+.1f} SE) |"
             )
     return "\n".join(lines)
+
+
+def in_se(part):
+    """Return a gain in paired standard errors; 0 where nothing changed."""
+    return part["gain"] / part["paired_se"] if part["paired_se"] else 0.0
+
+
+def control_means(results):
+    """Return a line: the mean gain of the controls a task, with the 95 % interval over their prompts."""
+    controls = [result["rows"] for name, result in results.items() if name.startswith("control")]
+    parts = []
+    for task in TASKS if controls else ():
+        gain = np.mean([rows[task]["reward"]["gain"] for rows in controls])
+        se = math.sqrt(sum(rows[task]["reward"]["paired_se"] ** 2 for rows in controls)) / len(controls)
+        parts.append(f"{task} {gain:+.3f} ± {1.96 * se:.3f}")
+    return f"\n\nmean gain of {len(controls)} controls: {', '.join(parts)}" if parts else ""
 
 
 def main():
@@ -135,7 +151,7 @@ def main():
     for seed in arguments.controls:
         changes = [f"seed={seed}", "advantages.shuffle_within_groups=true", *arguments.overrides]
         results[f"control, seed {seed}"] = run(arguments.out, f"control_{seed}", changes)
-    text = table(results)
+    text = table(results) + control_means(results)
     costs = ", ".join(f"{name} {r['wall_s']:.0f} s and {r['peak_pss_gb']:.1f} GB" for name, r in results.items())
     text += (
         f"\n\n{platform.machine()}, {os.cpu_count()} cores; wall time and peak memory (PSS of all processes): {costs}\n"
