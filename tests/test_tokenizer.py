@@ -97,3 +97,11 @@ def test_file_that_is_no_tokenizer_is_named(tmp_path: Path, text: str, message: 
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ValueError, match=rf"tokenizer\.json.*{message}"):
         TextTokenizer.from_folder(tmp_path)
+
+
+def test_file_that_is_damaged_deep_inside_is_named(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"pre_tokenizer": {"type": "Nonesuch"}}))
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer .*download it again"):
+        TextTokenizer.from_folder(folder)

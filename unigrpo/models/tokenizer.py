@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,11 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     model = read_json(path).get("model")  # the package itself names neither the file nor the fault
     if not isinstance(model, dict) or not model.get("vocab"):
         raise ValueError(f"{path} has no `model` with a `vocab`, so it is no tokenizer; download it again")
-    return Tokenizer.from_file(str(path))
+    with ThreadPoolExecutor(1) as thread:  # a future keeps what it raises, which is the nameless class Exception
+        reading = thread.submit(Tokenizer.from_file, str(path))
+    if (error := reading.exception()) is not None:
+        raise ValueError(f"{path} is no tokenizer ({error}); download it again") from error
+    return reading.result()
 
 
 class TextTokenizer:
