@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from unigrpo.types import Task
 
@@ -71,6 +71,22 @@ class TaskSettings(Settings):
     sampling: SamplingSettings
 
 
+class EnvSettings(Settings):
+    """The interpreter of a reward whose packages conflict with ours: one that is there, or one that is built once and kept."""
+
+    python: str | None = Field(None, description="An interpreter that is there; a relative path starts at the recipe's folder.")
+    requirements: list[str] | None = Field(None, description="Lines of a pip requirements file; installed once under UNIGRPO_HOME (~/.cache/unigrpo).")
+    python_version: str | None = Field(None, pattern=r"^3\.\d+$", description="With requirements: which python3.x of the PATH; null is the one that runs.")
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> EnvSettings:
+        if (self.python is None) == (self.requirements is None):
+            raise ValueError("an env is `python: PATH` or `requirements: [...]`, one of the two")
+        if self.python is not None and self.python_version is not None:
+            raise ValueError("python_version chooses what requirements are installed for; with `python: PATH` leave it out")
+        return self
+
+
 class RewardSettings(Settings):
     """One reward."""
 
@@ -82,6 +98,7 @@ class RewardSettings(Settings):
     num_workers: int = Field(1, ge=1, description="Processes that share the completions of a step; each makes the reward, so each needs its memory.")
     on_error: Literal["mask", "value", "drop_group", "raise"] = Field("mask", description="What an infrastructure failure becomes.")
     error_value: float | None = Field(None, description="The value for `on_error: value`.")
+    env: EnvSettings | None = Field(None, description="An interpreter of its own, for packages that conflict with ours; null is the one that runs.")
 
 
 class AdvantageSettings(Settings):
