@@ -12,7 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-EOS_TEXTS = ("<|endoftext|>", "<|eot_id|>", "<|im_end|>", "<|end_of_text|>")
+EOS_TEXTS = (
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end_of_text|>",
+    "<|role_end|>",
+    "<end_of_turn>",
+    "<eos>",
+    "</s>",
+)
+PAD_TEXTS = ("<pad>", "<|pad|>", "[PAD]")
 MAX_ANSWER_LENGTH = 1000
 """Characters of a boxed or tagged answer; a longer one is not an answer and counts as none."""
 MAX_TAIL_LENGTH = 4000
@@ -50,8 +60,8 @@ def completion_text(completion: object) -> str | None:
 
 
 def cut_at_eos(text: str) -> str:
-    """Return the text before the first end-of-sequence marker."""
-    positions = [position for eos in EOS_TEXTS if (position := text.find(eos)) >= 0]
+    """Return the text before the first end-of-sequence or padding marker."""
+    positions = [position for eos in (*EOS_TEXTS, *PAD_TEXTS) if (position := text.find(eos)) >= 0]
     return text[: min(positions)] if positions else text
 
 
