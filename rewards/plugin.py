@@ -111,10 +111,19 @@ class AdaptedReward:
         return available | self._arguments
 
     def _checked(self, result: Any, num_completions: int) -> list[Any]:
+        shape = getattr(result, "shape", (num_completions,))
+        kind = type(result).__name__
         if hasattr(result, "tolist"):
             result = result.tolist()
-        if isinstance(result, str | Mapping) or not isinstance(result, Sequence):
-            given = f"a {type(result).__name__}"
+        if len(shape) > 1:
+            given = f"a {kind} of shape {tuple(shape)}"
+        elif callable(result):
+            given = (
+                f"a {kind}, which is itself something to call (a factory: use "
+                '"unigrpo.rewards.adapters:Trl" with its `make`)'
+            )
+        elif isinstance(result, str | Mapping) or not isinstance(result, Sequence):
+            given = f"a {kind}"
         elif len(result) != num_completions:
             given = f"a list of {len(result)}"
         else:
@@ -153,6 +162,8 @@ def _as_conversation(completion: Any) -> Any:
 
 
 def _described(target: object) -> str:
+    if hasattr(target, "shown_as"):
+        return str(target.shown_as)
     named = target if hasattr(target, "__qualname__") else type(target)
     return f"{getattr(named, '__module__', '?')}.{getattr(named, '__qualname__', '?')}"
 
