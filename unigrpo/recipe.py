@@ -16,12 +16,19 @@ import yaml
 from pydantic import ValidationError
 
 from unigrpo.errors import RecipeError
-from unigrpo.recipe_checks import problems_of_supervision, problems_of_training
+from unigrpo.recipe_checks import problems_of_rewards, problems_of_supervision, problems_of_training
 from unigrpo.recipe_problems import describe
 from unigrpo.recipe_yaml import apply_overrides, read_mapping
-from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.references import locate, split_reference
+from unigrpo.settings import Recipe, RewardSettings, Settings, SftRecipe
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, SftRecipe)
+
+
+class RewardsSection(Settings):
+    """What `unigrpo score` reads of a recipe."""
+
+    rewards: dict[str, RewardSettings]
 
 
 def load_recipe(path_or_name: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -44,6 +51,40 @@ def load_sft_recipe(path_or_name: str | Path, overrides: list[str] | None = None
         RecipeError: with every problem found.
     """
     return _load(path_or_name, overrides or [], SftRecipe, problems_of_supervision)
+
+
+def load_rewards(source: str, overrides: list[str] | None = None) -> dict[str, RewardSettings]:
+    """Return the rewards of a recipe, of a YAML file that has at least a ``rewards`` section, or of one name.
+
+    Args:
+        source: a YAML file, a packaged recipe's name, ``"module:name"`` or ``"path/to/file.py:name"``; the last two
+            are one reward, called by the name after the colon.
+        overrides: ``rewards.NAME.key=value``, the value as YAML.
+
+    Raises:
+        RecipeError: with every problem found.
+        UserError: if such a name does not exist.
+    """
+    folder = Path.cwd()
+    if ":" in source and not Path(source).is_file():
+        locate(source)
+        values: dict[str, Any] = {"rewards": {split_reference(source)[1]: {"use": source}}}
+    else:
+        path = find_recipe(source)
+        folder = path.parent
+        values = {"rewards": read_mapping(path, source).get("rewards")}
+    if not values["rewards"]:
+        raise RecipeError(source, ["rewards: none; wanted at least one, such as `length: {use: my_rewards.py:length}`"])
+    values = apply_overrides(values, overrides or [])
+    _anchor_paths(values, folder)
+    try:
+        rewards = RewardsSection.model_validate(values).rewards
+    except ValidationError as error:
+        raise RecipeError(source, describe(error, RewardsSection)) from None
+    problems = problems_of_rewards(rewards)
+    if problems:
+        raise RecipeError(source, problems)
+    return rewards
 
 
 def is_supervised(path: Path) -> bool:
@@ -126,8 +167,9 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         value = section.get(key)
         if not isinstance(value, str) or value.startswith("asset:"):
             continue
-        target, colon, name = value.rpartition(":") if key == "use" else (value, "", "")
-        if key == "use" and not target.endswith(".py"):
+        is_code = key in ("use", "function")
+        target, colon, name = value.rpartition(":") if is_code else (value, "", "")
+        if is_code and not target.endswith(".py"):
             continue
         candidates = [folder / target, Path(target)]
         found = next((candidate for candidate in candidates if candidate.exists()), None)
@@ -145,6 +187,8 @@ def _path_slots(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     for section in [*_sections(values.get("rewards")), values.get("estimator")]:
         if isinstance(section, dict):
             yield section, "use"
+            if isinstance(arguments := section.get("arguments"), dict):
+                yield arguments, "function"  # of an adapter of other trainers' functions
 
 
 def _sections(value: Any) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from unigrpo.data import COLUMN_NAMES, check_jsonl
 from unigrpo.errors import UserError
@@ -53,6 +53,12 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
     problems += _precision(recipe.policy, recipe.lora)
     return problems
+
+
+def problems_of_rewards(rewards: dict[str, RewardSettings]) -> list[str]:
+    """Return one line a problem of rewards that stand alone, whatever their tasks; empty where they can be made."""
+    tasks = set(get_args(Task))
+    return [problem for name, reward in rewards.items() for problem in _one_reward(reward, f"rewards.{name}", tasks)]
 
 
 def is_hub_id(path: str) -> bool:
@@ -170,6 +176,12 @@ def _rewards(recipe: Recipe) -> Iterator[str]:
 
 def _one_reward(reward: RewardSettings, key: str, tasks: set[str]) -> Iterator[str]:
     yield from _named_code(reward.use, reward.arguments, key)
+    function = reward.arguments.get("function")
+    if reward.use.startswith("unigrpo.rewards.adapters:") and isinstance(function, str):
+        try:
+            locate(function)
+        except UserError as error:
+            yield f"{key}.arguments.function: {error}"
     for task in reward.tasks or ():
         if task not in tasks:
             yield f"{key}.tasks: {task} is no task of this recipe, which has {', '.join(sorted(tasks)) or 'none'}"
