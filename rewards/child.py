@@ -147,6 +147,12 @@ def limit_memory(num_gb: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
+def unlimit_memory() -> None:
+    """Take a limit of this process back."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
 def serve(handle: Handler, arguments: list[str]) -> None:
     """Answer messages until the parent closes the socket or dies. Runs in the child's main thread.
 

@@ -282,8 +282,8 @@ def _score_call(
 ) -> dict[int, Outcome]:
     columns = columns_of(
         [rollouts[row] for row in rows],
-        wanted=worker.wanted_columns,
-        with_completion_ids=worker.wants_completion_ids,
+        wanted=worker.traits.wanted_columns,
+        with_completion_ids=worker.traits.wants_completion_ids,
     )
     index_of = {row: index for index, row in enumerate(rows)}
 

@@ -1,4 +1,4 @@
-"""The child process of one reward: it makes the reward once, then scores batches until its parent goes."""
+"""The child process of one or several rewards: it makes each once, then scores batches until its parent goes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from unigrpo.rewards.base import Failed
-from unigrpo.rewards.child import Send, limit_memory, serve
+from unigrpo.rewards.child import Send, limit_memory, serve, unlimit_memory
 from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
+from unigrpo.rewards.traits import identity, is_repeatable, needs_whole_groups
 from unigrpo.types import RewardStatus
 
 _NUM_TRACEBACK_CHARACTERS = 4000
@@ -47,10 +48,10 @@ class _Trap:
 
 
 class _Worker:
-    """Answers ``{"load": …}`` once and ``{"columns": …}`` for each batch."""
+    """Answers ``{"load": …}`` once a reward and ``{"columns": …}`` for each batch of the reward that it names."""
 
     def __init__(self) -> None:
-        self._reward: AdaptedReward | None = None
+        self._rewards: dict[str, AdaptedReward] = {}
 
     def handle(self, message: dict[str, Any], send: Send) -> None:
         """Answer one message."""
@@ -61,24 +62,34 @@ class _Worker:
     def _load(self, order: dict[str, Any]) -> dict[str, Any]:
         folder = Path(order["folder"]) if order["folder"] else None
         reward = load_reward(order["use"], order["arguments"], name=order["name"], folder=folder)
-        self._reward = reward
-        memory_gb = getattr(reward.target, "memory_limit_gb", None)
-        if memory_gb is not None:
-            limit_memory(memory_gb)
+        self._rewards[order["name"]] = reward
+        self._limit_memory()
         return {
             "range": list(reward.range),
             "wanted_columns": reward.wanted_columns,
             "wants_completion_ids": reward.wants_completion_ids,
+            "needs_whole_groups": needs_whole_groups(reward),
+            "is_repeatable": is_repeatable(reward),
+            "identity": identity(reward),
         }
 
+    def _limit_memory(self) -> None:
+        """Limit the process to the largest limit of its rewards, where all have one: they share its memory."""
+        limits = [getattr(reward.target, "memory_limit_gb", None) for reward in self._rewards.values()]
+        known = [limit for limit in limits if limit is not None]
+        if known and len(known) == len(limits):
+            limit_memory(max(known))
+        elif known:
+            unlimit_memory()
+
     def _score(self, message: dict[str, Any]) -> dict[str, Any]:
-        assert self._reward is not None, "scored before loaded"
-        raw = self._reward(step=message["step"], **message["columns"])
+        reward = self._rewards[message["reward"]] if "reward" in message else next(iter(self._rewards.values()))
+        raw = reward(step=message["step"], **message["columns"])
         values, status = judged(raw)
-        metrics = {name: sum(logged) / len(logged) for name, logged in self._reward.metrics.items()}
+        metrics = {name: sum(logged) / len(logged) for name, logged in reward.metrics.items()}
         extras = {
             column: [shown(value) for value in logged]
-            for column, logged in self._reward.extras.items()
+            for column, logged in reward.extras.items()
             if len(logged) == len(values)
         }
         reasons = [value.reason if isinstance(value, Failed) else "" for value in raw]

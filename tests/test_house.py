@@ -23,7 +23,7 @@ LAYERS = {
     ),
     2: ("estimators", "objectives", "models", "rewards", "data", "metrics", "tracking", "checkpoint", "sft_losses"),
     3: ("rollouts", "sft_rows"),
-    4: ("rollouts.actor", "rewards.worker", "learner"),
+    4: ("rollouts.actor", "rewards.worker", "rewards.remote_child", "learner"),
     5: ("rollouts.pool", "rewards.pool", "learner_group"),
     6: ("recipe", "recipe_checks", "recipe_problems", "recipe_yaml", "arithmetic", "recipes"),
     7: (
@@ -39,8 +39,7 @@ ONLY_IN = {
     "ray": (
         "rollouts.actor",
         "rollouts.pool",
-        "rewards.worker",
-        "rewards.pool",
+        "rewards.remote_child",
         "learner_group",
         "run",
         "train",
