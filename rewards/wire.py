@@ -35,6 +35,8 @@ class _Packer:
     blobs: list[bytes] = field(default_factory=list)
     index: dict[int, int] = field(default_factory=dict)
     kept: list[object] = field(default_factory=list)
+    pictures: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What each picture is sent as: one that is used twice is decoded once."""
 
     def add(self, source: object, blob: bytes) -> int:
         self.kept.append(source)  # An id is unique only while its object lives.
@@ -67,13 +69,28 @@ class _Packer:
             blob = self.add(value, np.ascontiguousarray(value).tobytes()) if known is None else known
             return {_KIND: "array", "blob": blob, "dtype": value.dtype.str, "shape": list(value.shape)}
         if hasattr(value, "tobytes") and hasattr(value, "mode") and hasattr(value, "size"):
-            image = value if value.mode in ("L", "RGB", "RGBA") else value.convert("RGB")
-            blob = self.add(value, image.tobytes()) if known is None else known
-            return {_KIND: "image", "blob": blob, "mode": image.mode, "size": list(image.size)}
+            return self._pack_picture(value)
+        if hasattr(value, "kind") and hasattr(value, "reason"):  # a picture that was refused before
+            return {_KIND: "refused", "kind": str(value.kind), "reason": str(value.reason)}
         raise TypeError(
             f"{path} is a {type(value).__name__}, which cannot be sent to a reward worker; "
             "use text, numbers, lists, dicts, bytes, numeric numpy arrays or PIL images"
         )
+
+    def _pack_picture(self, value: Any) -> Any:
+        """Return a picture as a blob; one that has no 8-bit pixels goes as its refusal."""
+        from unigrpo.rewards.pictures import RefusedPicture, portable
+
+        if id(value) not in self.pictures:
+            self.kept.append(value)
+            picture = portable(value)
+            if isinstance(picture, RefusedPicture):
+                packed = {_KIND: "refused", "kind": picture.kind, "reason": picture.reason}
+            else:
+                blob = self.add(value, picture.tobytes())
+                packed = {_KIND: "image", "blob": blob, "mode": picture.mode, "size": list(picture.size)}
+            self.pictures[id(value)] = packed
+        return self.pictures[id(value)]
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -98,6 +115,10 @@ def _unpack(value: Any, blobs: list[bytes], images: dict[int, Any]) -> Any:
         return {key: _unpack(item, blobs, images) for key, item in value.items()}
     if kind == "map":
         return {_unpack(key, blobs, images): _unpack(item, blobs, images) for key, item in value["items"]}
+    if kind == "refused":
+        from unigrpo.rewards.pictures import RefusedPicture
+
+        return RefusedPicture(value["kind"], value["reason"])
     blob = value["blob"]
     if kind == "bytes":
         return blobs[blob]
