@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from unigrpo.rewards.pictures import as_rgb, is_picture
+from unigrpo.rewards.pictures import RefusedPicture, is_picture, settled
 
 QUALITY = 95
 
@@ -40,10 +40,13 @@ class JpegSize:
         self.range = (-1.0, 0.0) if direction == "smaller" else (0.0, 1.0)
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """Return one value a completion; None for text."""
+        """Return one value a completion; None for text, the least for a picture that cannot be read."""
         return [self._value(picture) if is_picture(picture) else None for picture in completions]
 
     def _value(self, picture: Any) -> float:
+        rgb = settled(picture)
+        if isinstance(rgb, RefusedPicture):
+            return self.range[0]
         file = io.BytesIO()
-        as_rgb(picture).save(file, format="JPEG", quality=QUALITY)
+        rgb.save(file, format="JPEG", quality=QUALITY)
         return self._sign * min(1.0, file.tell() / 1000 / self._scale)

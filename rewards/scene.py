@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.rewards.pictures import as_rgb, is_picture
+from unigrpo.rewards.pictures import RefusedPicture, as_rgb, is_picture, settled
 
 Found = tuple[str, str, int, int]
 """(colour, shape, row, column)."""
@@ -116,7 +116,10 @@ class Scene:
         self._exact_weight = exact_weight
 
     def _value(self, picture: Any, asked: Sequence[Sequence[str]], relation: str | None) -> float:
-        credit = _partial_credit(read_scene(picture), asked, relation)
+        rgb = settled(picture)
+        if isinstance(rgb, RefusedPicture):
+            return 0.0
+        credit = _partial_credit(read_scene(rgb), asked, relation)
         return (1 - self._exact_weight) * credit + self._exact_weight * (credit == 1)
 
     def __call__(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from unigrpo.rewards import wire
+from unigrpo.rewards.jpeg_size import JpegSize
 from unigrpo.rewards.pictures import (
     PictureError,
     RefusedPicture,
@@ -20,6 +21,7 @@ from unigrpo.rewards.pictures import (
     quantised,
     settled,
 )
+from unigrpo.rewards.scene import Scene
 
 
 def noise(size=(12, 8), seed=0):
@@ -194,3 +196,12 @@ def test_refusals_are_counted_by_kind():
         "pictures/refused_fraction/too_thin": 0.25,
     }
     log_refusals([], logged.__setitem__)
+
+
+def test_refused_picture_of_the_policy_gets_the_least_and_leaves_its_neighbours_alone():
+    broken = RefusedPicture("unreadable", "cut")
+    for reward in (JpegSize(), JpegSize("larger")):
+        values = reward(prompts=["", ""], completions=[noise(), broken])
+        assert values == [reward(prompts=[""], completions=[noise()])[0], reward.range[0]]
+    asked = [[["red", "circle"], ["blue", "square"]]] * 2
+    assert Scene()(prompts=["", ""], completions=[broken, noise()], objects=asked, relation=["above"] * 2)[0] == 0.0
