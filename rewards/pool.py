@@ -173,6 +173,11 @@ class RewardPool:
         columns = {name: _result(future, running.values()) for name, future in running.items()}
         return self._table(rollouts, columns)
 
+    @property
+    def names_wanting_completion_ids(self) -> tuple[str, ...]:
+        """Return the rewards that count tokens; known once they are loaded."""
+        return tuple(name for name, workers in self._workers.items() if workers[0].traits.wants_completion_ids)
+
     def close(self) -> None:
         """End all workers."""
         for worker in self._all_workers():
