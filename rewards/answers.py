@@ -1,16 +1,17 @@
 r"""Find the final answer in a completion: linear-time scanning, because the text may be a megabyte of hostile braces.
 
 Order: the last balanced ``\boxed{}`` after the final ``</think>``, else the last ``<answer>…</answer>``, else what
-follows the last ``####`` (GSM8K), else the text after ``</think>`` itself. Text behind the first end-of-sequence
-marker is filler of block decoding and never read.
+follows the last ``####`` (GSM8K), else the text after ``</think>`` or ``</reasoning>`` itself: reasoning is not an
+answer. A reward may leave out any of the four. Text behind the first end-of-sequence marker is filler of block decoding
+and never read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 EOS_TEXTS = (
     "<|endoftext|>",
@@ -33,6 +34,7 @@ _BOX_COMMANDS = ("boxed", "\\fbox")
 """Policies drop the backslash of ``\\boxed{}`` now and then; braces tell it from prose."""
 
 AnswerSource = Literal["box", "tag", "hashes", "text"]
+ALL_SOURCES: tuple[AnswerSource, ...] = get_args(AnswerSource)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +69,7 @@ def cut_at_eos(text: str) -> str:
 
 def after_thinking(text: str) -> str:
     """Return the text after the final ``</think>``; all of it where there is none."""
-    return text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
+    return _after_last(text, "</think>")
 
 
 def last_boxed(text: str) -> str | None:
@@ -93,19 +95,42 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
-def extract_answer(completion: str) -> Answer | None:
+def checked_sources(sources: Collection[str]) -> tuple[AnswerSource, ...]:
+    """Return the places to look for an answer, in the one order there is.
+
+    Raises:
+        ValueError: for none, or an unknown one.
+    """
+    unknown = sorted(set(sources) - set(ALL_SOURCES))
+    if unknown or not sources or isinstance(sources, str):
+        raise ValueError(f"answer sources {sources!r} are not understood; give a list of some of {list(ALL_SOURCES)}")
+    return tuple(source for source in ALL_SOURCES if source in sources)
+
+
+def extract_answer(completion: str, sources: Collection[AnswerSource] = ALL_SOURCES) -> Answer | None:
     """Return the final answer of a completion; None where it is empty, too long, or a box that is never closed."""
     text = after_thinking(cut_at_eos(completion))
-    boxed = last_boxed(text)
-    if boxed is not None or "\\boxed" in text:
-        return _bounded(boxed, "box")
-    tagged = _last_tag(text)
-    if tagged is not None:
-        return _bounded(tagged, "tag")
-    if "####" in text:
+    if "box" in sources:
+        boxed = last_boxed(text)
+        if boxed is not None or "\\boxed" in text:
+            return _bounded(boxed, "box")
+    if "tag" in sources:
+        tagged = _last_tag(text)
+        if tagged is not None:
+            return _bounded(tagged, "tag")
+    if "hashes" in sources and "####" in text:
         return _bounded(text[text.rfind("####") + 4 :].strip().partition("\n")[0], "hashes")
-    tail = text[-MAX_TAIL_LENGTH:].strip()
+    if "text" not in sources:
+        return None
+    tail = _after_last(text, "</reasoning>")[-MAX_TAIL_LENGTH:].strip()
     return Answer(text=tail, source="text") if tail else None
+
+
+def accepted_answers(gold: object) -> list[str]:
+    """Return the spellings that an answer column accepts: a text or number, a list of them, or VQA's dicts."""
+    items = gold if isinstance(gold, Sequence) and not isinstance(gold, str | bytes) else [gold]
+    texts = [item.get("answer") if isinstance(item, Mapping) else item for item in items]
+    return [str(text) for text in texts if text is not None and str(text).strip()]
 
 
 def gold_answer(answer: object) -> str | None:
@@ -118,6 +143,10 @@ def gold_answer(answer: object) -> str | None:
     elif "\\boxed" in text:
         text = last_boxed(text) or text
     return text.strip() or None
+
+
+def _after_last(text: str, marker: str) -> str:
+    return text[text.rfind(marker) + len(marker) :] if marker in text else text
 
 
 def _ends(text: str, needle: str) -> list[int]:

@@ -52,7 +52,7 @@ class Format:
     Range: 0 to 1.
     Needs: nothing but the completion; any text task.
     Source: TRL; open-r1; d1 (arXiv 2504.12216); MMaDA (arXiv 2505.15809: 0.5 beside 2.0 for correctness).
-    Cost: microseconds; 2 ms a megabyte.
+    Cost: microseconds; 8 ms a megabyte.
     Hacked by: empty or copied reasoning inside the right tags. Keep the weight small, or gate it on correctness.
     Recipe:
         format: {use: "unigrpo.rewards.format:Format", arguments: {variant: think_answer}, weight: 0.25}

@@ -1,0 +1,88 @@
+"""Exact match: 1 where the answer is spelt like an accepted one, up to a stated normalisation."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal
+
+from unigrpo.rewards.answers import (
+    ALL_SOURCES,
+    AnswerSource,
+    accepted_answers,
+    checked_sources,
+    completion_text,
+    extract_answer,
+)
+
+Normalisation = Literal["none", "case", "squad"]
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class ExactMatch:
+    r"""1 where the answer equals one of the accepted answers, else 0.
+
+    Normalisations, each with the one before: ``none`` (blanks at the ends), ``case`` (Unicode form, case, runs of
+    blanks), ``squad`` (ASCII punctuation and the articles a, an, the are dropped).
+
+    Range: 0 to 1.
+    Needs: column ``answer``, a text or number, or a list of them.
+    Source: SQuAD's exact match (arXiv 1606.05250).
+    Cost: 5 microseconds.
+    Hacked by: nothing but the right words, where the answer is marked; guessing where there are few answers.
+    Recipe:
+        exact: {use: "unigrpo.rewards.exact_match:ExactMatch", arguments: {normalisation: squad}, timeout_s: 5}
+    """
+
+    range = (0.0, 1.0)
+    memory_limit_gb = 4.0
+    wanted_columns = ("answer",)
+
+    def __init__(
+        self, *, normalisation: Normalisation = "squad", sources: Collection[AnswerSource] = ALL_SOURCES
+    ) -> None:
+        r"""Set up.
+
+        Args:
+            normalisation: what two spellings may differ in.
+            sources: where an answer may stand: ``box`` (``\boxed{}``), ``tag`` (``<answer>``), ``hashes`` (``####``),
+                ``text`` (all of the unmarked text behind the reasoning).
+
+        Raises:
+            ValueError: for an unknown normalisation or source.
+        """
+        rules: dict[str, Callable[[str], str]] = {"none": str.strip, "case": _as_case, "squad": _as_squad}
+        if normalisation not in rules:
+            raise ValueError(f"normalisation {normalisation!r} is unknown; give one of {list(rules)}")
+        self._normalise = rules[normalisation]
+        self._sources = checked_sources(sources)
+
+    def __call__(
+        self, *, completions: Sequence[Any], answer: Sequence[Any] | None = None, **columns: object
+    ) -> list[float | None]:
+        """Return one value a completion; None for a picture, or without an accepted answer."""
+        golds = [None] * len(completions) if answer is None else answer
+        return [
+            self._score(completion_text(completion), accepted_answers(gold))
+            for completion, gold in zip(completions, golds, strict=True)
+        ]
+
+    def _score(self, text: str | None, accepted: Sequence[str]) -> float | None:
+        if text is None or not accepted:
+            return None
+        answer = extract_answer(text, self._sources)
+        if answer is None:
+            return 0.0
+        return float(self._normalise(answer.text) in {self._normalise(gold) for gold in accepted})
+
+
+def _as_case(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _as_squad(text: str) -> str:
+    return " ".join(_ARTICLES.sub(" ", _as_case(text).translate(_PUNCTUATION)).split())

@@ -1,0 +1,128 @@
+"""VQA accuracy: how many of the annotators gave this answer, three being enough."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from unigrpo.rewards.answers import (
+    ALL_SOURCES,
+    AnswerSource,
+    accepted_answers,
+    checked_sources,
+    completion_text,
+    extract_answer,
+)
+
+NUM_AGREEING = 3
+"""Annotators who are enough for an answer to be right."""
+
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_DIGIT_COMMA = re.compile(r"\d,\d")
+_FULL_STOP = re.compile(r"\.(?!\d)")
+_ARTICLES = frozenset({"a", "an", "the"})
+_NUMBER_WORDS = {"none": "0"} | {
+    word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
+}
+_CONTRACTED = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd somebody'd've somebody'll
+    somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that'd that'd've
+    that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've
+    weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll
+    why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+"""Not ``let's``, ``she's``, ``we're``, ``it's``: without the apostrophe they are other words."""
+
+
+def _without_one_apostrophe(form: str) -> list[str]:
+    return [form[:index] + form[index + 1 :] for index, sign in enumerate(form) if sign == "'"]
+
+
+_CONTRACTIONS = {bare: form for form in _CONTRACTED.split() for bare in _without_one_apostrophe(form)}
+
+
+class VQAAccuracy:
+    r"""The soft accuracy of VQA: the mean over annotators left out of min(1, others who agree / 3).
+
+    So of ten annotators 1 who agrees makes 0.3, 2 make 0.6, 3 make 0.9, 4 make 1. With fewer than four, all the others
+    must agree; a single one is compared exactly. Both sides are normalised as VQA's evaluation does it: punctuation,
+    number words to ten, articles, apostrophes of contractions. That evaluation leaves spellings alone where all
+    annotators agree, so that ``Yes`` misses ``yes``; here they are normalised there, too.
+
+    Range: 0 to 1.
+    Needs: column ``answers``, a list of texts (or of VQA's dicts with ``answer``) for each prompt, or ``answer``.
+    Source: VQA v2 (arXiv 1612.00837) and its evaluation; also TextVQA and OK-VQA.
+    Cost: 50 microseconds.
+    Hacked by: the commonest answers, yes and 2, whatever the picture shows. Balance the questions.
+    Recipe:
+        vqa: {use: "unigrpo.rewards.vqa_accuracy:VQAAccuracy", tasks: [understand], timeout_s: 5}
+    """
+
+    range = (0.0, 1.0)
+    memory_limit_gb = 4.0
+    wanted_columns = ("answers", "answer")
+
+    def __init__(self, *, sources: Collection[AnswerSource] = ALL_SOURCES) -> None:
+        r"""Set up.
+
+        Args:
+            sources: where an answer may stand: ``box`` (``\boxed{}``), ``tag`` (``<answer>``), ``hashes`` (``####``),
+                ``text`` (all of the unmarked text behind the reasoning).
+
+        Raises:
+            ValueError: for an unknown source.
+        """
+        self._sources = checked_sources(sources)
+
+    def __call__(
+        self,
+        *,
+        completions: Sequence[Any],
+        answers: Sequence[Any] | None = None,
+        answer: Sequence[Any] | None = None,
+        **columns: object,
+    ) -> list[float | None]:
+        """Return one value a completion; None for a picture, or without annotators' answers."""
+        count = len(completions)
+        lists = [None] * count if answers is None else answers
+        singles = [None] * count if answer is None else answer
+        return [
+            self._score(completion_text(completion), accepted_answers(given) or accepted_answers(single))
+            for completion, given, single in zip(completions, lists, singles, strict=True)
+        ]
+
+    def _score(self, text: str | None, annotated: Sequence[str]) -> float | None:
+        if text is None or not annotated:
+            return None
+        given = extract_answer(text, self._sources)
+        return 0.0 if given is None else soft_accuracy(given.text, annotated)
+
+
+def soft_accuracy(answer: str, annotated: Sequence[str]) -> float:
+    """Return the accuracy of one answer against those of the annotators."""
+    wanted = normalise_vqa(answer)
+    agreeing = [normalise_vqa(other) == wanted for other in annotated]
+    if len(agreeing) == 1:
+        return float(agreeing[0])
+    enough = min(NUM_AGREEING, len(agreeing) - 1)
+    total = sum(agreeing)
+    return sum(min(1.0, (total - own) / enough) for own in agreeing) / len(agreeing)
+
+
+def normalise_vqa(answer: str) -> str:
+    """Return an answer as VQA's evaluation compares it.
+
+    A punctuation sign is dropped where it touches a blank anywhere in the answer, or where the answer has a comma
+    between digits; else it becomes a blank. A full stop stays in front of a digit only.
+    """
+    text = " ".join(answer.split())
+    has_digit_comma = _DIGIT_COMMA.search(text) is not None
+    changed = text
+    for sign in _PUNCTUATION:
+        is_dropped = has_digit_comma or f"{sign} " in text or f" {sign}" in text
+        changed = changed.replace(sign, "" if is_dropped else " ")
+    words = [_NUMBER_WORDS.get(word, word) for word in _FULL_STOP.sub("", changed).lower().split()]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
