@@ -10,7 +10,10 @@ from PIL import Image
 
 from unigrpo.assets import asset_folder
 from unigrpo.demo.scenes import ImagineScenes, Item, Scene, UnderstandScenes, render
-from unigrpo.rewards.clip_alignment import ClipAlignment, _resolve
+from unigrpo.rewards.base import Failed
+from unigrpo.rewards.clip_alignment import ClipAlignment
+from unigrpo.rewards.open_clip_towers import resolve
+from unigrpo.rewards.pictures import RefusedPicture
 from unigrpo.testing.conformance import check_reward
 
 
@@ -124,7 +127,7 @@ def test_texts_that_are_cut_are_counted_and_logged(prompts, caplog):
     with caplog.at_level(logging.WARNING):
         reward(prompts=[long, prompts[0].text], completions=shown, log_metric=logged.__setitem__)
     assert reward.num_truncated == 1
-    assert logged == {"clip_alignment/truncated_fraction": 0.5}
+    assert logged == {"clip_alignment/truncated_fraction": 0.5, "pictures/refused_fraction": 0.0}
     assert "1 of 2 texts exceed the 16 tokens" in caplog.text
 
 
@@ -137,8 +140,8 @@ def test_all_modes_of_pictures_are_read(reward, prompts):
 
 
 def test_weights_do_not_change(reward):
-    assert not any(parameter.requires_grad for parameter in reward._model.parameters())
-    assert not reward._model.training
+    assert not any(parameter.requires_grad for parameter in reward._body.towers.model.parameters())
+    assert not reward._body.towers.model.training
 
 
 def test_unknown_models_and_tags_are_named():
@@ -174,5 +177,22 @@ def test_openai_weights_get_quick_gelu_under_either_name(monkeypatch, tmp_path):
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs" / "main").write_text("abc")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    assert _resolve("ViT-L-14", "openai") == ("ViT-L-14", "openai", True)
-    assert _resolve("ViT-L-14-quickgelu", "openai") == ("ViT-L-14-quickgelu", "openai", True)
+    assert resolve("ViT-L-14", "openai") == ("ViT-L-14", "openai", True)
+    assert resolve("ViT-L-14-quickgelu", "openai") == ("ViT-L-14-quickgelu", "openai", True)
+
+
+def test_refused_picture_costs_the_policy_but_not_one_who_was_shown_it(reward, prompts):
+    broken = RefusedPicture("unreadable", "cut short")
+    shown = pictures(prompts[:1])[0]
+    logged = {}
+    values = reward(
+        prompts=[prompts[0].text, prompts[0].text, "-", "-"],
+        completions=[shown, broken, "a red circle", "a red circle"],
+        images=[None, None, [broken], [broken, shown]],
+        log_metric=logged.__setitem__,
+    )
+    assert values[0] == pytest.approx(reward(prompts=[prompts[0].text], completions=[shown])[0], abs=1e-6)
+    assert values[1] == 0.0
+    assert isinstance(values[2], Failed)
+    assert values[3] == reward(prompts=["-"], completions=["a red circle"], images=[[shown]])[0]
+    assert logged["pictures/refused_fraction/unreadable"] == 3 / 5
