@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from unigrpo.rewards import wire
@@ -47,12 +47,13 @@ class ChildTimeoutError(TimeoutError):
 class Child:
     """A running child. Not thread-safe: callers take turns."""
 
-    def __init__(self, module: str, *, num_threads: int = 1) -> None:
+    def __init__(self, module: str, *, num_threads: int = 1, arguments: Sequence[str] = ()) -> None:
         """Start ``python -m module``; returns at once, while the child imports.
 
         Args:
             module: what runs; its main block calls :func:`serve`.
             num_threads: CPU threads that numeric libraries may use in the child.
+            arguments: of its command line, after the socket's file descriptor.
         """
         ours, theirs = socket.socketpair()
         environment = os.environ | {name: str(num_threads) for name in _THREAD_VARIABLES}
@@ -61,7 +62,7 @@ class Child:
         environment[_MEMBER_VARIABLE] = "1"
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # What user code prints is for people, so it goes where logging goes.
@@ -157,7 +158,8 @@ def serve(handle: Handler, arguments: list[str]) -> None:
     """Answer messages until the parent closes the socket or dies. Runs in the child's main thread.
 
     A message may hold ``deadline_s``, the time to each of its replies; then a call that burns far more CPU than that is
-    ended by the kernel even if it holds the interpreter lock and the parent is gone.
+    ended by the kernel even if it holds the interpreter lock and the parent is gone. A message that this interpreter
+    cannot unpack comes as ``{"unreadable": reason}``.
 
     Args:
         handle: called with each message and a function that sends a reply.
@@ -187,6 +189,8 @@ def _read(connection: socket.socket, messages: queue.SimpleQueue[dict[str, Any]]
     while True:
         try:
             messages.put(wire.receive(reading))
+        except wire.WireUnreadableError as error:
+            messages.put({"unreadable": str(error)})
         except wire.WireClosedError:
             _end_group()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from unigrpo import __version__
 from unigrpo.rewards.plugin import AdaptedReward
 
 _NOT_OF_THE_ITEM_ALONE = ("completion_ids", "trainer_state", "log_extra")
@@ -43,7 +43,7 @@ def identity(reward: AdaptedReward) -> str:
     """
     target = reward.target
     parts = [f"{name}={getattr(target, name)}" for name in ("version", "fingerprint") if hasattr(target, name)]
-    return ";".join([*parts, f"source={_source_hash(target)}", f"unigrpo={version('unigrpo')}"])
+    return ";".join([*parts, f"source={_source_hash(target)}", f"unigrpo={__version__}"])
 
 
 def _source_hash(target: Any) -> str:

@@ -6,16 +6,16 @@ travel as blobs; the same object used twice (the pictures of a group's prompt) t
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import socket
 import struct
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 _LENGTHS = struct.Struct(">QQ")
 _KIND = "$"
@@ -24,6 +24,10 @@ _CHUNK_BYTES = 1 << 20
 
 class WireClosedError(ConnectionError):
     """The other side has gone."""
+
+
+class WireUnreadableError(ImportError):
+    """A whole message arrived, but what it holds needs a package that this interpreter lacks."""
 
 
 class WireTimeoutError(TimeoutError):
@@ -48,7 +52,8 @@ class _Packer:
         """Return the JSON form of ``value``; ``path`` names it in errors."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
-        if isinstance(value, np.generic):
+        numpy = sys.modules.get("numpy")  # Not every worker has it; a value can be numpy's only where it is loaded.
+        if numpy is not None and isinstance(value, numpy.generic):
             return value.item()
         if isinstance(value, Mapping):
             return self._pack_mapping(value, path)
@@ -65,8 +70,9 @@ class _Packer:
         known = self.index.get(id(value))
         if isinstance(value, bytes | bytearray):
             return {_KIND: "bytes", "blob": self.add(value, bytes(value)) if known is None else known}
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-            blob = self.add(value, np.ascontiguousarray(value).tobytes()) if known is None else known
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
+            blob = self.add(value, numpy.ascontiguousarray(value).tobytes()) if known is None else known
             return {_KIND: "array", "blob": blob, "dtype": value.dtype.str, "shape": list(value.shape)}
         if hasattr(value, "tobytes") and hasattr(value, "mode") and hasattr(value, "size"):
             return self._pack_picture(value)
@@ -123,12 +129,22 @@ def _unpack(value: Any, blobs: list[bytes], images: dict[int, Any]) -> Any:
     if kind == "bytes":
         return blobs[blob]
     if kind == "array":
-        return np.frombuffer(blobs[blob], dtype=value["dtype"]).reshape(value["shape"]).copy()
+        numpy = _imported("numpy", "an array")
+        return numpy.frombuffer(blobs[blob], dtype=value["dtype"]).reshape(value["shape"]).copy()
     if blob not in images:
-        from PIL import Image
-
-        images[blob] = Image.frombytes(value["mode"], tuple(value["size"]), blobs[blob])
+        image_module = _imported("PIL.Image", "a picture")
+        images[blob] = image_module.frombytes(value["mode"], tuple(value["size"]), blobs[blob])
     return images[blob]
+
+
+def _imported(module: str, sent: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = "pillow" if module.startswith("PIL") else module
+        raise WireUnreadableError(
+            f"{sent} was sent to an interpreter without {package} ({sys.executable}); add {package} to its requirements"
+        ) from error
 
 
 def decode(document: bytes, payload: bytes) -> dict[str, Any]:
@@ -164,6 +180,7 @@ def receive(connection: socket.socket, timeout_s: float | None = None) -> dict[s
     Raises:
         WireClosedError: if the other side has gone.
         WireTimeoutError: if it is not complete within ``timeout_s`` seconds.
+        WireUnreadableError: if it holds arrays or pictures and numpy or pillow is missing here.
     """
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     num_document, num_payload = _LENGTHS.unpack(_receive_bytes(connection, _LENGTHS.size, deadline))

@@ -83,6 +83,8 @@ class _Worker:
             unlimit_memory()
 
     def _score(self, message: dict[str, Any]) -> dict[str, Any]:
+        if "unreadable" in message:
+            raise ImportError(message["unreadable"])
         reward = self._rewards[message["reward"]] if "reward" in message else next(iter(self._rewards.values()))
         raw = reward(step=message["step"], **message["columns"])
         values, status = judged(raw)

@@ -1,7 +1,8 @@
 """The nouns of the package: frozen records that every layer shares.
 
 Letters in shapes: **P** prompts, **G** group size, **N** = P·G rollouts, **L** padded length, **V** vocabulary,
-**D** width, **M** mask draws, **R** rows of a draw, **K** rewards. Importing this module imports neither torch nor ray.
+**D** width, **M** mask draws, **R** rows of a draw, **K** rewards. Importing this module imports the standard
+library alone: a reward's worker may run where there is nothing else.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL.Image import Image
 
@@ -180,6 +180,8 @@ class RewardTable:
     @property
     def total(self) -> np.ndarray:
         """Return [N]: the weighted sum over the rewards that apply; NaN where none does."""
+        import numpy as np
+
         weighted = np.where(np.isnan(self.values), 0.0, self.values) * self.weights
         is_any = (~np.isnan(self.values) & (self.weights != 0)).any(axis=1)
         return np.where(is_any, weighted.sum(axis=1), np.nan)
@@ -190,6 +192,8 @@ class RewardTable:
 
         A reward of negative weight counts from its highest value down, so that 1 is always what is wanted most.
         """
+        import numpy as np
+
         low, high = np.array(self.ranges, dtype=np.float64).reshape(-1, 2).T
         unit = (self.values - low) / (high - low)
         unit = np.where(self.weights < 0, 1.0 - unit, unit)
