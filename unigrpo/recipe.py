@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from unigrpo.errors import RecipeError
-from unigrpo.recipe_checks import problems_of_rewards, problems_of_supervision, problems_of_training
+from unigrpo.recipe_checks import problems_of_scoring, problems_of_supervision, problems_of_training
 from unigrpo.recipe_problems import describe
 from unigrpo.recipe_yaml import apply_overrides, read_mapping
 from unigrpo.references import locate, split_reference
@@ -81,7 +81,7 @@ def load_rewards(source: str, overrides: list[str] | None = None) -> dict[str, R
         rewards = RewardsSection.model_validate(values).rewards
     except ValidationError as error:
         raise RecipeError(source, describe(error, RewardsSection)) from None
-    problems = problems_of_rewards(rewards)
+    problems = problems_of_scoring(rewards)
     if problems:
         raise RecipeError(source, problems)
     return rewards

@@ -55,7 +55,7 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
     return problems
 
 
-def problems_of_rewards(rewards: dict[str, RewardSettings]) -> list[str]:
+def problems_of_scoring(rewards: dict[str, RewardSettings]) -> list[str]:
     """Return one line a problem of rewards that stand alone, whatever their tasks; empty where they can be made."""
     tasks = set(get_args(Task))
     return [problem for name, reward in rewards.items() for problem in _one_reward(reward, f"rewards.{name}", tasks)]
