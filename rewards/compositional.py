@@ -12,7 +12,7 @@ from unigrpo.plugin import PluginError, resolve
 from unigrpo.rewards import geneval
 from unigrpo.rewards.detection import ColourReader, Detection, Detector
 from unigrpo.rewards.geneval import Wanted
-from unigrpo.rewards.pictures import as_rgb, is_picture
+from unigrpo.rewards.pictures import is_picture, log_refusals, settled
 
 MASK2FORMER = "unigrpo.rewards.detector_mask2former:Mask2FormerDetector"
 CLIP_COLOURS = "unigrpo.rewards.colour_clip:ClipColours"
@@ -26,24 +26,18 @@ class Compositional:
     asked, right colours, position, nothing excluded), so that a group of wrong pictures still has better and worse
     ones; it is 1 exactly where strict is.
 
-    Range:
-        0 to 1.
-    Needs:
-        Columns ``include`` and, where the data has them, ``exclude`` and ``tag`` (GenEval's evaluation_metadata.jsonl);
-        task ``imagine``. The default detector loads facebook/mask2former-swin-small-coco-instance, the colours
-        open_clip's ViT-L-14 ``openai``; both take a folder instead.
-    Source:
-        Ghosh et al., arXiv 2310.11513. The published numbers use mmdetection's Mask2Former of the same size, trained
-        on the same data: close, not equal.
-    Cost:
-        One pass of the detector a picture (Swin-S at 800 pixels), and one CLIP pass an object whose colour is asked;
-        milliseconds with the pixel reader.
-    Hacked by:
-        Collages of cut-out objects on a plain ground: quality and style do not count. Keep a held-out picture reward
-        at weight 0 beside it.
+    Range: 0 to 1.
+    Needs: generated pictures (task imagine); columns ``include`` and, where the data has them, ``exclude`` and ``tag``,
+        as in GenEval's evaluation_metadata.jsonl; the extra ``compositional`` for the default detector.
+    Source: Ghosh et al., arXiv 2310.11513. Default detector facebook/mask2former-swin-small-coco-instance (the
+        published numbers use mmdetection's checkpoint of the same model: close, not equal); colours by open_clip's
+        ViT-L-14 ``openai``. Both take a folder instead.
+    Cost: one pass of the detector a picture, and one of CLIP an object whose colour is asked.
+    Hacked by: collages of cut-out objects on a plain ground, since quality and style do not count; log a picture
+        reward at weight 0 beside it.
     Recipe:
         compositional: {use: "unigrpo.rewards.compositional:Compositional", tasks: [imagine], timeout_s: 300,
-        arguments: {mode: soft, detector_arguments: {model: checkpoints/mask2former-swin-small-coco-instance}}}
+            arguments: {mode: soft, detector_arguments: {model: checkpoints/mask2former-swin-small-coco-instance}}}
     """
 
     range = (0.0, 1.0)
@@ -106,16 +100,18 @@ class Compositional:
         include: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
         exclude: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
         tag: Sequence[str | None] | None = None,
+        log_metric: Any = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Return one value a completion; None for text, and where nothing was asked.
+        """Return one value a completion; None for text, and where nothing was asked; 0 for a picture without pixels.
 
         Args:
             prompts: not read.
-            completions: PIL images.
+            completions: pictures.
             include: of each prompt, [{class, count, color, position}].
             exclude: of each prompt, [{class, count}].
             tag: of each prompt; ``counting`` has a threshold of its own.
+            log_metric: called with the fraction of pictures that were refused.
             columns: not read.
 
         Raises:
@@ -129,8 +125,14 @@ class Compositional:
         ]
         rows = [row for row, clauses in enumerate(wanted) if clauses is not None]
         values: list[float | None] = [None] * len(completions)
-        judged = self._judge([as_rgb(completions[row]) for row in rows], [w for w in wanted if w is not None])
-        for row, value in zip(rows, judged, strict=True):
+        shown = [settled(completions[row]) for row in rows]
+        if log_metric is not None:
+            log_refusals(shown, log_metric)
+        whole = {row: picture for row, picture in zip(rows, shown, strict=True) if isinstance(picture, Image.Image)}
+        judged = self._judge(list(whole.values()), [clauses for row in whole if (clauses := wanted[row]) is not None])
+        for row in rows:
+            values[row] = 0.0
+        for row, value in zip(whole, judged, strict=True):
             values[row] = value
         return values
 
