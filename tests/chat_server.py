@@ -107,14 +107,18 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(payload)
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+
 @contextlib.contextmanager
 def serving(answer: Callable[[Request], Any]) -> Iterator[Server]:
     """Serve on a free port until the block ends."""
     state = Server("")
     handler = type("Bound", (Handler,), {"server_state": state, "answer": staticmethod(answer)})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    server.block_on_close = False
+    server = _Listener(("127.0.0.1", 0), handler)
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
