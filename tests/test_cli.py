@@ -12,7 +12,7 @@ from unigrpo.cli.arguments import new_directory
 from unigrpo.errors import UserError
 
 Write = Callable[[dict[str, Any]], Path]
-COMMANDS = ("train", "sft", "resume", "check", "sample", "eval", "report", "export")
+COMMANDS = ("train", "sft", "resume", "check", "sample", "eval", "score", "report", "export")
 
 
 def _program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,7 @@ LAYERS = {
     0: ("unigrpo", "types", "errors", "torchvision_hook", "assets"),
     1: (
         "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "references", "plugin",
+        "reward_checks",
         "models.base", "rewards.base", "rollouts.base", "estimators.base",
     ),
     2: ("estimators", "objectives", "models", "rewards", "data", "metrics", "tracking", "checkpoint", "sft_losses"),
@@ -28,7 +29,7 @@ LAYERS = {
     6: ("recipe", "recipe_checks", "recipe_problems", "recipe_yaml", "arithmetic", "recipes"),
     7: (
         "run", "train", "sft", "sft_weights", "evaluate", "samples", "step_metrics", "summary", "export", "report",
-        "report_data", "report_figures", "demo", "testing",
+        "report_data", "report_figures", "page", "score", "score_items", "score_page", "demo", "testing",
     ),
     8: ("cli",),
     9: ("__main__",),
@@ -52,7 +53,7 @@ ONLY_IN = {
 LIGHT = (
     "unigrpo", "unigrpo.types", "unigrpo.errors", "unigrpo.settings", "unigrpo.observer", "unigrpo.recipe",
     "unigrpo.arithmetic", "unigrpo.models", "unigrpo.rewards", "unigrpo.rollouts", "unigrpo.report", "unigrpo.cli",
-    "unigrpo.cli.app", "unigrpo.cli.live",
+    "unigrpo.cli.app", "unigrpo.cli.live", "unigrpo.score", "unigrpo.score_items", "unigrpo.score_page",
 )  # fmt: skip
 HEAVY = ("torch", "ray", "transformers", "peft", "open_clip")
 

@@ -6,12 +6,11 @@ Before and after by task with 95 % intervals, the curves of training, pictures, 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from unigrpo.page import write_page
 from unigrpo.report_data import RunData, Sample, Score, read_run
 from unigrpo.report_figures import Point, Series, change_bar, line_chart, share_bar
 
@@ -51,21 +50,14 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
     Raises:
         UserError: if a directory is none, or its metrics are damaged.
     """
-    from jinja2 import Environment, StrictUndefined
-
     runs = [read_run(Path(folder)) for folder in run_dirs]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = resources.files("unigrpo").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
+    return write_page(
+        out,
+        TEMPLATE,
         title=" · ".join(dict.fromkeys(run.name for run in runs)),
         runs=[_sections(run) for run in runs],
         comparison=_comparison(runs),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(out)
-    return out
 
 
 def _sections(run: RunData) -> dict[str, Any]:

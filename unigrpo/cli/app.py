@@ -13,6 +13,7 @@ from unigrpo.cli.export import export
 from unigrpo.cli.report import report
 from unigrpo.cli.resume import resume
 from unigrpo.cli.sample import sample
+from unigrpo.cli.score import score
 from unigrpo.cli.sft import sft
 from unigrpo.cli.train import train
 
@@ -31,6 +32,7 @@ app.command()(resume)
 app.command()(check)
 app.command()(sample)
 app.command("eval")(evaluate)
+app.command()(score)
 app.command()(report)
 app.command()(export)
 

@@ -1,0 +1,161 @@
+"""``unigrpo score``: rewards of saved completions, offline, by the runtime that trains."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unigrpo.cli.arguments import Overrides
+from unigrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from unigrpo.score import Scores
+    from unigrpo.score_items import ScoreItem
+    from unigrpo.settings import RewardSettings
+
+NUM_EXTREMES = 3
+
+
+def score(
+    rewards: Annotated[
+        str,
+        typer.Argument(metavar="REWARDS", help="A recipe, a YAML file with `rewards`, MODULE:NAME or FILE.py:NAME."),
+    ],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSONL of prompts and completions, or a picture folder.")
+    ],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="New folder: scores.jsonl, summary.json, scores.html.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page alone, here.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="Name of a column; may be repeated.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Of every line; told from the completion if not given.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="Of a folder: JSONL, or .txt, one prompt a line.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Items scored together.")] = 32,
+    bench: Annotated[bool, typer.Option("--bench", help="Only measure each reward's throughput, alone.")] = False,
+) -> None:
+    """Score saved completions: a table, the worst and best items, and files with --out."""
+    from rich.console import Console
+
+    from unigrpo.recipe import load_rewards
+    from unigrpo.score_items import read_items
+
+    _check_places(out, html, bench)
+    settings = load_rewards(rewards, overrides or [])
+    items = read_items(file, columns=_columns(column or []), task=task, prompts=prompts)  # type: ignore[arg-type]
+    console = Console()
+    if bench:
+        _bench(console, settings, items)
+        return
+    scores = _scored(settings, items, batch_size)
+    _show(console, scores)
+    from unigrpo.score import write_scores
+    from unigrpo.score_page import write_score_page
+
+    pages = [page for page in (html, out / "scores.html" if out else None) if page is not None]
+    if out is not None:
+        write_scores(out, scores)
+        console.print(f"scores: {out / 'scores.jsonl'}", markup=False, highlight=False, soft_wrap=True)
+    for page in pages:
+        write_score_page(page, scores, f"{file.name} by {rewards}")
+        console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_places(out: Path | None, html: Path | None, is_bench: bool) -> None:
+    """Refuse places that hold something before an hour of scoring, not after."""
+    if is_bench and (out or html):
+        raise UserError("--bench measures and writes nothing; leave out --out and --html")
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is there and not an empty folder; give a new one")
+    if html is not None and html.is_dir():
+        raise UserError(f"--html {html} is a folder; give a file, such as {html / 'scores.html'}")
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    columns = {}
+    for pair in given:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise UserError(f"--column {pair!r}: wanted OURS=THEIRS, such as prompt=question")
+        columns[ours] = theirs
+    return columns
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal or bool(os.environ.get("CI")),
+    )
+
+
+def _scored(settings: dict[str, RewardSettings], items: list[ScoreItem], batch_size: int) -> Scores:
+    from unigrpo.score import score_items
+
+    with _progress() as progress:
+        bar = progress.add_task("scoring", total=len(items))
+        return score_items(
+            settings,
+            items,
+            batch_size=batch_size,
+            on_progress=lambda num_done: progress.update(bar, completed=num_done),
+        )
+
+
+def _show(console: Console, scores: Scores) -> None:
+    from rich.text import Text
+
+    from unigrpo.score_page import HEADS, snippet, table_row
+
+    _print_table(console, HEADS, [table_row(reward) for reward in scores.rewards])
+    for reward in scores.rewards:
+        worst, best = scores.extremes(reward.name, NUM_EXTREMES)
+        for kind, chosen in (("worst", worst), ("best" if worst else "always", best)):
+            for scored in chosen:
+                text = f"{reward.name} {kind} {scored.values[reward.name]:.4g}  {scored.item.source}  "
+                console.print(Text.assemble(text, (snippet(scored.item), "dim")), no_wrap=True, overflow="ellipsis")
+    refused = [scored for scored in scores.items if scored.refusal]
+    if refused:
+        console.print(Text(f"{len(refused)} pictures could not be read; the first: {refused[0].refusal}", "yellow"))
+
+
+def _bench(console: Console, settings: dict[str, RewardSettings], items: list[ScoreItem]) -> None:
+    from unigrpo.score import bench_rewards
+
+    with _progress() as progress:
+        bar = progress.add_task("measuring", total=len(settings))
+        rates = bench_rewards(settings, items, on_progress=lambda num_done: progress.update(bar, completed=num_done))
+    _print_table(console, ("reward", "items/s"), [(name, f"{rate:,.4g}") for name, rate in rates.items()])
+
+
+def _print_table(console: Console, heads: tuple[str, ...], rows: list[Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="left" if place == 0 else "right", no_wrap=place == 0)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
