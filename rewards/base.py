@@ -31,7 +31,9 @@ class Reward(Protocol):
     range: tuple[float, float]
     """Lowest and highest value: an answer that makes a verifier hang gets the lowest."""
 
-    def __call__(
-        self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
-    ) -> Sequence[float | Failed | None]:
-        """Return one value a completion; None where the reward does not apply, ``Failed`` where it could not score."""
+    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[Any]:
+        """Return one number a completion; None where the reward does not apply, ``Failed`` where it could not score.
+
+        Typed as a list of anything so that both ``list[float | None]``, which most rewards return, and a list with
+        ``Failed`` in it are rewards for a type checker.
+        """
