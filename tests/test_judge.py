@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image
 
 from unigrpo.rewards.base import Failed
 from unigrpo.rewards.judge import NUM_LOGGED, Judge
+from unigrpo.rewards.judge_launch import launch_of
 from unigrpo.rewards.plugin import AdaptedReward, load_reward
+from unigrpo.settings import RewardSettings
 from unigrpo.testing.conformance import check_reward
 
 RUBRIC = "Is it a good answer to {prompt}?"
@@ -231,3 +234,12 @@ def test_the_recipe_entry_of_the_description_makes_a_judge() -> None:
     assert load_reward(entry["use"], entry["arguments"]).range == (0.0, 1.0)
     assert entry["timeout_s"] > 25  # The judge's own deadline must come first.
     assert json.dumps(entry).count("prompt") == 1
+
+
+def test_the_recipe_of_the_page_makes_a_judge() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "judge.md").read_text()
+    blocks = [block.partition("```")[0] for block in page.split("```yaml\n")[1:]]
+    settings = RewardSettings(**yaml.safe_load(blocks[0])["rewards"]["judge"])
+    assert load_reward(settings.use, settings.arguments).wanted_columns == ()
+    assert settings.timeout_s > settings.arguments["deadline_s"]
+    assert launch_of(yaml.safe_load(blocks[1])["launch"]).gpus == (1,)
