@@ -25,8 +25,6 @@ from unigrpo.rewards.sandbox import SandboxError, joined_sources
 MAX_REPLY = 16 * 2**20
 """Bytes of one reply of the server."""
 _COMPILE_S = 10.0
-_QUEUE_S = 60.0
-"""What a request may wait on the server beyond the program's own time."""
 _NUM_TRIES = 3
 _FIRST_PAUSE_S = 0.5
 _RETRIED = (429, 500, 502, 503, 504)
@@ -47,8 +45,14 @@ class RemoteSandbox:
         >>> RemoteSandbox("http://127.0.0.1:8080", clock=Clock(test_s=6, total_s=30)).run(program, task)
     """
 
-    def __init__(self, url: str, *, clock: Clock, memory_mb: int = 1024) -> None:
+    def __init__(self, url: str, *, clock: Clock, memory_mb: int = 1024, queue_s: float = 60.0) -> None:
         """Set up; nothing is sent.
+
+        Args:
+            url: of the server; ``/run_code`` is added.
+            clock: the time of a program.
+            memory_mb: what a program may use.
+            queue_s: what a request may take beyond its program's time, tries and waiting included.
 
         Raises:
             ValueError: if the address is none.
@@ -56,7 +60,7 @@ class RemoteSandbox:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"sandbox_url is {url!r}; give http://host:port or https://host")
-        self._parts, self._clock, self._memory_mb = parts, clock, memory_mb
+        self._parts, self._clock, self._memory_mb, self._queue_s = parts, clock, memory_mb, queue_s
 
     def run(self, program: str, task: Task) -> Verdict:
         """Return how a program does.
@@ -96,27 +100,22 @@ class RemoteSandbox:
             "entry_point": task.entry_point,
             "calls": [[to_data(item) for item in given] for given, _ in task.cases],
             "timeout_s": self._clock.test_s,
+            "start_timeout_s": self._clock.total_s,
         }
         candidate = joined_sources("sandbox_harness", "sandbox_judge", "sandbox_remote") + "module.candidate_main()\n"
         source = joined_sources("sandbox_harness", "sandbox_judge", "sandbox_remote")
         source += f"module.main({order!r}, {candidate!r})\n"
         result = self._run_code(source, "", self._clock.total_s)
         reports = _reports(_text(result), order["nonce"])
+        is_late = result.get("status") == "TimeLimitExceeded"
+        if not is_late and not any("ready" in report or "broken" in report for report in reports):
+            told = [report["trouble"] for report in reports if "trouble" in report] or [
+                result.get("stderr") or "nothing"
+            ]
+            raise SandboxServerError(f"{self._parts.netloc}: the judge did not start; it said: {str(told[0])[-200:]}")
         for report in reports:
-            if "trouble" in report:
-                raise SandboxServerError(f"{self._parts.netloc}: {report['trouble']}")
-            if "broken" in report:
-                raise BrokenTestsError(report["broken"])
-            if "stopped" in report:
-                tally.stop(str(report["stopped"]))
-            elif "passed" in report:
-                tally.count(report["passed"] is True, str(report.get("reason")))
-            elif "value" in report:
-                tally.count(equals(report["value"], task.cases[report["index"]][1]), "a wrong value")
-            elif "raised" in report:
-                tally.count(False, str(report["raised"]))
+            _count(report, task, tally)
         if not any("done" in report or "stopped" in report for report in reports):
-            is_late = result.get("status") == "TimeLimitExceeded"
             tally.stop("gave no answer in time" if is_late else "ended without a verdict")
 
     def _run_code(self, code: str, stdin: str, run_s: float) -> dict[str, Any]:
@@ -129,7 +128,7 @@ class RemoteSandbox:
             "run_timeout": run_s,
             "memory_limit_MB": self._memory_mb,
         }
-        reply = self._asked(request, time.monotonic() + run_s + _COMPILE_S + _QUEUE_S)
+        reply = self._asked(request, time.monotonic() + run_s + self._queue_s)
         result = reply.get("run_result")
         if reply.get("status") not in ("Success", "Failed") or not isinstance(result, dict):
             told = str(reply.get("message") or reply)[:200]
@@ -153,10 +152,12 @@ class RemoteSandbox:
         left_s = max(0.001, deadline - time.monotonic())
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(str(self._parts.hostname), self._parts.port, timeout=left_s)
-        alarm = threading.Timer(left_s, _hang_up, [connection])
-        alarm.daemon = True
-        alarm.start()
+        alarm: threading.Timer | None = None
         try:
+            connection.connect()
+            alarm = threading.Timer(max(0.001, deadline - time.monotonic()), _hang_up, [connection.sock])
+            alarm.daemon = True
+            alarm.start()
             path = f"{self._parts.path.rstrip('/')}/run_code"
             connection.request("POST", path, body, {"Content-Type": "application/json"})
             reply = connection.getresponse()
@@ -166,7 +167,8 @@ class RemoteSandbox:
                 raise SandboxServerError(f"{where} gave no whole answer in {left_s:.1f} s") from error
             raise _ServerBusyError(f"{where} broke off: {type(error).__name__}: {error}") from error
         finally:
-            alarm.cancel()
+            if alarm is not None:
+                alarm.cancel()
             connection.close()
         if time.monotonic() >= deadline:
             raise SandboxServerError(f"{where} gave no whole answer in {left_s:.1f} s")
@@ -178,10 +180,10 @@ class RemoteSandbox:
         return _parsed(text, where)
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
+def _hang_up(connected: socket.socket) -> None:
     """End a connection whose time is up, however slowly it still drips."""
-    with contextlib.suppress(OSError, AttributeError):
-        connection.sock.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
@@ -192,6 +194,20 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
     if not isinstance(reply, dict):
         raise SandboxServerError(f"{where} sent a {type(reply).__name__}; wanted run_code's object")
     return reply
+
+
+def _count(report: dict[str, Any], task: Task, tally: Tally) -> None:
+    """Enter one report of a judge."""
+    if "broken" in report:
+        raise BrokenTestsError(report["broken"])
+    if "stopped" in report:
+        tally.stop(str(report["stopped"]))
+    elif "passed" in report:
+        tally.count(report["passed"] is True, str(report.get("reason")))
+    elif "value" in report:
+        tally.count(equals(report["value"], task.cases[report["index"]][1]), "a wrong value")
+    elif "raised" in report:
+        tally.count(False, str(report["raised"]))
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -42,6 +42,15 @@ class Client:
         self.gone = ""
         """Why the candidate answers no more; it stays so, whatever a test makes of the exception."""
 
+    def expect_ready(self, deadline: float) -> None:
+        """Wait for the candidate's first word.
+
+        Raises:
+            GoneError: if there is none in time.
+        """
+        if self._channel.receive(deadline) != {"ready": True}:
+            raise self._nonsense()
+
     def ask(self, do: str, *arguments: Any) -> Any:
         """Return the candidate's reply as it came.
 
@@ -268,9 +277,8 @@ def main(role: str, limits: dict[str, int]) -> None:
     client = Client(Channel(descriptors[1]))
     order = control.receive()
     judge = Judge(order, client, control.send)
-    client.deadline = time.monotonic() + order["start_timeout_s"]
     with Trap() as trap:
-        client._channel.receive(client.deadline)
+        client.expect_ready(time.monotonic() + order["start_timeout_s"])
     if trap.error is not None:
         judge.report(trouble=f"the program's sandbox did not start: it {_reason(trap.error)}")
         return

@@ -35,35 +35,55 @@ def main(order: dict[str, Any], source: str) -> None:
         _print({"nonce": order["nonce"], "trouble": f"the judge cannot hide its tests: {trap.error!r}"})
         return
     ours, theirs = socket.socketpair()
-    is_root = os.geteuid() == 0
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", source],
-        stdin=theirs.fileno(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-        start_new_session=True,
-        user=_NOBODY if is_root else None,
-        extra_groups=[] if is_root else None,
-    )
-    theirs.close()
+    child = None
+    with Trap() as trap:
+        child = _started(source, theirs)
+        theirs.close()
+    if child is None:
+        _print({"nonce": order["nonce"], "trouble": f"no process for the program: {trap.error!r}"})
+        return
     with Trap() as trap:
         client = Client(Channel(ours.fileno()))
         judge = Judge(order, client, _print)
+        client.expect_ready(time.monotonic() + order["start_timeout_s"])
+        judge.report(ready=True)
         if order["kind"] == "tests":
             judge.run()
         else:
             _call(order, judge, client)
     child.kill()
     if trap.error is not None:
-        _print({"nonce": order["nonce"], "stopped": f"{type(trap.error).__name__}"})
+        _print({"nonce": order["nonce"], "stopped": type(trap.error).__name__})
+
+
+def _started(source: str, stdin: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the candidate's process; as *nobody*, who may have to use the system's interpreter, when this is root."""
+    is_root = os.geteuid() == 0
+    interpreters = [sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"]
+    for interpreter in interpreters:
+        try:
+            return subprocess.Popen(
+                [interpreter, "-I", "-S", "-c", source],
+                stdin=stdin.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                start_new_session=True,
+                user=_NOBODY if is_root else None,
+                group=_NOBODY if is_root else None,
+                extra_groups=[] if is_root else None,
+            )
+        except (PermissionError, FileNotFoundError):
+            continue
+    raise PermissionError(f"nobody may run any of {interpreters}; let the server run as an unprivileged user")
 
 
 def candidate_main() -> None:
     """Serve as the candidate on descriptor 0."""
     channel = Channel(os.dup2(0, 10, inheritable=False))
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    channel.send({"ready": True})
     with Trap():
         Candidate().serve(channel)
 
