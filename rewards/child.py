@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from unigrpo.rewards import wire
@@ -90,13 +90,7 @@ class Child:
             ChildDiedError: if the child has ended.
             ChildTimeoutError: if it does not read.
         """
-        try:
-            wire.send(self._socket, message, timeout_s)
-        except wire.WireClosedError as error:
-            raise ChildDiedError(self._obituary()) from error
-        except wire.WireTimeoutError as error:
-            self.kill()
-            raise ChildTimeoutError(f"process {self.pid} read nothing for {timeout_s:g} s and was killed") from error
+        self.send_frame(wire.encode(message), timeout_s=timeout_s)
 
     def receive(self, *, timeout_s: float) -> dict[str, Any]:
         """Return the next message of the child, which is killed if there is none in time.
@@ -105,13 +99,29 @@ class Child:
             ChildDiedError: if the child has ended.
             ChildTimeoutError: after ``timeout_s`` seconds.
         """
-        try:
+        with self._ends(f"gave no answer in {timeout_s:g} s"):
             return wire.receive(self._socket, timeout_s)
+
+    def send_frame(self, frame: bytes, *, timeout_s: float) -> None:
+        """Send a message that is encoded already; as :meth:`send`."""
+        with self._ends(f"read nothing for {timeout_s:g} s"):
+            wire.send_frame(self._socket, frame, timeout_s)
+
+    def receive_frame(self, *, timeout_s: float) -> bytes:
+        """Return the next message as it came; as :meth:`receive`."""
+        with self._ends(f"gave no answer in {timeout_s:g} s"):
+            return wire.receive_frame(self._socket, timeout_s)
+
+    @contextlib.contextmanager
+    def _ends(self, complaint: str) -> Iterator[None]:
+        """Turn a closed or silent socket into how the child ended."""
+        try:
+            yield
         except wire.WireClosedError as error:
             raise ChildDiedError(self._obituary()) from error
         except wire.WireTimeoutError as error:
             self.kill()
-            raise ChildTimeoutError(f"process {self.pid} gave no answer in {timeout_s:g} s and was killed") from error
+            raise ChildTimeoutError(f"process {self.pid} {complaint} and was killed") from error
 
     def kill(self) -> None:
         """End the child and all that it started; harmless when it is gone."""

@@ -6,6 +6,8 @@
 - A worker that dies: the call is tried once more, then halved; an item whose worker died twice is an ERROR.
 - ``Failed`` in place of a value: an ERROR of that item, and no second call.
 - An exception: the batch is halved until the item that raises stands alone (ERROR).
+
+Where a reward needs whole groups, a group stands for an item: it is never split, and all its rows share one failure.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from unigrpo.types import RewardStatus
 _LOGGER = logging.getLogger(__name__)
 
 _NUM_PROBES = 5
+
+_Unit = tuple[int, ...]
 
 
 class RewardOutageError(RuntimeError):
@@ -80,73 +84,79 @@ class IsolatedScoring:
     call: Call
     name: str
     minimum: float
-    on_failure: Callable[[Outcome], None]
+    on_failure: Callable[[int, Outcome], None]
     """Told of each failed item, so that the caller can stop when there are too many."""
 
-    def score(self, items: Sequence[int]) -> dict[int, Outcome]:
-        """Return the outcome of each item."""
-        return self._attempt(list(items), is_retry=False)
+    def score(self, items: Sequence[int], *, units: Sequence[Sequence[int]] | None = None) -> dict[int, Outcome]:
+        """Return the outcome of each item.
 
-    def _attempt(self, items: list[int], *, is_retry: bool) -> dict[int, Outcome]:
-        if not items:
+        Args:
+            items: in the order in which they are called.
+            units: the same items in the parts that must stay together; None is one by one.
+        """
+        return self._attempt([tuple(unit) for unit in units or [(item,) for item in items]], is_retry=False)
+
+    def _attempt(self, units: list[_Unit], *, is_retry: bool) -> dict[int, Outcome]:
+        if not units:
             return {}
+        items = [item for unit in units for item in unit]
         try:
             reply = self.call(items)
         except ChildTimeoutError as error:
-            return self._after_timeout(items, str(error))
+            return self._after_timeout(units, str(error))
         except ChildDiedError as error:
             _LOGGER.warning("reward %s: %s while scoring %d items", self.name, error, len(items))
             if not is_retry:
-                return self._attempt(items, is_retry=True)
-            return self._split(items, RewardStatus.ERROR, str(error))
+                return self._attempt(units, is_retry=True)
+            return self._split(units, RewardStatus.ERROR, str(error))
         except ItemError as error:
-            if len(items) == 1:
+            if len(units) == 1:
                 _LOGGER.warning("reward %s failed on an item: %s\n%s", self.name, error, error.traceback)
-            return self._split(items, RewardStatus.ERROR, str(error))
-        return {item: self._noted(outcome) for item, outcome in zip(items, reply.outcomes, strict=True)}
+            return self._split(units, RewardStatus.ERROR, str(error))
+        return {item: self._noted(item, outcome) for item, outcome in zip(items, reply.outcomes, strict=True)}
 
-    def _after_timeout(self, items: list[int], reason: str) -> dict[int, Outcome]:
-        _LOGGER.warning("reward %s: %s while scoring %d items", self.name, reason, len(items))
-        if len(items) == 1:
-            return self._failed(items[0], RewardStatus.TIMEOUT, reason)
-        stride = max(1, len(items) // _NUM_PROBES)
-        probes = items[::stride][:_NUM_PROBES]
+    def _after_timeout(self, units: list[_Unit], reason: str) -> dict[int, Outcome]:
+        _LOGGER.warning("reward %s: %s while scoring %d items", self.name, reason, sum(map(len, units)))
+        if len(units) == 1:
+            return self._failed(units[0], RewardStatus.TIMEOUT, reason)
+        stride = max(1, len(units) // _NUM_PROBES)
+        probes = units[::stride][:_NUM_PROBES]
         outcomes: dict[int, Outcome] = {}
-        for item in [*probes, *(item for item in items if item not in set(probes))]:
-            outcomes |= self._attempt([item], is_retry=False)
-            if len(outcomes) == _NUM_PROBES < len(items) and _num_timeouts(outcomes) == _NUM_PROBES:
+        num_timeouts = 0
+        rest = [unit for unit in units if unit not in set(probes)]
+        for num_done, unit in enumerate([*probes, *rest], start=1):
+            found = self._attempt([unit], is_retry=False)
+            outcomes |= found
+            num_timeouts += any(outcome.status is RewardStatus.TIMEOUT for outcome in found.values())
+            if num_timeouts == num_done == _NUM_PROBES < len(units):
                 raise RewardOutageError(
-                    f"reward {self.name!r} gave no answer for {_NUM_PROBES} single items in a row out of {len(items)}: "
+                    f"reward {self.name!r} gave no answer for {_NUM_PROBES} single items in a row out of {len(units)}: "
                     f"{reason}. It is down, or much slower than its timeout_s"
                 )
-        if not _num_timeouts(outcomes):
+        if not num_timeouts:
             _LOGGER.warning(
                 "reward %s: none of the %d items was slow alone; raise its timeout_s to save the retries",
                 self.name,
-                len(items),
+                len(units),
             )
         return outcomes
 
-    def _split(self, items: list[int], status: RewardStatus, reason: str) -> dict[int, Outcome]:
-        if len(items) == 1:
-            return self._failed(items[0], status, reason)
-        halves = items[: len(items) // 2], items[len(items) // 2 :]
+    def _split(self, units: list[_Unit], status: RewardStatus, reason: str) -> dict[int, Outcome]:
+        if len(units) == 1:
+            return self._failed(units[0], status, reason)
+        halves = units[: len(units) // 2], units[len(units) // 2 :]
         # Deaths have repeated by now: only an item that stands alone is worth another try.
         first, second = (self._attempt(half, is_retry=len(half) > 1) for half in halves)
         return first | second
 
-    def _failed(self, item: int, status: RewardStatus, reason: str) -> dict[int, Outcome]:
+    def _failed(self, unit: _Unit, status: RewardStatus, reason: str) -> dict[int, Outcome]:
         value = self.minimum if status is RewardStatus.TIMEOUT else None
-        return {item: self._noted(Outcome(value=value, status=status, reason=reason))}
+        return {item: self._noted(item, Outcome(value=value, status=status, reason=reason)) for item in unit}
 
-    def _noted(self, outcome: Outcome) -> Outcome:
+    def _noted(self, item: int, outcome: Outcome) -> Outcome:
         if outcome.is_failure:
-            self.on_failure(outcome)
+            self.on_failure(item, outcome)
         return outcome
-
-
-def _num_timeouts(outcomes: dict[int, Outcome]) -> int:
-    return sum(outcome.status is RewardStatus.TIMEOUT for outcome in outcomes.values())
 
 
 def outcomes_of(reply: dict[str, Any]) -> Reply:

@@ -2,99 +2,37 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from unigrpo.rewards.columns import columns_of
-from unigrpo.rewards.isolation import IsolatedScoring, Outcome, Reply, RewardOutageError
+from unigrpo.reward_checks import composition_problems
+from unigrpo.rewards.cache import DiskCache, MemoryCache
+from unigrpo.rewards.digests import StepDigests
+from unigrpo.rewards.process import RewardProcess, child_of
+from unigrpo.rewards.scorer import RewardScorer, Step, result_of
+from unigrpo.rewards.step_log import RewardStats
+from unigrpo.rewards.table import RewardFailedError, groups_of, table_of
 from unigrpo.rewards.worker_process import RewardWorker
 from unigrpo.settings import RewardSettings
 from unigrpo.types import RewardStatus, RewardTable, Rollout
 
-MAX_ITEMS_A_CALL = 64
-"""Items that a reward gets in one call, so that its ``timeout_s`` does not depend on the size of a step."""
-_MIN_FAILURES_OF_AN_OUTAGE = 3
-_NUM_SAMPLES_SHOWN = 3
-_SAMPLE_LENGTH = 200
+__all__ = ["MAX_ITEMS_A_CALL", "RewardFailedError", "RewardPool", "RewardStats", "groups_of"]
 
+MAX_ITEMS_A_CALL = RewardSettings.model_fields["batch_size"].default
+"""Items that a reward gets in one call where the recipe does not say: its ``timeout_s`` is of a call, not of a step."""
 
-class RewardFailedError(RuntimeError):
-    """An item failed and the recipe says ``on_error: raise``."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RewardStats:
-    """How the last step went for one reward."""
-
-    num_items: int
-    num_errors: int
-    """Items that are ERROR or INVALID."""
-    num_timeouts: int
-    num_restarts: int
-    """Workers replaced during the step."""
-    seconds: float
-    metrics: Mapping[str, float]
-    """What the reward gave to ``log_metric``: the mean over its calls, weighted by their items."""
-    extras: Mapping[str, tuple[Any, ...]]
-    """What the reward gave to ``log_extra``: by column, one value a rollout of the step; None where it gave none."""
-
-    @property
-    def error_rate(self) -> float:
-        """Return the failed fraction, timeouts apart."""
-        return self.num_errors / self.num_items if self.num_items else 0.0
-
-    @property
-    def timeout_rate(self) -> float:
-        """Return the fraction that hung."""
-        return self.num_timeouts / self.num_items if self.num_items else 0.0
-
-
-@dataclass(kw_only=True)
-class _StepLog:
-    """What the calls of one reward leave behind in one step; stops the step when too many items fail."""
-
-    name: str
-    num_items: int
-    max_fraction: float
-    failures: list[Outcome] = field(default_factory=list)
-    extras: dict[str, dict[int, Any]] = field(default_factory=dict)
-    _sums: dict[str, tuple[float, int]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def note_failure(self, outcome: Outcome) -> None:
-        with self._lock:
-            self.failures.append(outcome)
-            num_failed = len(self.failures)
-        if num_failed >= _MIN_FAILURES_OF_AN_OUTAGE and num_failed > self.max_fraction * self.num_items:
-            samples = "; ".join(failed.reason[:_SAMPLE_LENGTH] for failed in self.failures[:_NUM_SAMPLES_SHOWN])
-            raise RewardOutageError(
-                f"reward {self.name!r} failed on {num_failed} of {self.num_items} items of this step, more than "
-                f"{self.max_fraction:.0%}: {samples}. Fix the reward, or raise its timeout_s if it is only slow"
-            )
-
-    def note_reply(self, rows: Sequence[int], reply: Reply) -> None:
-        with self._lock:
-            for name, value in reply.metrics.items():
-                total, count = self._sums.get(name, (0.0, 0))
-                self._sums[name] = (total + value * len(rows), count + len(rows))
-            for column, values in reply.extras.items():
-                self.extras.setdefault(column, {}).update(zip(rows, values, strict=True))
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in self._sums.items()}
+Keys = Mapping[str, Sequence[str | None]]
+"""By reward, one a rollout: under which its value is kept, in hexadecimal; None where it is not."""
 
 
 class RewardPool:
-    """The rewards of a recipe, ready to score.
+    """The rewards of a recipe, ready to score. Several threads may score at once.
 
     Example:
         >>> with RewardPool({"format": RewardSettings(use="unigrpo.rewards.format:Format")}) as pool:
@@ -107,7 +45,7 @@ class RewardPool:
         *,
         folder: Path | None = None,
         start_timeout_s: float = 600.0,
-        max_failed_fraction: float = 0.2,
+        max_failed_fraction: float | None = None,
     ) -> None:
         """Set up; :meth:`start` starts the processes.
 
@@ -115,34 +53,46 @@ class RewardPool:
             settings: the recipe's rewards by name; a step's items are shared out among the workers of each.
             folder: where relative paths of ``use:`` start; None is the working directory.
             start_timeout_s: for making a reward, its downloads included.
-            max_failed_fraction: failed items of one reward in one step beyond which the run stops (from three items).
+            max_failed_fraction: in place of every reward's own.
 
         Raises:
-            ValueError: for ``on_error: value`` without ``error_value``.
+            ValueError: for settings that do not fit together.
         """
-        for name, reward in settings.items():
-            if reward.on_error == "value" and reward.error_value is None:
-                raise ValueError(f"reward {name!r} has on_error: value but no error_value; give the value")
+        problems = composition_problems(settings)
+        if problems:
+            raise ValueError("; ".join(problems))
         self._settings = dict(settings)
-        self._max_failed_fraction = max_failed_fraction
-        self._workers = {
-            name: [
-                RewardWorker(name=name, settings=reward, folder=folder, start_timeout_s=start_timeout_s)
-                for _ in range(reward.num_workers)
-            ]
-            for name, reward in settings.items()
-        }
+        self._memory = MemoryCache()
+        self._processes: dict[tuple[str, str, int], RewardProcess] = {}
+        self._scorers: dict[str, RewardScorer] = {}
+        for name, reward in settings.items():
+            workers = [
+                RewardWorker(
+                    name=name, settings=reward, folder=folder, start_timeout_s=start_timeout_s,
+                    process=self._process(name, reward, number, folder, start_timeout_s),
+                )
+                for number in range(reward.num_workers)
+            ]  # fmt: skip
+            fraction = reward.max_failed_fraction if max_failed_fraction is None else max_failed_fraction
+            self._scorers[name] = RewardScorer(name, reward, workers, self._memory, max_failed_fraction=fraction)
         self._executor: ThreadPoolExecutor | None = None
         self.last_stats: dict[str, RewardStats] = {}
         """By reward, of the last step."""
+        self.last_keys: Keys = {}
+        """Of the last step; with its table they are what :meth:`remember` takes."""
 
     def start(self) -> None:
-        """Start all workers and return at once: rewards load while the caller loads a policy."""
+        """Start all workers and return at once: rewards load while the caller loads a policy.
+
+        Raises:
+            RewardCacheError: if a ``cache_file`` cannot be used.
+        """
         if self._executor is None:
-            num_threads = max(1, sum(map(len, self._workers.values())) + len(self._workers))
+            num_threads = max(1, sum(len(scorer.workers) for scorer in self._scorers.values()))
             self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="reward")
-        for worker in self._all_workers():
-            worker.open()
+            self._open_files()
+        for process in self._processes.values():
+            process.open()
 
     def wait_until_loaded(self) -> None:
         """Wait until every reward is made; scoring does so, too.
@@ -151,15 +101,16 @@ class RewardPool:
             RewardLoadError: naming the reward that could not be made.
         """
         self.start()
-        for worker in self._all_workers():
-            worker.wait_until_loaded()
+        for process in self._processes.values():
+            process.wait_until_loaded()
 
-    def score(self, rollouts: Sequence[Rollout], *, step: int = 0) -> RewardTable:
+    def score(self, rollouts: Sequence[Rollout], *, step: int = 0, remember: bool = True) -> RewardTable:
         """Return every reward of every rollout; the rewards run at the same time.
 
         Args:
             rollouts: N rollouts, in the order of the table's rows.
             step: the learner step, for rewards that ask for ``trainer_state``.
+            remember: whether to keep the values for later steps; false for what a resumed run may not do again.
 
         Raises:
             RewardContractError: if a reward does not return one value a completion.
@@ -168,23 +119,74 @@ class RewardPool:
             RewardLoadError: if a reward could not be made.
         """
         self.start()
-        assert self._executor is not None
-        running = {name: self._executor.submit(self._score_reward, name, rollouts, step) for name in self._settings}
-        columns = {name: _result(future, running.values()) for name, future in running.items()}
-        return self._table(rollouts, columns)
+        executor = self._executor
+        assert executor is not None
+        group_ids = groups_of(rollouts)
+        given = Step(number=step, rollouts=rollouts, group_ids=group_ids.tolist(), digests=StepDigests(rollouts))
+        with ThreadPoolExecutor(max(1, len(self._scorers)), thread_name_prefix="reward-step") as threads:
+            running = {name: threads.submit(scorer.score, given, executor) for name, scorer in self._scorers.items()}
+            scored = {name: result_of(future, list(running.values())) for name, future in running.items()}
+        self.last_stats = {name: found.stats for name, found in scored.items()}
+        ranges = [scorer.traits.range for scorer in self._scorers.values()]
+        outcomes = {name: found.outcomes for name, found in scored.items()}
+        table = table_of(self._settings, ranges, rollouts, group_ids, outcomes)
+        self.last_keys = {
+            name: [None if key is None else key.hex() for key in found.keys] for name, found in scored.items()
+        }
+        if remember:
+            self.remember(table, self.last_keys)
+        return table
+
+    def remember(self, table: RewardTable, keys: Keys) -> None:
+        """Keep the values of a table for later steps: those that are numbers which a reward gave, and no others.
+
+        A run that was resumed gives the tables of its journal, in order, and so knows what it knew before.
+
+        Args:
+            table: of N rollouts.
+            keys: as :attr:`last_keys` had them.
+        """
+        for column, name in enumerate(table.names):
+            is_ok = (table.status[:, column] == RewardStatus.OK) & np.isfinite(table.values[:, column])
+            values = {
+                bytes.fromhex(key): float(table.values[row, column])
+                for row, key in enumerate(keys.get(name, ()))
+                if key is not None and is_ok[row]
+            }
+            if values and name in self._scorers:
+                self._scorers[name].keep(values)
 
     @property
     def names_wanting_completion_ids(self) -> tuple[str, ...]:
         """Return the rewards that count tokens; known once they are loaded."""
-        return tuple(name for name, workers in self._workers.items() if workers[0].traits.wants_completion_ids)
+        return tuple(name for name, scorer in self._scorers.items() if scorer.traits.wants_completion_ids)
+
+    def metrics(self) -> dict[str, float]:
+        """Return what the metric log says of the last step's scoring, apart from its values.
+
+        ``reward/<name>/cache_hit_rate``: the fraction of its items that were not scored anew, because an equal one had
+        been in an earlier step or stood in this one. ``reward/<name>/<metric>``: what it gave to ``log_metric``, over
+        the items that were scored.
+        """
+        found: dict[str, float] = {}
+        for name, stats in self.last_stats.items():
+            if stats.num_items:
+                found[f"reward/{name}/cache_hit_rate"] = stats.cache_hit_rate
+            prefix = f"reward/{name}/"
+            found |= {prefix + metric.removeprefix(f"{name}/"): value for metric, value in stats.metrics.items()}
+        return found
 
     def close(self) -> None:
         """End all workers."""
-        for worker in self._all_workers():
-            worker.close()
+        for process in self._processes.values():
+            process.close()
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
+        for scorer in self._scorers.values():
+            if scorer.disk is not None:
+                scorer.disk.close()
+                scorer.disk = None
 
     def __enter__(self) -> Self:
         """Start the workers."""
@@ -197,119 +199,23 @@ class RewardPool:
         """End the workers."""
         self.close()
 
-    def _all_workers(self) -> list[RewardWorker]:
-        return [worker for workers in self._workers.values() for worker in workers]
+    def _open_files(self) -> None:
+        """Open each file that rewards keep values in; rewards may share one."""
+        files: dict[str, DiskCache] = {}
+        for scorer in self._scorers.values():
+            path = scorer.settings.cache_file
+            if path is not None:
+                if path not in files:
+                    files[path] = DiskCache(path)
+                scorer.disk = files[path]
 
-    def _score_reward(self, name: str, rollouts: Sequence[Rollout], step: int) -> list[Outcome]:
-        """Return one outcome a rollout of one reward, and note its statistics."""
-        assert self._executor is not None
-        start_s = time.perf_counter()
-        settings, workers = self._settings[name], self._workers[name]
-        num_restarts = sum(worker.num_restarts for worker in workers)
-        rows = [row for row, r in enumerate(rollouts) if settings.tasks is None or r.prompt.task in settings.tasks]
-        log = _StepLog(name=name, num_items=len(rows), max_fraction=self._max_failed_fraction)
-        shares = [rows[index :: len(workers)] for index in range(len(workers))]
-        running = [
-            self._executor.submit(_score_share, worker, rollouts, share, step, log)
-            for worker, share in zip(workers, shares, strict=True)
-        ]
-        outcomes = [Outcome(value=None, status=RewardStatus.NOT_APPLICABLE)] * len(rollouts)
-        for future in running:
-            for row, outcome in _result(future, running).items():
-                outcomes[row] = outcome
-        num_timeouts = sum(outcome.status is RewardStatus.TIMEOUT for outcome in log.failures)
-        self.last_stats[name] = RewardStats(
-            num_items=len(rows),
-            num_errors=len(log.failures) - num_timeouts,
-            num_timeouts=num_timeouts,
-            num_restarts=sum(worker.num_restarts for worker in workers) - num_restarts,
-            seconds=time.perf_counter() - start_s,
-            metrics=log.metrics,
-            extras={
-                column: tuple(by_row.get(row) for row in range(len(rollouts))) for column, by_row in log.extras.items()
-            },
-        )
-        return outcomes
-
-    def _table(self, rollouts: Sequence[Rollout], columns: Mapping[str, Sequence[Outcome]]) -> RewardTable:
-        names = tuple(self._settings)
-        shape = (len(rollouts), len(names))
-        values, status = np.full(shape, np.nan), np.full(shape, RewardStatus.NOT_APPLICABLE, dtype=np.int8)
-        is_dropped = np.zeros(len(rollouts), dtype=bool)
-        groups = groups_of(rollouts)
-        for k, name in enumerate(names):
-            settings = self._settings[name]
-            for row, outcome in enumerate(columns[name]):
-                status[row, k] = outcome.status
-                values[row, k] = np.nan if outcome.value is None else outcome.value
-                if outcome.status not in (RewardStatus.ERROR, RewardStatus.INVALID):
-                    continue
-                if settings.on_error == "raise":
-                    raise RewardFailedError(
-                        f"reward {name!r} failed on sample {rollouts[row].sample_index} of prompt "
-                        f"{rollouts[row].prompt.id!r}: {outcome.reason}; on_error: mask would go on without it"
-                    )
-                if settings.on_error == "value":
-                    values[row, k] = settings.error_value
-                elif settings.on_error == "drop_group":
-                    is_dropped |= groups == groups[row]
-        values[is_dropped] = np.nan
-        return RewardTable(
-            names=names,
-            values=values,
-            status=status,
-            weights=np.array([self._settings[name].weight for name in names], dtype=np.float64),
-            ranges=tuple(self._workers[name][0].range for name in names),
-        )
-
-
-def _result(future: Future[Any], siblings: Any) -> Any:
-    """Return a future's result; if it failed, wait for its siblings first, so that no worker is left mid-message."""
-    if future.exception() is not None:
-        for sibling in siblings:
-            sibling.exception()
-    return future.result()
-
-
-def _score_share(
-    worker: RewardWorker, rollouts: Sequence[Rollout], rows: Sequence[int], step: int, log: _StepLog
-) -> dict[int, Outcome]:
-    """Return the outcomes of one worker's share of the rollouts, call by call."""
-    worker.wait_until_loaded()  # A range is needed even where no rollout is of the reward's tasks.
-    outcomes: dict[int, Outcome] = {}
-    for start in range(0, len(rows), MAX_ITEMS_A_CALL):
-        outcomes |= _score_call(worker, rollouts, rows[start : start + MAX_ITEMS_A_CALL], step, log)
-    return outcomes
-
-
-def _score_call(
-    worker: RewardWorker, rollouts: Sequence[Rollout], rows: Sequence[int], step: int, log: _StepLog
-) -> dict[int, Outcome]:
-    columns = columns_of(
-        [rollouts[row] for row in rows],
-        wanted=worker.traits.wanted_columns,
-        with_completion_ids=worker.traits.wants_completion_ids,
-    )
-    index_of = {row: index for index, row in enumerate(rows)}
-
-    def call(items: Sequence[int]) -> Reply:
-        chosen = [index_of[item] for item in items]
-        reply = worker.call({name: [column[index] for index in chosen] for name, column in columns.items()}, step)
-        log.note_reply(items, reply)
-        return reply
-
-    scoring = IsolatedScoring(call=call, name=worker.name, minimum=worker.range[0], on_failure=log.note_failure)
-    return scoring.score(rows)
-
-
-def groups_of(rollouts: Sequence[Rollout]) -> np.ndarray:
-    """Return [N] int64, the number of each row's group: a run of rows of one prompt whose sample indices rise."""
-    numbers, number = [], 0
-    for previous, rollout in zip((None, *rollouts), rollouts, strict=False):
-        if previous is not None and (
-            (previous.prompt.task, previous.prompt.id) != (rollout.prompt.task, rollout.prompt.id)
-            or rollout.sample_index <= previous.sample_index
-        ):
-            number += 1
-        numbers.append(number)
-    return np.array(numbers, dtype=np.int64)
+    def _process(
+        self, name: str, reward: RewardSettings, number: int, folder: Path | None, start_timeout_s: float
+    ) -> RewardProcess:
+        """Return the process of a reward's worker: the one that its ``worker:`` names, or its own."""
+        key = ("worker", reward.worker, number) if reward.worker is not None else ("reward", name, number)
+        if key not in self._processes:
+            self._processes[key] = RewardProcess(
+                name=key[1], open_child=partial(child_of, reward, folder), start_timeout_s=start_timeout_s
+            )
+        return self._processes[key]

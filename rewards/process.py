@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from unigrpo.rewards.child import Child, ChildDiedError, ChildTimeoutError
@@ -127,6 +128,8 @@ class RewardProcess:
         use = self._orders[name]["use"]
         try:
             reply = self._child.receive(timeout_s=self.start_timeout_s)
+            while "progress" in reply:  # Of an environment that is being built: the time counts from each sign of life.
+                reply = self._child.receive(timeout_s=self.start_timeout_s)
         except (ChildDiedError, ChildTimeoutError) as error:
             raise RewardLoadError(f"reward {name!r} ({use}) did not start: {error}") from error
         if "error" in reply:
@@ -155,6 +158,18 @@ class RewardProcess:
                 self._child.kill()
 
 
-def local_child(settings: RewardSettings) -> AnyChild:
-    """Return a new child on this machine."""
-    return Child("unigrpo.rewards.worker")
+def child_of(settings: RewardSettings, folder: Path | None = None) -> AnyChild:
+    """Return a new child where the recipe places the reward, under the interpreter that it names.
+
+    Args:
+        settings: the reward's.
+        folder: the recipe's, where a relative ``env: {python: PATH}`` starts.
+    """
+    module, arguments = "unigrpo.rewards.worker", list[str]()
+    if settings.env is not None:
+        module, arguments = "unigrpo.rewards.env_worker", [settings.env.model_dump_json(), str(folder or "")]
+    if settings.placement == "ray":
+        from unigrpo.rewards.remote_child import RemoteChild
+
+        return RemoteChild(module, num_gpus=settings.num_gpus, num_cpus=settings.num_cpus, arguments=arguments)
+    return Child(module, arguments=arguments)

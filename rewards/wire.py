@@ -165,9 +165,14 @@ def send(connection: socket.socket, message: Mapping[str, Any], timeout_s: float
         WireClosedError: if the other side has gone.
         WireTimeoutError: if it does not read within ``timeout_s`` seconds.
     """
+    send_frame(connection, encode(message), timeout_s)
+
+
+def send_frame(connection: socket.socket, frame: bytes, timeout_s: float | None = None) -> None:
+    """Send a message that :func:`encode` made; see :func:`send`."""
     connection.settimeout(timeout_s)
     try:
-        connection.sendall(encode(message))
+        connection.sendall(frame)
     except TimeoutError as error:
         raise WireTimeoutError(f"a message was not read within {timeout_s} s") from error
     except OSError as error:
@@ -186,6 +191,20 @@ def receive(connection: socket.socket, timeout_s: float | None = None) -> dict[s
     num_document, num_payload = _LENGTHS.unpack(_receive_bytes(connection, _LENGTHS.size, deadline))
     document = _receive_bytes(connection, num_document, deadline)
     return decode(document, _receive_bytes(connection, num_payload, deadline))
+
+
+def receive_frame(connection: socket.socket, timeout_s: float | None = None) -> bytes:
+    """Return the next message as bytes for :func:`decode_frame`, for those who pass it on; see :func:`receive`."""
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    lengths = _receive_bytes(connection, _LENGTHS.size, deadline)
+    return lengths + _receive_bytes(connection, sum(_LENGTHS.unpack(lengths)), deadline)
+
+
+def decode_frame(frame: bytes) -> dict[str, Any]:
+    """Return the message of a whole frame."""
+    start = _LENGTHS.size
+    stop = start + _LENGTHS.unpack(frame[:start])[0]
+    return decode(frame[start:stop], frame[stop:])
 
 
 def _receive_bytes(connection: socket.socket, num_bytes: int, deadline: float) -> bytes:

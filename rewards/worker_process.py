@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.rewards.isolation import Reply, outcomes_of
-from unigrpo.rewards.process import RewardLoadError, RewardPoolClosedError, RewardProcess, Traits, local_child
+from unigrpo.rewards.process import RewardLoadError, RewardPoolClosedError, RewardProcess, Traits, child_of
 from unigrpo.settings import RewardSettings
 
 __all__ = ["RewardLoadError", "RewardPoolClosedError", "RewardWorker"]
@@ -29,9 +29,8 @@ class RewardWorker:
     def __post_init__(self) -> None:
         """Order the reward."""
         if self.process is None:
-            self.process = RewardProcess(
-                name=self.name, open_child=partial(local_child, self.settings), start_timeout_s=self.start_timeout_s
-            )
+            open_child = partial(child_of, self.settings, self.folder)
+            self.process = RewardProcess(name=self.name, open_child=open_child, start_timeout_s=self.start_timeout_s)
         folder = str(self.folder) if self.folder else None
         self.process.add(self.name, {"use": self.settings.use, "arguments": self.settings.arguments, "folder": folder})
 

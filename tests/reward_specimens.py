@@ -68,6 +68,9 @@ def always_raises(completions, **columns):
     raise OSError("the server is down")
 
 
+always_raises.is_deterministic = False
+
+
 async def asynchronous(completions, answer, log_metric, trainer_state):
     log_metric("half", 0.5)
     return [float(trainer_state.global_step + len(given)) for given in answer]
@@ -89,6 +92,9 @@ def size_of_call(completions, log_metric, log_extra):
 
 def process_id(completions, **columns):
     return [float(os.getpid())] * len(completions)
+
+
+process_id.is_deterministic = False
 
 
 class Unloadable:
@@ -123,3 +129,6 @@ class Greedy:
 
 def always_hangs(completions, **columns):
     time.sleep(3600)
+
+
+always_hangs.is_deterministic = False

@@ -46,7 +46,9 @@ def test_a_failed_item_leaves_the_others_alone_and_is_not_asked_again(tmp_path: 
     worker.open()
     try:
         worker.wait_until_loaded()
-        scoring = IsolatedScoring(call=call, name="it", minimum=0.0, on_failure=failures.append)
+        scoring = IsolatedScoring(
+            call=call, name="it", minimum=0.0, on_failure=lambda _, outcome: failures.append(outcome)
+        )
         outcomes = scoring.score(range(len(texts)))
     finally:
         worker.close()

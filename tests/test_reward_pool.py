@@ -151,7 +151,7 @@ def test_on_error_value_is_used() -> None:
     table = score(BATCH, "raise_on_bomb", on_error="value", error_value=0.25)
     assert table.values[GUILTY, 0] == 0.25
     assert table.status[GUILTY, 0] == RewardStatus.ERROR
-    with pytest.raises(ValueError, match="no error_value"):
+    with pytest.raises(ValueError, match="error_value go together"):
         RewardPool({"it": specimen("length", on_error="value")})
 
 

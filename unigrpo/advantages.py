@@ -3,7 +3,17 @@
 Source: MMaDA (arXiv 2505.15809), eq. 15: A_i = (r_i - mean) / std within the group. The z-score here divides by the
 unbiased standard deviation plus 1e-4, as the public GRPO trainers do; a group below ``std_floor`` gets 0, because the
 difference of its rewards is rounding and not a preference. NaN means that a reward does not apply or failed: such a
-row gets advantage 0 and leaves its group's statistics.
+row gets advantage 0 and leaves its group's statistics. What counts of a reward is its value clipped and gated
+(``RewardTable.counted``), and a reward of weight 0 counts nowhere.
+
+Rows with fewer rewards. ``sum_then_normalize``: a row's total is the sum over the rewards that apply to it, so within a
+group a row to which one does not apply is compared on a smaller sum (as in TRL); a row of which an optimised reward
+*failed* has no total at all and gets advantage 0. ``normalize_then_sum``: each reward is centred over the rows that
+have it, so a row without it gets 0 from it, neither better nor worse than its group.
+
+``whiten`` divides the advantages by their standard deviation over the rows of the step that have any reward (GDPO's
+last stage). Its mean is not subtracted: within each group it is 0 already, and what rounding leaves of it would give
+groups without a preference one.
 """
 
 from __future__ import annotations
@@ -51,11 +61,19 @@ def _columns(rewards: RewardTable | np.ndarray, settings: AdvantageSettings) -> 
     if settings.aggregate == "sum_then_normalize" or not isinstance(rewards, RewardTable):
         return _total(rewards)[:, None], np.ones(1)
     is_used = rewards.weights != 0
-    return rewards.values[:, is_used], rewards.weights[is_used]
+    return rewards.counted[:, is_used], rewards.weights[is_used]
 
 
 def _total(rewards: RewardTable | np.ndarray) -> np.ndarray:
     return np.asarray(rewards.total if isinstance(rewards, RewardTable) else rewards, dtype=np.float64)
+
+
+def _whitened(values: np.ndarray, is_scored: np.ndarray, std_floor: float) -> np.ndarray:
+    """Return [N] values over their standard deviation among the scored rows, unless that is below the floor."""
+    scored = values[is_scored]
+    if len(scored) < 2 or (std := scored.std(ddof=1)) < std_floor:
+        return values
+    return values / (std + _STD_EPS)
 
 
 def group_advantages(
@@ -102,4 +120,6 @@ def group_advantages(
             rows = rows[~np.isnan(total[rows])]
             generator = np.random.default_rng(fold("shuffle", int(shuffle_seed or 0), int(group)))
             values[rows] = values[generator.permutation(rows)]
+    if settings.whiten:
+        values = _whitened(values, ~np.isnan(columns).all(axis=1), settings.std_floor)
     return Advantages(values=values, frac_reward_zero_std=num_flat / max(len(groups), 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -101,7 +101,7 @@ def _score(run: Run, task: Task) -> TaskScores:
         return run.pool.generate(units)
 
     sampled, greedy = rollouts(temperature=1.0), rollouts(temperature=0.0, remasking_temperature=0.0)
-    table = run.rewards.score([*sampled, *greedy])
+    table = run.rewards.score([*sampled, *greedy], remember=False)  # A resumed run may not evaluate again.
     return TaskScores(
         sampled=sampled, sampled_table=_rows(table, slice(0, count)),
         greedy=greedy, greedy_table=_rows(table, slice(count, None)),
@@ -109,10 +109,7 @@ def _score(run: Run, task: Task) -> TaskScores:
 
 
 def _rows(table: RewardTable, rows: slice) -> RewardTable:
-    return RewardTable(
-        names=table.names, values=table.values[rows], status=table.status[rows], weights=table.weights,
-        ranges=table.ranges,
-    )  # fmt: skip
+    return replace(table, values=table.values[rows], status=table.status[rows])
 
 
 def _metrics(run: Run, task: Task, scores: TaskScores) -> dict[str, float]:

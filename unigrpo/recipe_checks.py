@@ -12,6 +12,7 @@ from unigrpo.data import COLUMN_NAMES, check_jsonl
 from unigrpo.errors import UserError
 from unigrpo.models.folders import HUB_ID, resolve_folder
 from unigrpo.references import locate
+from unigrpo.reward_checks import composition_problems
 from unigrpo.settings import (
     DataSettings,
     LoraSettings,
@@ -58,7 +59,8 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
 def problems_of_scoring(rewards: dict[str, RewardSettings]) -> list[str]:
     """Return one line a problem of rewards that stand alone, whatever their tasks; empty where they can be made."""
     tasks = set(get_args(Task))
-    return [problem for name, reward in rewards.items() for problem in _one_reward(reward, f"rewards.{name}", tasks)]
+    alone = [problem for name, reward in rewards.items() for problem in _one_reward(reward, f"rewards.{name}", tasks)]
+    return [*alone, *composition_problems(rewards)]
 
 
 def is_hub_id(path: str) -> bool:
@@ -166,6 +168,7 @@ def _square(num_codes: int, key: str) -> Iterator[str]:
 def _rewards(recipe: Recipe) -> Iterator[str]:
     if not recipe.rewards:
         yield "rewards: none; wanted at least one"
+    yield from composition_problems(recipe.rewards)
     for name, reward in recipe.rewards.items():
         yield from _one_reward(reward, f"rewards.{name}", set(recipe.tasks))
     for task in recipe.tasks:
@@ -187,8 +190,6 @@ def _one_reward(reward: RewardSettings, key: str, tasks: set[str]) -> Iterator[s
             yield f"{key}.tasks: {task} is no task of this recipe, which has {', '.join(sorted(tasks)) or 'none'}"
     if reward.tasks is not None and not reward.tasks:
         yield f"{key}.tasks: empty; leave it out for every task, or leave the reward out"
-    if (reward.on_error == "value") != (reward.error_value is not None):
-        yield f"{key}: on_error: value and error_value go together; one was given without the other"
 
 
 def _precision(policy: PolicySettings, lora: LoraSettings) -> Iterator[str]:

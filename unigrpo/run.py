@@ -29,20 +29,21 @@ from unigrpo.models.opening import open_policy
 from unigrpo.observer import Observer
 from unigrpo.plugin import resolve
 from unigrpo.recipe import dump_recipe, load_recipe
-from unigrpo.rewards.journal import load_table, save_table
+from unigrpo.rewards.journal import ScoredStep, load_step, save_step
 from unigrpo.rewards.pool import RewardPool
 from unigrpo.rollouts.engine import WorkUnit, plan_units
 from unigrpo.rollouts.pool import open_pool
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
 from unigrpo.tracking import TensorBoard
-from unigrpo.types import RewardTable, Rollout, Task
+from unigrpo.types import Rollout, Task
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
     from unigrpo.rollouts.base import RolloutPool
 
 RECIPE, ENVIRONMENT, SUMMARY, LOCK = "recipe.yaml", "environment.json", "summary.json", ".lock"
+REWARDS = "rewards"
 PACKAGES = ("torch", "transformers", "peft", "ray", "numpy", "safetensors", "open_clip_torch", "math-verify", "unigrpo")
 
 
@@ -79,16 +80,26 @@ class Run:
             seed=self.recipe.seed, step=step,
         )  # fmt: skip
 
-    def score(self, step: int, rollouts: list[Rollout]) -> RewardTable:
+    def score(self, step: int, rollouts: list[Rollout]) -> ScoredStep:
         """Return the step's rewards: on disk before they are used, and read back when a resumed run gets there."""
         digest = fold(*(np.ascontiguousarray(rollout.token_ids).tobytes().hex() for rollout in rollouts))
-        path = self.run_dir / "rewards" / f"step_{step + 1:06d}-{digest:016x}.json"
+        path = self.run_dir / REWARDS / f"step_{step + 1:06d}-{digest:016x}.json"
         if path.exists():
-            return load_table(path)
-        table = self.rewards.score(rollouts, step=step)
-        path.parent.mkdir(exist_ok=True)
-        save_table(path, table)
-        return table
+            scored = load_step(path)
+        else:
+            table = self.rewards.score(rollouts, step=step, remember=False)
+            scored = ScoredStep(table=table, keys=self.rewards.last_keys, metrics=self.rewards.metrics())
+            path.parent.mkdir(exist_ok=True)
+            save_step(path, scored)
+        self.rewards.remember(scored.table, scored.keys)
+        return scored
+
+    def remember_rewards(self) -> None:
+        """Know the rewards of the steps done, as if this process had scored them."""
+        for path in sorted((self.run_dir / REWARDS).glob("step_*.json")):
+            if int(path.name[5:11]) <= self.num_done:
+                scored = load_step(path)
+                self.rewards.remember(scored.table, scored.keys)
 
     def deliver(self) -> None:
         """Load the learner's weights into every rollout actor."""
@@ -230,6 +241,7 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
             run.restore(checkpoint)
         observer.phase("waiting for the rewards to load")
         rewards.wait_until_loaded()
+        run.remember_rewards()
         yield run
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unigrpo.advantages import Advantages
     from unigrpo.learner import UpdateStats
     from unigrpo.metrics import StepTimer
+    from unigrpo.rewards.journal import ScoredStep
     from unigrpo.run import Run
 
 KIBIBYTES_PER_GB = 1024**2
@@ -24,7 +25,7 @@ BYTES_PER_GB = 1024**3
 def step_metrics(
     run: Run,
     rollouts: Sequence[Rollout],
-    table: RewardTable,
+    scored: ScoredStep,
     advantages: Advantages,
     updates: Sequence[UpdateStats],
     timer: StepTimer,
@@ -33,7 +34,7 @@ def step_metrics(
     timing = timer.metrics()
     num_tokens = sum(rollout.completion_length for rollout in rollouts)
     metrics: dict[str, Any] = {"step": run.num_done}
-    metrics |= _reward_metrics(rollouts, table, run.recipe.group_size)
+    metrics |= _reward_metrics(rollouts, scored.table, run.recipe.group_size) | scored.metrics
     metrics |= _update_metrics(updates)
     metrics |= {
         "frac_reward_zero_std": advantages.frac_reward_zero_std,

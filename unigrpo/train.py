@@ -35,7 +35,8 @@ def train_step(run: Run) -> dict[str, Any]:
     with timer.part("rollout"):
         rollouts = run.pool.generate(run.units(step))  # G completions of each of P prompts
     with timer.part("reward"):
-        table = run.score(step, rollouts)
+        scored = run.score(step, rollouts)
+        table = scored.table
     groups = [row // recipe.group_size for row in range(len(rollouts))]
     advantages = group_advantages(table, groups, recipe.advantages, fold(recipe.seed, step))
     batch = collate(rollouts, advantages.values, run.policy.vocabulary.pad_token_id, groups, run.policy.device)
@@ -52,7 +53,7 @@ def train_step(run: Run) -> dict[str, Any]:
     if recipe.tracking.rollouts_every and run.num_done % recipe.tracking.rollouts_every == 0:
         path = run.run_dir / "rollouts" / f"step_{run.num_done:06d}.jsonl"
         write_samples(path, [(rollout, table, row) for row, rollout in enumerate(rollouts)])
-    return step_metrics(run, rollouts, table, advantages, updates, timer)
+    return step_metrics(run, rollouts, scored, advantages, updates, timer)
 
 
 def train(recipe: Recipe, run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]:
