@@ -19,6 +19,8 @@ _HUGE_FACTORIAL = re.compile(r"(?:\^|\*\*)[\s{(]*\d+[\s)}]*!")
 _LONG_SUM = re.compile(r"\\(?:sum|prod)[^=]{0,20}=[^^]{0,40}\^\s*\{?\s*(\d{5,}|\d+\s*\^)")
 _RELATION = re.compile(r"<|>|\\(?:leq?|geq?|lt|gt|leqslant|geqslant|neq?|approx|in)(?![a-zA-Z])")
 
+_MEMBERSHIP = re.compile(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])")
+
 
 def is_explosive(text: str) -> bool:
     """Return whether evaluating ``text`` could take forever: power towers, vast exponents, factorials, sums."""
@@ -38,3 +40,8 @@ def is_false_equation(text: str) -> bool:
 def has_relation(text: str) -> bool:
     """Return whether ``text`` states an inequality or membership."""
     return _RELATION.search(text) is not None
+
+
+def is_membership(text: str) -> bool:
+    r"""Return whether ``text`` names a set as ``x \in S`` does."""
+    return _MEMBERSHIP.search(text) is not None

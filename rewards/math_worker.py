@@ -1,8 +1,8 @@
 r"""The child process in which math-verify compares answers; never imported by the parent (sympy takes half a second).
 
 math-verify stops Python code by SIGALRM, which works here because this is a main thread; what does not stop is killed
-by the parent. A message ``{"pairs": [[prediction, gold, is_prose], …]}`` is answered by one ``{"verdict": …}`` a pair,
-in order: ``right``, ``wrong``, or ``unreadable`` where the gold answer cannot be parsed.
+by the parent. A message ``{"pairs": [[prediction, gold, is_prose], …], "deadline_s": …}`` is answered by one
+``{"verdict": …}`` a pair, in order: ``right``, ``wrong``, or ``unreadable`` where the gold answer cannot be parsed.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ import sympy
 from math_verify import parse, verify
 
 from unigrpo.rewards.child import Send, limit_memory, serve
-from unigrpo.rewards.guards import has_relation
+from unigrpo.rewards.guards import has_relation, is_membership
 
 MEMORY_GB = 2.0
-_PARSE_TIMEOUT_S = 3
-_VERIFY_TIMEOUT_S = 3
+_MIN_TIMEOUT_S = 3
+_INNER_FRACTION = 0.75
+"""Of the parent's deadline: what math-verify may take for each of its steps, so that most of them end by themselves."""
 
 
-def compare(prediction: str, gold: str, *, is_prose: bool) -> str:
+def compare(prediction: str, gold: str, *, is_prose: bool, timeout_s: int = 3) -> str:
     r"""Return the verdict on one pair.
 
     Both are wrapped in ``\boxed{}``: undelimited LaTeX is read only where it is a plain number. Prose is left to the
-    parser's own search for an anchor and the last expression.
+    parser's own search for an anchor and the last expression. A step that takes longer than ``timeout_s`` fails.
     """
-    golds = parse(_boxed(gold), parsing_timeout=_PARSE_TIMEOUT_S)
+    golds = parse(_boxed(gold), parsing_timeout=timeout_s)
     if not golds:
         return "unreadable"
-    predictions = parse(prediction if is_prose else _boxed(prediction), parsing_timeout=_PARSE_TIMEOUT_S)
+    predictions = parse(prediction if is_prose else _boxed(prediction), parsing_timeout=timeout_s)
     if not predictions:
         return "wrong"
-    if not is_prose and "=" in prediction and "=" not in gold and _disagrees_with_itself(prediction):
+    if not is_prose and "=" in prediction and "=" not in gold and _disagrees_with_itself(prediction, timeout_s):
         return "wrong"
     is_right = verify(
         golds,
         predictions,
-        timeout_seconds=_VERIFY_TIMEOUT_S,
+        timeout_seconds=timeout_s,
         # An interval may be answered by the inequality that describes it.
-        allow_set_relation_comp=has_relation(prediction) and not has_relation(gold),
+        allow_set_relation_comp=has_relation(prediction) and (not has_relation(gold) or is_membership(gold)),
     )
     is_right = is_right or any(_same_solutions(g, p) or _same_constant(g, p) for g in golds for p in predictions)
     return "right" if is_right else "wrong"
@@ -52,14 +53,14 @@ def _boxed(answer: str) -> str:
     return rf"\boxed{{{answer}}}"
 
 
-def _disagrees_with_itself(chain: str) -> bool:
+def _disagrees_with_itself(chain: str, timeout_s: int) -> bool:
     """Return whether two sides of a chain of equalities are different numbers."""
     numbers = []
     for side in chain.split("="):
-        parsed = parse(_boxed(side), parsing_timeout=_PARSE_TIMEOUT_S)
+        parsed = parse(_boxed(side), parsing_timeout=timeout_s)
         if parsed and isinstance(parsed[0], sympy.Expr) and not parsed[0].free_symbols:
             numbers.append(parsed[0])
-    return any(not verify(numbers[0], number, timeout_seconds=_VERIFY_TIMEOUT_S) for number in numbers[1:])
+    return any(not verify(numbers[0], number, timeout_seconds=timeout_s) for number in numbers[1:])
 
 
 def _same_solutions(gold: object, prediction: object) -> bool:
@@ -95,14 +96,15 @@ def _handle(message: Mapping[str, Any], send: Send) -> None:
     if "pairs" not in message:
         send({"ready": True})
         return
+    timeout_s = max(_MIN_TIMEOUT_S, int(_INNER_FRACTION * message["deadline_s"]))
     for prediction, gold, is_prose in message["pairs"]:
-        send({"verdict": _guarded_compare(prediction, gold, is_prose)})
+        send({"verdict": _guarded_compare(prediction, gold, is_prose, timeout_s)})
 
 
-def _guarded_compare(prediction: str, gold: str, is_prose: bool) -> str:
+def _guarded_compare(prediction: str, gold: str, is_prose: bool, timeout_s: int) -> str:
     """Return the verdict; what the algebra system cannot digest is a wrong answer."""
     try:
-        return compare(prediction, gold, is_prose=is_prose)
+        return compare(prediction, gold, is_prose=is_prose, timeout_s=timeout_s)
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
         logging.getLogger(__name__).debug("cannot compare %r with %r: %s", prediction, gold, error)
         return "wrong"

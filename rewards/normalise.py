@@ -40,6 +40,9 @@ _DECORATION = re.compile(r"\\(?:left|right|displaystyle|bigl|bigr|Bigl|Bigr|big|
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _DIGIT_GROUPS = re.compile(r"(?<![\d.])\d{1,3}(?:[ ,]\d{3})+(?![\d,])")
 _LONE_CURRENCY = re.compile(r"^([-+]?)\s*(?:\\?\$|€|£|¥)\s*(?=[-+.\d])")
+_UNEQUAL = re.compile(r"(?<=\s)!=")
+"""With a blank before it; ``3!=6`` is a factorial."""
+_LISTED = re.compile(r"\s*(?:,|;|\band\b|\bor\b)\s*")
 _ASSIGNMENT = re.compile(r"^[a-zA-Z](?:_\{?\w+\}?|\(\w\))?\s*=\s*(?=[^=]+$)")
 
 _DIGITS = r"(?:\d+\.?\d*|\.\d+)"
@@ -157,6 +160,7 @@ def _clean(answer: str) -> str:
     text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1].strip('()')}}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
     text = _strip_dollars(text.strip())
+    text = _UNEQUAL.sub(r"\\neq ", text)
     text = text.replace("{,}", ",").replace(r"\%", "%").replace(r"\varnothing", r"\emptyset")
     text = re.sub(r"(?<=\d)\\[,!](?=\d{3}(?!\d))", "", text)
     text = _DECORATION.sub("", _SPACING.sub(" ", text))
@@ -166,7 +170,26 @@ def _clean(answer: str) -> str:
     while len(text) > 2 and text[0] == "{" and text[-1] == "}" and "{" not in text[1:-1]:
         text = text[1:-1].strip()
     text = _LONE_CURRENCY.sub(r"\1", text)
-    return _DIGIT_GROUPS.sub(lambda match: match[0].replace(",", "").replace(" ", ""), text)
+    return _as_list(_DIGIT_GROUPS.sub(lambda match: _joined_digits(match, text), text))
+
+
+def _joined_digits(match: re.Match[str], text: str) -> str:
+    """Return a number without its thousands separators; in brackets a comma is between two numbers: ``(12,102)``."""
+    before = text[: match.start()]
+    is_in_brackets = sum(before.count(sign) for sign in "([") + before.count(r"\{") > sum(
+        before.count(sign) for sign in ")]"
+    ) + before.count(r"\}")
+    if is_in_brackets and "," in match[0]:
+        return match[0]
+    return match[0].replace(",", "").replace(" ", "")
+
+
+def _as_list(text: str) -> str:
+    """Return ``1 and -2`` as ``1, -2``, where every piece is a number; words stay as they are."""
+    if " and " not in text and " or " not in text:
+        return text
+    pieces = _LISTED.split(text)
+    return ", ".join(pieces) if all(parse_number(piece) is not None for piece in pieces) else text
 
 
 def _strip_dollars(text: str) -> str:

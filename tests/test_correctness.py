@@ -17,6 +17,8 @@ from unigrpo.rewards.guards import is_explosive, is_false_equation
 from unigrpo.testing.conformance import check_reward
 
 GOLDEN = Path(__file__).parent / "golden" / "math_pairs.jsonl"
+ENDLESS = {234, 235, 237}
+"""Integrals and nested sines of the golden pairs that the worker has to be stopped at."""
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +37,59 @@ def value(reward: Correctness, completion: object, gold: object) -> float | None
     return reward(prompts=["?"], completions=[completion], answer=[gold])[0]
 
 
-def test_definite_golden_pairs_are_judged_right(reward: Correctness) -> None:
-    lines = GOLDEN.read_text(encoding="utf-8").splitlines()
-    pairs = [pair for pair in map(json.loads, lines) if not pair["policy"]]
-    texts = [
-        pair.get("prediction") or "".join(text * count for text, count in pair.get("prediction_parts") or [])
-        for pair in pairs
-    ]
-    values = reward(prompts=texts, completions=texts, answer=[pair["gold"] for pair in pairs])
-    wrong = [pair["id"] for pair, given in zip(pairs, values, strict=True) if bool(given) != pair["expected"]]
-    assert wrong == []
+def golden_text(pair: dict[str, object]) -> str:
+    parts = pair.get("prediction_parts") or []
+    return str(pair.get("prediction") or "".join(text * count for text, count in parts))  # type: ignore[attr-defined]
+
+
+def test_golden_pairs_are_judged_right_and_none_outlasts_its_deadline() -> None:
+    """All definite pairs; the three that no algebra system ends are judged on a short deadline, to spare the suite."""
+    pairs = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
+    patient, hurried = Correctness(deadline_s=40.0), Correctness(deadline_s=2.0)
+    for each in (patient, hurried):
+        each.start()
+    wrong, late = [], []
+    for pair in pairs:
+        reward, deadline_s = (hurried, 2.0) if pair["id"] in ENDLESS else (patient, 40.0)
+        reward.start()  # A worker that was killed is replaced at the cost of nobody's deadline.
+        start_s = time.perf_counter()
+        given = value(reward, golden_text(pair), pair["gold"])
+        if time.perf_counter() - start_s > deadline_s + 1.0:
+            late.append(pair["id"])
+        if not pair["policy"] and bool(given) != pair["expected"]:
+            wrong.append(pair["id"])
+    for each in (patient, hurried):
+        each.close()
+    assert (wrong, late) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("(2,12) \\cup (12,102)", "(2, 12) \\cup (12, 102)"),
+        ("(12,102)", "(12, 102)"),
+        ("x \\neq 3", "x != 3"),
+        ("-2, 1", "1 \\text{ and } -2"),
+        ("21,16,11", "21,16 or 11"),
+        ("-2 \\le x \\le 7", "x \\in [-2,7]"),
+    ],
+)
+def test_spellings_that_the_upstream_suite_found_missing(reward: Correctness, given: str, wanted: str) -> None:
+    assert value(reward, boxed(given), wanted) == 1.0
+
+
+def test_answers_are_taken_only_from_the_sources_asked_for() -> None:
+    texts = {"box": boxed("5"), "tag": "<answer>5</answer>", "hashes": "#### 5", "text": "It is 5."}
+    for source in ("box", "tag", "hashes"):
+        reward = Correctness(sources=[source])  # type: ignore[list-item]
+        assert {name: value(reward, text, "5") for name, text in texts.items()} == dict.fromkeys(texts, 0.0) | {
+            source: 1.0
+        }
+    assert value(Correctness(sources=["box", "tag"]), texts["text"], "5") == 0.0
+    assert value(Correctness(sources=["text"]), texts["text"], "5") == 1.0
+    assert value(Correctness(), "<reasoning>5</reasoning>", "5") == 0.0
+    with pytest.raises(ValueError, match="answer sources"):
+        Correctness(sources=["boxed"])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
@@ -171,22 +216,3 @@ def test_a_script_without_a_main_guard_can_use_it_and_imports_no_sympy(tmp_path:
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert (done.stdout.strip(), done.returncode) == ("[1.0] False False", 0), done.stderr
-
-
-@pytest.mark.parametrize(("family", "least"), [("gsm8k", 0.97), ("math500", 0.96)])
-def test_verdicts_agree_with_the_published_ones(
-    reward: Correctness, test_data: Path, family: str, least: float
-) -> None:
-    folder = test_data / "llada_generations"
-    verdicts = json.loads((folder / "verdicts.json").read_text())["items"]
-    num_same = num_all = 0
-    for name in (name for name in verdicts if name.startswith(family)):
-        rows = json.loads((folder / name).read_text())["generations"]
-        values = reward(
-            prompts=[row["question"] for row in rows],
-            completions=[row["generations"] for row in rows],
-            answer=[row["ground_truth"] for row in rows],
-        )
-        num_same += sum(bool(v) == w["is_correct"] for v, w in zip(values, verdicts[name], strict=True))
-        num_all += len(rows)
-    assert num_same / num_all >= least
