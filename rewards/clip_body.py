@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.rewards.answers import completion_text
-from unigrpo.rewards.pictures import RefusedPicture, is_picture, log_refusals, settled
+from unigrpo.rewards.pictures import RefusedPicture, is_picture, read_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,20 +171,6 @@ def shared_body(key: Hashable, device: str, make: Callable[[], Towers]) -> ClipB
         if body is None:
             body = _BODIES[(key, device)] = ClipBody(make(), device)
         return body
-
-
-def read_pictures(pictures: Sequence[Any], log_metric: Any = None) -> list[Image.Image | RefusedPicture]:
-    """Return the 8-bit RGB form of each picture, or its refusal; the same object is read once.
-
-    Args:
-        pictures: as they come.
-        log_metric: told of the fraction refused, and of each kind that occurs.
-    """
-    read = {key: settled(picture) for key, picture in {id(picture): picture for picture in pictures}.items()}
-    settled_pictures = [read[id(picture)] for picture in pictures]
-    if log_metric is not None:
-        log_refusals(settled_pictures, log_metric)
-    return settled_pictures
 
 
 def _pixel_key(picture: Image.Image) -> tuple[tuple[int, int], bytes]:

@@ -17,7 +17,7 @@ from unigrpo.rewards.blip import (
     pixels_of,
     tokenizer_of,
 )
-from unigrpo.rewards.pictures import as_rgb, is_picture
+from unigrpo.rewards.pictures import RefusedPicture, is_picture, read_pictures
 from unigrpo.rewards.published_weights import file_sha256, open_published, require_reachable
 
 if TYPE_CHECKING:
@@ -102,10 +102,15 @@ class ImageReward:
         values: list[float | None] = [None] * len(completions)
         texts = [completion_text(prompt) for prompt in prompts]
         rows = [row for row, picture in enumerate(completions) if is_picture(picture) and texts[row] is not None]
+        low, high = self.range
+        read = dict(zip(rows, read_pictures([completions[row] for row in rows], log_metric), strict=True))
+        for row in rows:
+            values[row] = low
+        shown = {row: picture for row, picture in read.items() if not isinstance(picture, RefusedPicture)}
+        rows = list(shown)
         if not rows:
             return values
-        scores = self._scores([str(texts[row]) for row in rows], [completions[row] for row in rows])
-        low, high = self.range
+        scores = self._scores([str(texts[row]) for row in rows], list(shown.values()))
         for row, score in zip(rows, scores.tolist(), strict=True):
             values[row] = min(high, max(low, score))
         if log_metric is not None:
@@ -124,7 +129,7 @@ class ImageReward:
         found = []
         for start in range(0, len(texts), BATCH_SIZE):
             part = slice(start, start + BATCH_SIZE)
-            pixels = np.stack([pixels_of(as_rgb(picture), self._blip.sizes.image_size) for picture in pictures[part]])
+            pixels = np.stack([pixels_of(picture, self._blip.sizes.image_size) for picture in pictures[part]])
             batch = (torch.from_numpy(pixels), tokens.input_ids[part], tokens.attention_mask[part])
             found.append(self._blip.scores(*(tensor.to(self._device) for tensor in batch)).double().cpu())
         return np.asarray(torch.cat(found).numpy())

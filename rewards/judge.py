@@ -15,7 +15,7 @@ from unigrpo.rewards.chat_client import Answer, ChatClient
 from unigrpo.rewards.judge_launch import LaunchedServer, launch_of
 from unigrpo.rewards.judge_prompt import Shown, cleaned, filled, messages_of, placeholders
 from unigrpo.rewards.judge_verdict import JudgeMode, Verdict, VerdictError, choice_of, mode_of
-from unigrpo.rewards.pictures import is_picture
+from unigrpo.rewards.pictures import RefusedPicture, is_picture, settled
 
 NUM_LOGGED = 20
 """Raw judgements that a step logs."""
@@ -220,6 +220,8 @@ class Judge:
             shown = cleaned(text if self._with_thinking else after_thinking(text), self._max_characters)
             if not shown.text:
                 return self.range[0]
+        elif isinstance(settled(completion), RefusedPicture):
+            return self.range[0]
         values = {"prompt": completion_text(prompt) or "", **{name: str(value) for name, value in columns.items()}}
         filled_in = {name: cleaned(value, _MAX_FILLED_CHARACTERS).text for name, value in values.items()}
         try:

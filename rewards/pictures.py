@@ -133,6 +133,22 @@ def portable(picture: Any) -> Image.Image | RefusedPicture:
     return picture if is_plain and picture.width * picture.height <= MAX_PIXELS else settled(picture)
 
 
+def read_pictures(
+    pictures: Sequence[Any], log_metric: Callable[[str, float], None] | None = None
+) -> list[Image.Image | RefusedPicture]:
+    """Return the 8-bit RGB form of each picture, or its refusal; the same object is read once.
+
+    Args:
+        pictures: as they come.
+        log_metric: told of the fraction refused, and of each kind that occurs.
+    """
+    read = {key: settled(picture) for key, picture in {id(picture): picture for picture in pictures}.items()}
+    settled_pictures = [read[id(picture)] for picture in pictures]
+    if log_metric is not None:
+        log_refusals(settled_pictures, log_metric)
+    return settled_pictures
+
+
 def log_refusals(pictures: Sequence[Image.Image | RefusedPicture], log_metric: Callable[[str, float], None]) -> None:
     """Log the fraction of refused pictures as ``pictures/refused_fraction``, and that of each kind that occurs."""
     kinds = Counter(picture.kind for picture in pictures if isinstance(picture, RefusedPicture))

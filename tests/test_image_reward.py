@@ -9,6 +9,7 @@ from PIL import Image
 
 from unigrpo.rewards.blip import load_blip, pixels_of
 from unigrpo.rewards.image_reward import ImageReward
+from unigrpo.rewards.pictures import RefusedPicture
 from unigrpo.testing.conformance import check_reward
 
 GOLDEN = Path(__file__).parent / "golden" / "imagereward_tiny"
@@ -123,6 +124,7 @@ def test_a_text_does_not_apply_and_clipping_is_logged(cache: None) -> None:
     assert values[0] is None
     assert values[1] == pytest.approx(WANTED["scores"][0][0], abs=1e-4)
     assert values[2] == -3.0
+    assert logged.pop("pictures/refused_fraction") == 0.0
     assert logged == {"image_reward/clipped_fraction": 0.5, "image_reward/truncated_fraction": 0.5}
 
 
@@ -173,3 +175,12 @@ def test_missing_files_and_a_foreign_vocabulary_are_named(cache: None, tmp_path:
         tiny(num_text_heads=7)
     with pytest.raises(ValueError, match="no range"):
         tiny(low=1.0, high=1.0)
+
+
+def test_a_picture_that_cannot_be_read_gets_the_least_and_leaves_the_others_alone(reward: ImageReward) -> None:
+    shown, prompts = pictures()[:2], WANTED["prompts"][:2]
+    broken = RefusedPicture("unreadable", "cut short")
+    values = reward(prompts=[prompts[0], prompts[0], prompts[1]], completions=[shown[0], broken, shown[1]])
+    assert values[1] == reward.range[0]
+    assert [values[0], values[2]] == pytest.approx(reward(prompts=prompts, completions=shown), abs=1e-5)
+    assert reward(prompts=prompts[:1], completions=[broken]) == [reward.range[0]]
