@@ -164,6 +164,9 @@ def _run_tests(channel: Channel, box: Box, program: str, task: Task, clock: Cloc
     _start_judge(channel, box, order)
     tally = Tally(len(task.tests), clock)
     while not tally.is_over:
+        if tally.left_s == 0:
+            tally.stop("gave no answer in time")
+            break
         try:
             report = _next_report(channel, nonce, time.monotonic() + tally.left_s + 1.0)
         except GoneError as error:
@@ -175,7 +178,7 @@ def _run_tests(channel: Channel, box: Box, program: str, task: Task, clock: Cloc
             tally.count(report["passed"] is True, str(report["reason"]))
         elif "stopped" in report:
             tally.stop(str(report["stopped"]))
-        else:
+        elif "done" in report:
             break
     return tally.verdict()
 

@@ -16,7 +16,7 @@ _LOGGER = logging.getLogger(__name__)
 MAX_PROGRAM_LENGTH = 100_000
 """Characters; a longer one is no answer."""
 COLUMNS = ("tests", "setup", "inputs", "outputs", "entry_point", "cases")
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([^\s`]*)[^\n`]*$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```([^\n`]*)$", re.MULTILINE)
 _LANGUAGES = ("python", "py", "python3")
 
 
@@ -52,8 +52,9 @@ def extract_program(completion: str) -> str | None:
     for fence in _FENCE.finditer(text):
         if opening is None:
             opening = fence
-        elif not fence[1]:
-            if not opening[1] or opening[1].lower() in _LANGUAGES:
+        elif not fence[1].strip():
+            named = opening[1].split()[:1]
+            if not named or named[0].lower() in _LANGUAGES:
                 program = text[opening.end() + 1 : fence.start()]
             opening = None
     is_good = program is not None and program.strip() and len(program) <= MAX_PROGRAM_LENGTH

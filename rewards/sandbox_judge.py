@@ -203,6 +203,7 @@ class Judge:
         if trap.error is not None:
             self.report(stopped=_reason(trap.error))
             return
+        self.report(loaded=True)
         for index in range(len(self._order["tests"])):
             with Trap() as trap:
                 self._client.deadline = time.monotonic() + self._order["timeout_s"]

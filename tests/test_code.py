@@ -1,5 +1,6 @@
 """The code reward on programs that play by the rules; figures are counted by hand."""
 
+import time
 from typing import Any
 
 import pytest
@@ -164,12 +165,30 @@ def test_reward_keeps_the_contract(code: Code) -> None:
         ("<think>```python\na</think>```Python\nb\n```", "b\n"),
         ("```python\na\n```<|endoftext|>```python\nb\n```", "a\n"),
         ("a", None),
+        ("```" + " a" * 500_000 + "`", None),
         ("```python\n\n```", None),
         ("```python\n" + "a" * 200_000 + "\n```", None),
     ],
 )
 def test_last_closed_block_of_the_answer_is_the_program(completion: str, program: str | None) -> None:
     assert extract_program(completion) == program
+
+
+def test_total_time_ends_many_slow_tests() -> None:
+    try:
+        hurried = Code(timeout_s=2.0, total_timeout_s=3.0)
+    except SandboxUnavailableError as error:
+        pytest.skip(str(error))
+    program = "import time\ndef f(): time.sleep(0.5)"
+    started = time.monotonic()
+    values = hurried(
+        completions=[fenced(program)] * 2,
+        tests=[["assert f() is None"] * 100, None],
+        entry_point=[None, "f"],
+        cases=[None, [{"input": [], "output": None}] * 100],
+    )
+    assert all(value is not None and 0 < value < 0.08 for value in values)
+    assert time.monotonic() - started < 15
 
 
 def test_columns_may_be_written_as_json() -> None:
