@@ -87,6 +87,7 @@ class Compositional:
             raise ValueError(f"max_objects {max_objects}, position_margin {position_margin}; give 1 or more, 0 or more")
         self._mode = mode
         self._detector: Detector = _made(detector, detector_arguments)
+        self.fingerprint = str(getattr(self._detector, "fingerprint", ""))
         self._colours: str | ColourReader = colours
         self._colour_arguments = colour_arguments
         self._threshold, self._counting_threshold = threshold, counting_threshold

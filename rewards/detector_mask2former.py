@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from unigrpo.rewards.detection import Detection
-from unigrpo.rewards.pretrained_detector import batches, load_pretrained
+from unigrpo.rewards.pretrained_detector import batches, fingerprint, load_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,7 @@ class Mask2FormerDetector:
         """
         self._device, self._min_score, self._batch_size = device, min_score, batch_size
         self._model, self._processor = load_pretrained(model, "Mask2FormerForUniversalSegmentation", device)
+        self.fingerprint = fingerprint(model, self._model)
         labels = self._model.config.id2label
         self._names = [NAMES.get(labels[index].lower(), labels[index].lower()) for index in range(len(labels))]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from unigrpo.rewards.detection import Detection
-from unigrpo.rewards.pretrained_detector import batches, load_pretrained
+from unigrpo.rewards.pretrained_detector import batches, fingerprint, load_pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,7 @@ class ZeroShotDetector:
             raise ValueError(f"phrase {phrase!r} has no place for the name; write such as 'a photo of a {{}}'")
         self._device, self._min_score, self._batch_size = device, min_score, batch_size
         self._model, self._processor = load_pretrained(model, "AutoModelForZeroShotObjectDetection", device)
+        self.fingerprint = fingerprint(model, self._model)
         kind = self._model.config.model_type
         if kind not in OWL + DINO:
             raise ValueError(f"{model!r} is a {kind}; this detector reads {', '.join(OWL + DINO)}")

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unigrpo.rewards.published_weights import HUB_PREFIX, require_reachable
+from unigrpo.rewards.published_weights import HUB_PREFIX, file_sha256, require_reachable
 
 
 def load_pretrained(model: str, auto_class: str, device: str) -> tuple[Any, Any]:
@@ -52,6 +52,13 @@ def _checked_folder(model: str) -> Path:
             f"layout, or {HUB_PREFIX}OWNER/NAME"
         )
     return folder
+
+
+def fingerprint(model: str, loaded: Any) -> str:
+    """Return what tells these weights from others: their hashes, or the hub's commit."""
+    if model.startswith(HUB_PREFIX):
+        return f"{model}@{getattr(loaded.config, '_commit_hash', None)}"
+    return " ".join(file_sha256(file) for file in sorted(Path(model).expanduser().glob("*.safetensors")))
 
 
 def batches(keys: Sequence[Hashable], batch_size: int) -> Iterator[list[int]]:

@@ -9,6 +9,7 @@ from unigrpo.plugin import PluginError
 from unigrpo.rewards.compositional import Compositional
 from unigrpo.rewards.detection import Detection
 from unigrpo.rewards.detector_scene import SceneDetector
+from unigrpo.rewards.pictures import RefusedPicture
 from unigrpo.testing.conformance import check_reward
 
 READER = "unigrpo.rewards.detector_scene:SceneDetector"
@@ -174,6 +175,18 @@ def test_thresholds_are_settings():
 def test_wrong_settings_are_refused(bad, message):
     with pytest.raises((ValueError, PluginError), match=message):
         Compositional(**({"detector": READER} | bad))
+
+
+def test_broken_picture_gets_the_minimum_and_touches_no_other():
+    metrics = {}
+    values = Compositional(detector=READER)(
+        prompts=["-"] * 2,
+        completions=[RefusedPicture("unreadable", "broken"), RED_CIRCLE_BLUE_SQUARE],
+        include=[[one("circle")]] * 2,
+        log_metric=metrics.__setitem__,
+    )
+    assert values == [0.0, 1.0]
+    assert metrics["pictures/refused_fraction"] == 0.5
 
 
 def test_detector_that_loses_a_picture_is_named():

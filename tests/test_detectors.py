@@ -1,5 +1,6 @@
 """Detectors on tiny random checkpoints in the published layout, and colours by the tiny CLIP."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -260,6 +261,7 @@ def test_whole_reward_runs_on_a_model_and_clip_and_keeps_the_contract(mask2forme
         threshold=0.0,
         counting_threshold=0.1,
     )
+    assert reward.fingerprint == hashlib.sha256((mask2former / "model.safetensors").read_bytes()).hexdigest()
     shown = pictures(*MIXED)
     ImageDraw.Draw(shown[0]).rectangle((0, 0, 40, 40), fill="red")
     clause = {"class": "person", "count": 2, "color": "red"}
