@@ -18,7 +18,15 @@ QUALITY = 95
 class JpegSize:
     """Minus, or plus, the size of the picture as JPEG of quality 95, in kB of 1000 bytes, divided by ``scale``.
 
-    The range is (-1, 0) or (0, 1): a picture larger than ``scale`` counts as one of that size.
+    A picture larger than ``scale`` counts as one of that size.
+
+    Range: -1 to 0 for ``smaller``, 0 to 1 for ``larger``.
+    Needs: generated pictures (task imagine).
+    Source: Black et al., arXiv 2305.13301: compressibility and incompressibility.
+    Cost: 10 ms a picture of 512 x 512; no weights.
+    Hacked by: blank pictures for ``smaller``, noise for ``larger``. Optimised alone it only shows that a run learns.
+    Recipe:
+        jpeg_size: {use: "unigrpo.rewards.jpeg_size:JpegSize", arguments: {direction: smaller}, tasks: [imagine]}
     """
 
     def __init__(self, direction: Literal["smaller", "larger"] = "smaller", *, scale: float = 500.0) -> None:

@@ -101,6 +101,14 @@ class Scene:
     paired with what is found so as to score most), their relation gives two, and every object too many takes one. Left
     and right compare columns, above and below compare rows. ``exact_weight`` gives a share of the value to pictures
     without any mistake only, as GenEval counts.
+
+    Range: 0 to 1; 1 is exactly what was asked.
+    Needs: generated pictures (task imagine); columns ``objects`` ([[colour, shape], [colour, shape]]) and ``relation``.
+    Source: our own, for rendered scenes; the strict share is GenEval's rule (arXiv 2310.11513).
+    Cost: milliseconds a picture; no weights.
+    Hacked by: blots that only this reader takes for the asked shapes: it goes by hue and outline alone.
+    Recipe:
+        scene: {use: "unigrpo.rewards.scene:Scene", arguments: {exact_weight: 0.5}, tasks: [imagine]}
     """
 
     range = (0.0, 1.0)

@@ -292,7 +292,7 @@ def measure(row: Row, num_items: int, *, is_toy: bool, device: str) -> dict[str,
     columns = row.items(max(at_least, round(num_items * row.share)))
     entry: dict[str, Any] = {
         "name": row.name,
-        "note": row.note,
+        "note": "tiny weights" if is_toy and row.name == "clip_alignment" else row.note,
         "peer": row.peer_name,
         "items": len(columns["prompts"]),
     }
