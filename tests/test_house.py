@@ -22,7 +22,10 @@ LAYERS = {
         "reward_checks",
         "models.base", "rewards.base", "rollouts.base", "estimators.base",
     ),
-    2: ("estimators", "objectives", "models", "rewards", "data", "metrics", "tracking", "checkpoint", "sft_losses"),
+    2: (
+        "estimators", "objectives", "models", "rewards", "data", "metrics", "alarms", "tracking", "checkpoint",
+        "sft_losses",
+    ),
     3: ("rollouts", "sft_rows"),
     4: ("rollouts.actor", "rewards.worker", "rewards.remote_child", "learner"),
     5: ("rollouts.pool", "rewards.pool", "learner_group"),

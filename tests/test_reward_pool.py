@@ -8,33 +8,16 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from reward_rollouts import rollout
 
 from unigrpo.rewards.isolation import RewardOutageError
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.pool import MAX_ITEMS_A_CALL, RewardFailedError, RewardPool
 from unigrpo.rewards.worker_process import RewardLoadError, RewardPoolClosedError
 from unigrpo.settings import RewardSettings
-from unigrpo.types import Message, PolicyVersion, Prompt, RewardStatus, RewardTable, Rollout, Span
+from unigrpo.types import Message, RewardStatus, RewardTable
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
-
-
-def rollout(text: str | None, *, number: int = 0, image: np.ndarray | None = None, **prompt: object) -> Rollout:
-    fields = {"id": f"p{number // 4}", "task": "reason", "messages": (Message(role="user", text="?"),), "answer": "5"}
-    return Rollout(
-        prompt=Prompt(**(fields | prompt)),
-        sample_index=number % 4,
-        token_ids=np.arange(6),
-        spans=(Span(kind="text", start=0, stop=6, is_open=True),),
-        is_completion=np.arange(6) >= 3,
-        committed_step=np.zeros(6, np.int32),
-        committed_logprobs=np.zeros(6, np.float32),
-        text=text,
-        image=image,
-        seed=0,
-        policy_version=PolicyVersion(step=0, kind="adapter", sha256=""),
-        is_truncated=False,
-    )
 
 
 def specimen(name: str, **settings: object) -> RewardSettings:

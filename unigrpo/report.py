@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unigrpo.alarms import alarms_of
 from unigrpo.page import write_page
 from unigrpo.report_data import RunData, Sample, Score, read_run
 from unigrpo.report_figures import Point, Series, change_bar, line_chart, share_bar
@@ -98,7 +99,18 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     ):
         if value is not None:
             yield name, str(value)
+    yield from _alarms(run.records)
     yield "folder", run.folder.name
+
+
+def _alarms(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield each alarm that was set, with how often and when last."""
+    steps: dict[str, list[int]] = {}
+    for record in records:
+        for name in alarms_of(record):
+            steps.setdefault(name, []).append(int(record["step"]))
+    for name, when in steps.items():
+        yield f"alarm: {name.replace('_', ' ')}", f"{len(when)} of {len(records)} steps, last at {when[-1]}"
 
 
 def _headline(run: RunData, task: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from unigrpo.alarms import Alarms
 from unigrpo.checkpoint import FOLDER, Checkpoint, latest_checkpoint, save_checkpoint, write_atomically
 from unigrpo.data import PromptSource, load_prompts
 from unigrpo.errors import UserError
@@ -61,6 +62,7 @@ class Run:
     prompts: dict[Task, PromptSource]
     eval_prompts: dict[Task, PromptSource]
     log: MetricLog
+    alarms: Alarms
     tensorboard: TensorBoard | None
     num_done: int = 0
     """Learner steps that are in the weights."""
@@ -236,6 +238,7 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
         run = Run(
             recipe=recipe, run_dir=run_dir, observer=observer, policy=policy, learner=learner, pool=pool,
             rewards=rewards, prompts=prompts, eval_prompts=_eval_prompts(recipe), log=log, tensorboard=tensorboard,
+            alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
         )  # fmt: skip
         if checkpoint is not None:
             run.restore(checkpoint)

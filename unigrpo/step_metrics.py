@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from unigrpo.alarms import completion_metrics
 from unigrpo.types import RewardStatus, RewardTable, Rollout
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def step_metrics(
     }
     if torch.cuda.is_available():
         metrics["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated() / BYTES_PER_GB
-    return metrics | timing
+    metrics |= completion_metrics(rollouts, scored.table, run.recipe.group_size)
+    return metrics | run.alarms.observe(metrics) | timing
 
 
 def _reward_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_size: int) -> dict[str, float]:

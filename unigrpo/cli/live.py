@@ -184,6 +184,11 @@ def columns_of(metrics: Mapping[str, Any]) -> dict[str, str]:
     add("kl", "kl", 4)
     add("clip", "clip_ratio/region_mean", 3)
     add("s", "timing_s/step", 1)
+    alarms = [
+        name[6:] for name, value in metrics.items() if name.startswith("alarm/") and name.count("/") == 1 and value
+    ]
+    if alarms:
+        shown["alarm"] = ", ".join(alarms)
     return shown
 
 
