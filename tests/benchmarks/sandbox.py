@@ -24,7 +24,7 @@ COLUMNS = {
 }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--num", type=int, default=40)
     parser.add_argument("--parallel", type=int, default=2)
