@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import platform
+import select
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,9 @@ _REQUIREMENTS = "requirements.txt"
 _NUM_LINES_SHOWN = 20
 _PROBE_TIMEOUT_S = 60.0
 _POLL_S = 1.0
+_HEARTBEAT_S = 15.0
+_MAX_SILENCE_S = 3600.0
+"""Of pip: unpacking or compiling a large package takes minutes without a line."""
 _SHOWN_STARTS = ("Collecting", "Downloading", "Processing", "Building", "Installing", "Successfully", "ERROR")
 _PROBE = "import json, sys; print(json.dumps([sys.version_info[:3], sys._base_executable]))"
 
@@ -205,18 +209,17 @@ def _run(command: Sequence[str], shown: str, progress: Progress) -> list[str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
     )
     assert process.stdout is not None
     with process:
         is_read = False
         try:
-            for line in process.stdout:
-                lines.append(line.rstrip())
-                level = logging.INFO if line.lstrip().startswith(_SHOWN_STARTS) else logging.DEBUG
-                _LOGGER.log(level, "%s", line.strip())
+            for line in _lines_of(process.stdout.fileno(), shown):
                 progress(line.strip())
+                if line:
+                    lines.append(line)
+                    level = logging.INFO if line.lstrip().startswith(_SHOWN_STARTS) else logging.DEBUG
+                    _LOGGER.log(level, "%s", line.strip())
             is_read = True
         finally:
             if not is_read:
@@ -225,3 +228,22 @@ def _run(command: Sequence[str], shown: str, progress: Progress) -> list[str]:
         last = "\n".join(list(lines)[-_NUM_LINES_SHOWN:])
         raise EnvError(f"`{shown}` failed with exit code {process.returncode}; its last lines:\n{last}")
     return list(lines)
+
+
+def _lines_of(descriptor: int, shown: str) -> Iterator[str]:
+    """Yield what a command says, line by line, and an empty line now and then while it says nothing."""
+    pending, said_s = b"", time.monotonic()
+    while True:
+        ready, _, _ = select.select([descriptor], [], [], _HEARTBEAT_S)
+        if not ready:
+            if time.monotonic() - said_s > _MAX_SILENCE_S:
+                raise EnvError(f"`{shown}` said nothing for {_MAX_SILENCE_S / 60:.0f} minutes and was ended")
+            yield ""
+            continue
+        chunk, said_s = os.read(descriptor, 1 << 16), time.monotonic()
+        if not chunk:
+            break
+        *whole, pending = (pending + chunk).split(b"\n")
+        yield from (line.decode(errors="replace").rstrip() for line in whole)
+    if pending:
+        yield pending.decode(errors="replace").rstrip()

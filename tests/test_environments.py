@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from unigrpo.rewards import environments
 from unigrpo.rewards.env_worker import source_folder
 from unigrpo.rewards.environments import EnvError, interpreter_of
 from unigrpo.rewards.process import RewardLoadError
@@ -159,6 +160,20 @@ def test_two_that_ask_at_once_build_one_environment_and_the_second_waits(home: P
     assert said[0] == "another process builds the environment"
     assert found[0] == found[1]
     assert len(list((home / "envs").glob("*/installed.txt"))) == 1
+
+
+def test_a_silent_installer_is_alive_until_its_silence_is_too_long(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environments, "_HEARTBEAT_S", 0.05)
+    (tmp_path / "python").write_text("#!/bin/sh\nsleep 0.5; printf 'one\\ntwo'\n")
+    (tmp_path / "python").chmod(0o755)
+    said: list[str] = []
+    assert environments._run([str(tmp_path / "python")], "python", said.append) == ["one", "two"]
+    assert said[0] == "" and said[-2:] == ["one", "two"]
+    monkeypatch.setattr(environments, "_MAX_SILENCE_S", 0.1)
+    with pytest.raises(EnvError, match="`python` said nothing for 0 minutes and was ended"):
+        environments._run([str(tmp_path / "python")], "python", quiet)
 
 
 def test_closing_ends_a_build(home: Path, tmp_path: Path) -> None:
