@@ -35,7 +35,7 @@ def table_row(reward: RewardSummary) -> tuple[str, ...]:
         reward.name,
         f"{reward.num_scored:,}",
         f"{reward.num_not_applicable:,}",
-        *("" if value is None else f"{value:.4g}" for value in values),
+        *("" if value is None else f"{value:.3g}" for value in values),
         failures or "0",
         *("" if value is None else f"{value:.3g}" for value in seconds),
         "" if reward.items_per_s is None else f"{reward.items_per_s:,.4g}",
