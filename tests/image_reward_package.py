@@ -1,5 +1,6 @@
 """The image-reward package as a reward of its own environment; the golden's smaller network needs three patches."""
 
+from importlib import import_module
 from pathlib import Path
 
 
@@ -10,7 +11,6 @@ class PackagedImageReward:
 
     def __init__(self, checkpoint: str, vocabulary: str, med_config: str, vision: dict, text_width: int = 768) -> None:
         import torch
-        from ImageReward import ImageReward as package
         from ImageReward.models.BLIP import blip_pretrain
         from ImageReward.models.BLIP.vit import VisionTransformer
         from transformers import BertTokenizer
@@ -21,6 +21,7 @@ class PackagedImageReward:
             made.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
             return made
 
+        package = import_module("ImageReward.ImageReward")  # The package's name for it is its class.
         mlp = package.MLP
         blip_pretrain.init_tokenizer = tokenizer  # Else from the hub.
         blip_pretrain.create_vit = lambda *_: (VisionTransformer(img_size=224, **vision), vision["embed_dim"])
