@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from unigrpo.recipe import RecipeError, load_rewards
 from unigrpo.rewards import environments
 from unigrpo.rewards.env_worker import source_folder
 from unigrpo.rewards.environments import EnvError, interpreter_of
@@ -236,6 +237,18 @@ def test_an_interpreter_that_cannot_be_used_is_named(
         (tmp_path / name).chmod(0o755)
     with pytest.raises(EnvError, match=said):
         interpreter_of(EnvSettings(**env), folder=tmp_path, progress=quiet)
+
+
+def test_a_recipe_may_name_what_is_installed_there_alone_and_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "python").symlink_to(sys.executable)
+    recipe = tmp_path / "rewards.yaml"
+    recipe.write_text("rewards: {it: {use: 'only_there.scorer:Scorer', env: {python: own/python}}}\n")
+    env = load_rewards(str(recipe))["it"].env
+    assert env is not None and env.python == str(tmp_path / "own" / "python")
+    recipe.write_text("rewards: {it: {use: 'only_there.scorer:Scorer'}}\n")
+    with pytest.raises(RecipeError, match="only_there"):
+        load_rewards(str(recipe))
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,8 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         candidates = [folder / target, Path(target)]
         found = next((candidate for candidate in candidates if candidate.exists()), None)
         if found is not None and target:
-            section[key] = f"{found.resolve()}{colon}{name}"
+            anchored = found.absolute() if key == "python" else found.resolve()  # A link to Python is the environment.
+            section[key] = f"{anchored}{colon}{name}"
 
 
 def _path_slots(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -189,6 +190,8 @@ def _path_slots(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
             yield section, "use"
             if isinstance(arguments := section.get("arguments"), dict):
                 yield arguments, "function"  # of an adapter of other trainers' functions
+            if isinstance(env := section.get("env"), dict):
+                yield env, "python"
 
 
 def _sections(value: Any) -> list[dict[str, Any]]:

@@ -178,7 +178,8 @@ def _rewards(recipe: Recipe) -> Iterator[str]:
 
 
 def _one_reward(reward: RewardSettings, key: str, tasks: set[str]) -> Iterator[str]:
-    yield from _named_code(reward.use, reward.arguments, key)
+    if reward.env is None or ".py:" in reward.use:  # Else it may be installed in that environment alone.
+        yield from _named_code(reward.use, reward.arguments, key)
     function = reward.arguments.get("function")
     if reward.use.startswith("unigrpo.rewards.adapters:") and isinstance(function, str):
         try:
