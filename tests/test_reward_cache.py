@@ -1,0 +1,175 @@
+"""What is scored once, what is kept, and what is neither. A file counts the items that a reward was called with."""
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from reward_rollouts import rollout
+
+from unigrpo.rewards.cache import DiskCache, MemoryCache, RewardCacheError
+from unigrpo.rewards.digests import NoCanonicalFormError, StepDigests, digest_of
+from unigrpo.rewards.pool import RewardPool
+from unigrpo.settings import RewardSettings
+from unigrpo.types import Message, RewardStatus
+
+SPECIMENS = Path(__file__).parent / "cache_specimens.py"
+TEXTS = ["a", "bb", "a", "ccc", "bb", "a"]
+
+
+def reward(name, counter=None, **settings):
+    arguments = settings.pop("arguments", {}) | ({} if counter is None else {"counter": str(counter)})
+    return RewardSettings(use=f"{SPECIMENS}:{name}", arguments=arguments, **settings)
+
+
+def rollouts(texts, **prompt):
+    return [rollout(text, number=number, **prompt) for number, text in enumerate(texts)]
+
+
+def lines(counter):
+    return counter.read_text().split() if counter.exists() else []
+
+
+def test_equal_items_are_scored_once_and_kept_for_later_steps(tmp_path):
+    counter = tmp_path / "count"
+    with RewardPool({"it": reward("counted", counter)}) as pool:
+        # Prompts p0 (four rows) and p1 ask the same with the same answer, so only the texts tell items apart.
+        first = pool.score(rollouts(TEXTS))
+        assert sorted(lines(counter)) == ["a", "bb", "ccc"]
+        assert pool.last_stats["it"].num_repeats == 3
+        second = pool.score(rollouts([*TEXTS, "dddd"]), step=1)
+        assert sorted(lines(counter)) == ["a", "bb", "ccc", "dddd"]
+        assert pool.metrics()["reward/it/cache_hit_rate"] == pytest.approx(6 / 7)
+    assert first.values[:, 0].tolist() == [1.0, 2.0, 1.0, 3.0, 2.0, 1.0]
+    assert second.values[:, 0].tolist() == [1.0, 2.0, 1.0, 3.0, 2.0, 1.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "num_more"), [({"answer": "6"}, 1), ({"columns": {"level": 2}}, 1), ({"id": "other"}, 0)]
+)
+def test_another_wanted_column_is_another_item(tmp_path, changed, num_more):
+    counter = tmp_path / "count"
+    with RewardPool({"it": reward("counted", counter)}) as pool:
+        pool.score(rollouts(["a"]))
+        pool.score(rollouts(["a"], **changed))
+    assert len(lines(counter)) == 1 + num_more
+
+
+def test_columns_that_a_reward_does_not_want_do_not_count(tmp_path):
+    counter = tmp_path / "count"
+    with RewardPool({"it": reward("Weights", counter)}) as pool:
+        pool.score(rollouts(["a"], columns={"level": 1}))
+        pool.score(rollouts(["a"], columns={"level": 2}))
+    assert len(lines(counter)) == 1
+
+
+def test_pictures_count_by_their_pixels(tmp_path):
+    counter = tmp_path / "count"
+    white, black = np.full((4, 5, 3), 255, np.uint8), np.zeros((4, 5, 3), np.uint8)
+    with RewardPool({"it": reward("counted", counter)}) as pool:
+        made = [rollout(None, number=n, image=image) for n, image in enumerate([white, black, white.copy()])]
+        assert pool.score(made).values[:, 0].tolist() == [5.0] * 3
+    assert len(lines(counter)) == 2
+
+
+def test_failures_and_none_are_not_kept(tmp_path):
+    counter = tmp_path / "count"
+    with RewardPool({"it": reward("fails_on_bomb", counter, max_failed_fraction=1.0)}) as pool:
+        for _ in range(2):
+            table = pool.score(rollouts(["bomb", "none", "ok", "bomb"]))
+            error, absent = RewardStatus.ERROR, RewardStatus.NOT_APPLICABLE
+            assert table.status[:, 0].tolist() == [error, absent, RewardStatus.OK, error]
+            given = lines(counter)
+            counter.write_text("")
+    assert set(given) == {"bomb", "none"}
+
+
+@pytest.mark.parametrize(("name", "settings"), [("asks_somebody", {}), ("counted", {"cache": "off"})])
+def test_nothing_is_kept_of_a_reward_that_asks_somebody_or_where_the_recipe_says_off(tmp_path, name, settings):
+    counter = tmp_path / "count"
+    with RewardPool({"it": reward(name, counter, **settings)}) as pool:
+        pool.score(rollouts(["a"]))
+        pool.score(rollouts(["a"]))
+    assert lines(counter) == ["a", "a"]
+
+
+def test_what_a_reward_logs_is_of_the_items_it_was_asked(tmp_path):
+    with RewardPool({"it": reward("logs"), "more": reward("extras")}) as pool:
+        pool.score(rollouts(["a", "b", "a"]))
+        assert pool.last_stats["it"].metrics == {"number": 2.0}
+        assert pool.last_stats["more"].extras == {"text": ("a", "b", "a")}
+        pool.score(rollouts(["a", "c"]))
+        assert pool.last_stats["it"].metrics == {"number": 1.0}
+        assert pool.last_stats["more"].extras == {"text": (None, "c")}
+        assert pool.metrics()["reward/it/number"] == 1.0
+
+
+def test_a_file_is_shared_between_runs_until_weights_or_arguments_change(tmp_path):
+    counter, file = tmp_path / "count", tmp_path / "cache.sqlite"
+    disk = {"cache": "disk", "cache_file": str(file)}
+    for arguments, expected in [({}, 1), ({}, 1), ({"fingerprint": "b"}, 2), ({"fingerprint": "b"}, 2)]:
+        with RewardPool({"it": reward("Weights", counter, arguments=arguments, **disk)}) as pool:
+            assert pool.score(rollouts(["bb"])).values.tolist() == [[2.0]]
+        assert len(lines(counter)) == expected
+
+
+def test_a_file_that_is_no_cache_is_named(tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("not a database " * 100)
+    with pytest.raises(RewardCacheError, match=r"cache_file .*notes\.txt: file is not a database; give a file"):
+        RewardPool({"it": reward("logs", cache="disk", cache_file=str(file))}).start()
+
+
+def test_a_locked_or_damaged_file_is_an_error_and_not_a_miss(tmp_path):
+    cache = DiskCache(tmp_path / "cache.sqlite")
+    cache.put({b"k": 0.5})
+    assert cache.get([b"k", b"l"]) == {b"k": 0.5}
+    with sqlite3.connect(tmp_path / "cache.sqlite") as other:
+        other.execute("DROP TABLE rewards")
+    other.close()
+    with pytest.raises(RewardCacheError, match="no such table"):
+        cache.get([b"k"])
+    cache.close()
+
+
+def test_memory_lets_go_of_what_was_put_longest_ago_and_looking_changes_nothing():
+    cache = MemoryCache(max_entries=2)
+    cache.put({b"a": 1.0, b"b": 2.0})
+    cache.put({b"a": 1.0})
+    assert cache.get([b"b"]) == {b"b": 2.0}
+    cache.put({b"c": 3.0})
+    assert cache.get([b"a", b"b", b"c"]) == {b"a": 1.0, b"c": 3.0}
+
+
+def test_a_resumed_run_knows_what_its_journal_tells(tmp_path):
+    counter = tmp_path / "count"
+    settings = {"it": reward("counted", counter)}
+    with RewardPool(settings) as pool:
+        table, keys = pool.score(rollouts(TEXTS)), pool.last_keys
+    with RewardPool(settings) as pool:
+        pool.wait_until_loaded()
+        pool.remember(table, keys)
+        pool.score(rollouts(TEXTS))
+    assert len(lines(counter)) == 3
+
+
+def test_hashes_tell_apart_what_looks_alike():
+    values = [
+        None, "None", 0, 0.0, False, "0", b"0", [], [[]], {}, [{}], ["ab", "c"], ["a", "bc"], {"a": "b"}, ["a", "b"],
+        np.zeros(2), np.zeros(2, np.float32), np.zeros((2, 1)), Image.new("L", (2, 3)), Image.new("L", (3, 2)),
+        Image.new("RGB", (2, 1)), "\ud800", "é",
+    ]  # fmt: skip
+    assert len({digest_of(value) for value in values}) == len(values)
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    assert digest_of((1, np.int64(2))) == digest_of([1, 2])
+    with pytest.raises(NoCanonicalFormError):
+        digest_of([{1, 2}])
+
+
+def test_a_prompt_whose_columns_are_no_data_has_no_key():
+    image = Image.new("RGB", (2, 2))
+    message = Message(role="user", text="?", images=(image,))
+    digests = StepDigests([rollout("a", columns={"odd": object()}), rollout("a", messages=(message,))])
+    keys = digests.keys([0, 1], identity=b"i", wanted=None, with_completion_ids=False)
+    assert keys[0] is None and keys[1] is not None
