@@ -4,13 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from reward_rollouts import rollout
 
 from unigrpo.cli.app import run
+from unigrpo.demo.scenes import ImagineScenes
 from unigrpo.errors import UserError
 from unigrpo.recipe import load_rewards
 from unigrpo.rewards.correctness import Correctness
+from unigrpo.rewards.pool import RewardPool
+from unigrpo.samples import write_samples
 from unigrpo.score import Scores, bench_rewards, score_items
 from unigrpo.score_items import ScoreItem, read_items
 from unigrpo.settings import RewardSettings
@@ -251,6 +256,23 @@ def test_command_writes_scores_summary_and_a_page(lines: Lines, capsys: pytest.C
     assert not re.search(r'(?:src|href)="(?!data:image)', page)
     assert run(["score", jpeg, str(path), "--out", str(out)]) == 2
     assert "is there and not an empty folder" in capsys.readouterr().err
+
+
+def test_saved_rollouts_can_be_scored_again(tmp_path: Path) -> None:
+    source = ImagineScenes("train", 0)
+    rollouts = []
+    for index in range(4):
+        prompt = source[index]
+        picture = source.demonstration(prompt, np.random.default_rng(index), noise=index % 2)
+        fields = {"id": prompt.id, "task": "imagine", "messages": prompt.messages, "answer": None}
+        rollouts.append(rollout(None, image=np.asarray(picture), columns=prompt.columns, **fields))
+    settings = {"scene": RewardSettings(use="unigrpo.rewards.scene:Scene")}
+    with RewardPool(settings) as pool:
+        table = pool.score(rollouts)
+    write_samples(tmp_path / "step.jsonl", [(one, table, row) for row, one in enumerate(rollouts)])
+    again = score_items(settings, read_items(tmp_path / "step.jsonl"), batch_size=4)
+    assert [item.values["scene"] for item in again.items] == table.values[:, 0].tolist()
+    assert len(set(table.values[:, 0])) > 1
 
 
 def test_each_bench_pass_sees_items_of_its_own(tmp_path: Path, lines: Lines) -> None:

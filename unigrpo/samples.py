@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +46,23 @@ def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: 
         image = f"{stem}.png"
         Image.fromarray(rollout.image).save(folder / image)
     values = {name: table.values[row, column] for column, name in enumerate(table.names)}
-    return {
+    columns = {name: value for name, value in rollout.prompt.columns.items() if _is_json(value)}
+    return columns | {
         "task": rollout.prompt.task, "id": rollout.prompt.id, "sample_index": rollout.sample_index,
         "prompt": rollout.prompt.text, "completion": rollout.text, "answer": rollout.prompt.answer,
         "image": image, "reward": _number(table.unit_total[row]),
         "rewards": {name: _number(value) for name, value in values.items()},
         "num_tokens": rollout.completion_length, "is_truncated": rollout.is_truncated, "seed": rollout.seed,
     }  # fmt: skip
+
+
+def _is_json(value: Any) -> bool:
+    """Return whether a column of the data can stand in the file, so that the rewards can be given it again."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _number(value: float) -> float | None:
