@@ -15,10 +15,12 @@ from unigrpo.score import ItemScores, RewardSummary, Scores
 from unigrpo.score_items import PictureRefusedError, ScoreItem, read_picture
 
 TEMPLATE = "score_template.html"
-HEADS = ("reward", "scored", "n/a", "mean", "std", "p5", "p95", "failed", "p50 s", "p95 s", "items/s")
+HEADS = ("reward", "scored", "n/a", "mean", "std", "p5", "p95", "failed", "p50 ms", "p95 ms", "items/s")
+NUM_VALUE_HEADS = 8
+"""How many of ``HEADS`` are about values; the rest are about time."""
 LEGEND = (
-    "p5 and p95 are percentiles of the values, p50 s and p95 s of the seconds that a batch takes. An item that timed "
-    "out has the reward's lowest value; other failures have none."
+    "p5 and p95 are percentiles of the values, p50 ms and p95 ms of the milliseconds that a batch takes. An item that "
+    "timed out has the reward's lowest value; other failures have none."
 )
 NUM_SHOWN = 6
 MAX_TEXT = 2_000
@@ -37,8 +39,8 @@ def table_row(reward: RewardSummary) -> tuple[str, ...]:
         f"{reward.num_not_applicable:,}",
         *("" if value is None else f"{value:.3g}" for value in values),
         failures or "0",
-        *("" if value is None else f"{value:.3g}" for value in seconds),
-        "" if reward.items_per_s is None else f"{reward.items_per_s:,.4g}",
+        *("" if value is None else f"{value * 1000:,.0f}" for value in seconds),
+        "" if reward.items_per_s is None else f"{reward.items_per_s:,.0f}",
     )
 
 

@@ -126,9 +126,11 @@ def _scored(settings: dict[str, RewardSettings], items: list[ScoreItem], batch_s
 def _show(console: Console, scores: Scores) -> None:
     from rich.text import Text
 
-    from unigrpo.score_page import HEADS, snippet, table_row
+    from unigrpo.score_page import HEADS, NUM_VALUE_HEADS, snippet, table_row
 
-    _print_table(console, HEADS, [table_row(reward) for reward in scores.rewards])
+    rows = [table_row(reward) for reward in scores.rewards]
+    for first, last in ((1, NUM_VALUE_HEADS), (NUM_VALUE_HEADS, len(HEADS))):  # two tables fit 80 columns, one does not
+        _print_table(console, (HEADS[0], *HEADS[first:last]), [(row[0], *row[first:last]) for row in rows])
     for reward in scores.rewards:
         worst, best = scores.extremes(reward.name, NUM_EXTREMES)
         for kind, chosen in (("worst", worst), ("best" if worst else "always", best)):
