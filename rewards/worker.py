@@ -109,11 +109,19 @@ def judged(raw: Sequence[Any]) -> tuple[list[float | None], list[int]]:
     status: list[int] = []
     for value in raw:
         if hasattr(value, "item"):
-            value = value.item()
+            value = _plain(value)
         is_number = isinstance(value, Real) and math.isfinite(value)
         values.append(float(value) if is_number else None)
         status.append(RewardStatus.OK if is_number else _status_of_none(value))
     return values, status
+
+
+def _plain(value: Any) -> Any:
+    """Return the number of an array or tensor of one; one of several is no number, and stays as it is."""
+    try:
+        return value.item()
+    except (TypeError, ValueError, RuntimeError):
+        return value
 
 
 def _status_of_none(value: object) -> RewardStatus:

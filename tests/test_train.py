@@ -136,6 +136,7 @@ def test_a_finished_run_keeps_its_records(whole_run):
     assert [record["step"] for record in records] == list(range(1, 9))
     assert summary["num_steps"] == 8
     assert records[0]["kl"] < records[-1]["kl"]
+    assert {"reward/letters/cache_hit_rate", "alarm/saturation"} <= set(records[-1])
     assert {"reward", "reward_std", "rewards/letters/mean", "tasks/reason/reward", "entropy", "grad_norm"} <= set(
         records[0]
     )
