@@ -27,7 +27,7 @@ LAYERS = {
         "sft_losses",
     ),
     3: ("rollouts", "sft_rows"),
-    4: ("rollouts.actor", "rewards.worker", "rewards.remote_child", "learner"),
+    4: ("rollouts.actor", "rewards.worker", "learner"),
     5: ("rollouts.pool", "rewards.pool", "learner_group"),
     6: ("recipe", "recipe_checks", "recipe_problems", "recipe_yaml", "arithmetic", "recipes"),
     7: (
