@@ -9,24 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unigrpo.types import ModelInput
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
-
-    from unigrpo.models.base import Vocabulary
-    from unigrpo.models.tokenizer import TextTokenizer
-    from unigrpo.settings import LoraSettings, SamplingSettings
-    from unigrpo.types import Canvas, Prompt, Span
+from unigrpo.models.text_policy import TextPolicy
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
 """The linear layers of a block. The head is called ff_out, too, so that LoRA targets must be full names."""
@@ -280,50 +270,15 @@ class Llada(nn.Module):
         return layer(hidden)[..., start:stop]  # the user put LoRA on the head
 
 
-class LladaPolicy:
-    """LLaDA behind the policy contract (`unigrpo.models.base.Policy`): text in, text out.
+class LladaPolicy(TextPolicy):
+    """LLaDA behind the policy contract (`unigrpo.models.base.Policy`): text in, text out."""
 
-    Args:
-        module: the body; its parameters are what trains.
-        vocabulary: the token ids.
-        tokenizer: text to ids; None for a checkpoint without tokenizer files, which then takes ids only.
-        source: the folder or hub id that the weights came from; adapters name it as their base.
-        image_size: side in pixels of the pictures in prompts, where the family reads pictures.
-    """
+    module: Llada
 
-    adapter: LoraSettings | None = None
-    """The adapter that `unigrpo.models.adapter` put on, its targets as full names; None: all weights train."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    folder: Path | None = None
-    """Where the files are that came with the weights: config.json, tokenizer."""
-    image_tokenizer: Any = None
-    """encode(pixels [N, 3, H, W] in [-1, 1]) -> codes [N, K]; decode(codes, grid=None) -> pixels."""
-
-    def __init__(
-        self,
-        *,
-        module: Llada,
-        vocabulary: Vocabulary,
-        tokenizer: TextTokenizer | None = None,
-        source: str = "",
-        image_size: int = 512,
-    ) -> None:
-        self.module = module
-        self.vocabulary = vocabulary
-        self.tokenizer = tokenizer
-        self.source = source
-        self.image_size = image_size
-
-    @staticmethod
-    def codebook_size(config: Mapping[str, Any]) -> int | None:
-        """Return the number of image codes of a config.json; None for a text-only family."""
-        return None
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the weights."""
-        return self.module.model.transformer.wte.weight.device
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> Llada:
+        """Return the body of a config.json."""
+        return Llada(LladaConfig.from_dict(config))
 
     @property
     def lora_targets(self) -> list[str]:
@@ -333,67 +288,3 @@ class LladaPolicy:
             for index in range(self.module.config.n_layers)
             for name in LINEARS
         ]
-
-    def hidden(self, model_input: ModelInput) -> Tensor:
-        """Return [N, L, D] after the final norm."""
-        return self.module(model_input.token_ids, model_input.is_padding, model_input.positions)
-
-    def head(self, hidden: Tensor, vocabulary_range: tuple[int, int] | None = None) -> Tensor:
-        """Return logits [..., V'] over a half-open range of ids (None: all of V); only those rows are multiplied.
-
-        Inside a range the mask token has no probability, for sampler and learner alike: it is noise, not a completion.
-        Over all of V it keeps its logit, as in the released samplers.
-        """
-        logits = self.module.head(hidden, vocabulary_range)
-        if vocabulary_range is not None and vocabulary_range[0] <= self.vocabulary.mask_token_id < vocabulary_range[1]:
-            logits[..., self.vocabulary.mask_token_id - vocabulary_range[0]] = torch.finfo(logits.dtype).min
-        return logits
-
-    def logits(self, token_ids: Tensor, is_padding: Tensor | None = None) -> Tensor:
-        """Return [N, L, V]: head after hidden, for checks and small models."""
-        return self.head(self.hidden(ModelInput(token_ids=token_ids, is_padding=is_padding)))
-
-    def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
-        """Return chat-template ids and one open text span.
-
-        Raises:
-            ValueError: a task other than reason, or a prompt with pictures.
-        """
-        from unigrpo.models import layout
-
-        if prompt.task != "reason" or prompt.images:
-            raise ValueError(
-                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; this policy "
-                "reads and writes text only: use an MMaDA checkpoint"
-            )
-        ids = self.text_tokenizer.encode_chat(prompt.messages)
-        return layout.text_canvas(((ids, None),), sampling, self.vocabulary)
-
-    @property
-    def text_tokenizer(self) -> TextTokenizer:
-        """Return the tokenizer.
-
-        Raises:
-            ValueError: the checkpoint has none.
-        """
-        if self.tokenizer is None:
-            raise ValueError(
-                f"{self.source or 'this policy'} was loaded without tokenizer files, so it takes token ids only; put "
-                "tokenizer.json and tokenizer_config.json beside the weights, or give load_policy(tokenizer=FOLDER)"
-            )
-        return self.tokenizer
-
-    def decode_text(self, token_ids: np.ndarray) -> str:
-        """Return the text of a span's ids, up to the first EOS, without special tokens."""
-        ids = [int(token) for token in token_ids]
-        if self.vocabulary.eos_token_id in ids:
-            ids = ids[: ids.index(self.vocabulary.eos_token_id)]
-        return self.text_tokenizer.decode(ids)
-
-    def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
-        """Refuse: the vocabulary has no image codes.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(f"{self.source or 'this policy'} has no image codes to decode; use an MMaDA checkpoint")

@@ -7,25 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unigrpo.models import weights
+from unigrpo.models.families import policy_family
 from unigrpo.models.folders import read_json, resolve_folder
-from unigrpo.models.llada import Llada, LladaConfig, LladaPolicy
-from unigrpo.models.mmada import MmadaPolicy
+from unigrpo.models.text_policy import TextPolicy
 from unigrpo.models.tokenizer import TextTokenizer
 from unigrpo.models.vocabulary import resolve_vocabulary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-FAMILIES: dict[str, type[LladaPolicy]] = {
-    "llada": LladaPolicy,
-    "LLaDAModelLM": LladaPolicy,
-    "mmada": MmadaPolicy,
-    "MMadaModelLM": MmadaPolicy,
-}
-"""Policy class by config.json's `model_type` or by its first architecture."""
-
-FOREIGN_TYPES = ("dream", "Dream", "sdar", "llama", "qwen2", "qwen3", "gpt2")
-"""Model types of other families, whose layers differ; under these no known architecture is believed."""
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 """What is downloaded of a hub id."""
@@ -44,33 +35,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def policy_family(config: Mapping[str, Any]) -> type[LladaPolicy]:
-    """Return the policy class that a config.json asks for.
-
-    Raises:
-        ValueError: a family that is not known here, or model type and architecture of two families.
-    """
-    model_type = config.get("model_type")
-    named = [model_type, *(config.get("architectures") or [])]
-    known = [FAMILIES[name] for name in named if name in FAMILIES]
-    if len(set(known)) > 1 or (known and model_type in FOREIGN_TYPES):
-        raise ValueError(
-            f"config.json contradicts itself: model_type {model_type!r}, architectures {named[1:]}; set model_type to "
-            "the family of the architecture"
-        )
-    if known:
-        return known[0]
-    raise ValueError(f"config.json names the family {named}; known here are {', '.join(FAMILIES)}")
-
-
-def _empty_module(config: Mapping[str, Any]) -> Llada:
+def empty_module(family: type[TextPolicy], config: Mapping[str, Any]) -> nn.Module:
+    """Return the module of a config on the meta device: names and shapes, nothing allocated."""
     with torch.device("meta"):
-        return Llada(LladaConfig.from_dict(config))
+        return family.build(config)
 
 
 def policy_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor of a config, of any size: nothing is allocated."""
-    return {name: tuple(tensor.shape) for name, tensor in _empty_module(config).state_dict().items()}
+    module = empty_module(policy_family(config), config)
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def _find_tokenizer(folder: Path, tokenizer: str | Path | TextTokenizer | None) -> TextTokenizer | None:
@@ -102,7 +76,7 @@ def load_policy(
     image_size: int = 512,
     revision: str | None = None,
     gradient_checkpointing: bool = False,
-) -> LladaPolicy:
+) -> TextPolicy:
     """Return the policy of a checkpoint, in evaluation mode.
 
     On CPU, weights whose dtype is the file's stay memory-mapped, so that processes on one machine share them.
@@ -129,17 +103,19 @@ def load_policy(
     folder = resolve_folder(path, files=HUB_FILES, revision=revision)
     config = read_config(folder)
     family = policy_family(config)
-    module = _empty_module(config)
+    config = family.complete_config(config, folder)
+    module = empty_module(family, config)
     text_tokenizer = _find_tokenizer(folder, tokenizer)
     ids = resolve_vocabulary(
         config,
-        size=module.config.embedding_size,
+        size=family.embedding_rows(config),
         tokenizer=text_tokenizer,
         overrides=vocabulary,
         codebook_size=family.codebook_size(config),
+        token_text=family.token_text,
     )
     weights.fill(module, folder, DTYPES[dtype], torch.device(device))
-    module.is_checkpointing = gradient_checkpointing
+    module.is_checkpointing = gradient_checkpointing  # type: ignore[assignment]
     module.eval()
     policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)
     policy.folder, policy.revision = folder, revision

@@ -38,8 +38,8 @@ where the tokenizer brings none, and replaces the file's own in the release, as 
 class MmadaPolicy(LladaPolicy):
     """MMaDA behind the policy contract: text and pictures in, text or a picture out."""
 
-    @staticmethod
-    def codebook_size(config: Mapping[str, Any]) -> int | None:
+    @classmethod
+    def codebook_size(cls, config: Mapping[str, Any]) -> int | None:
         """Return the number of image codes of a config.json, 8192 where it is silent."""
         return int(config.get("codebook_size") or 8192)
 

@@ -65,13 +65,17 @@ def _overrides(vocabulary: Mapping[str, int]) -> dict[str, int]:
 
 
 def _named_ids(
-    config: Mapping[str, Any], tokenizer: TextTokenizer | None, given: Mapping[str, int], length: int | None
+    config: Mapping[str, Any],
+    tokenizer: TextTokenizer | None,
+    given: Mapping[str, int],
+    length: int | None,
+    token_text: Mapping[str, str],
 ) -> dict[str, int]:
     """Return every id that can be found: the caller's first, then config.json's, the tokenizer's, the release's."""
     configured = {name: config.get(f"{name}_token_id") for name in ("mask", "eos", "pad", "bos")}
     ids: dict[str, int] = {}
     for name in ("mask", "eos", "pad", *SPECIAL):
-        in_file = tokenizer.token_id(TOKEN_TEXT[name]) if tokenizer and name in TOKEN_TEXT else None
+        in_file = tokenizer.token_id(token_text[name]) if tokenizer and name in token_text else None
         release = RELEASE_IDS.get(name) if tokenizer and length == RELEASE_LENGTH else None
         found = (given.get(name), configured.get(name), in_file, release)
         value = next((candidate for candidate in found if candidate is not None), None)
@@ -79,7 +83,7 @@ def _named_ids(
             ids[name] = int(value)
         if name == "mask" and name not in given and in_file is not None and in_file != value:
             raise ValueError(
-                f"config.json says mask_token_id {value}, the tokenizer has {TOKEN_TEXT[name]} at {in_file}; they are "
+                f"config.json says mask_token_id {value}, the tokenizer has {token_text[name]} at {in_file}; they are "
                 "not of one checkpoint, or give load_policy(vocabulary={'mask_token_id': ...}) to decide"
             )
     ids.setdefault("pad", ids.get("eos", -1))
@@ -93,6 +97,7 @@ def resolve_vocabulary(
     tokenizer: TextTokenizer | None,
     overrides: Mapping[str, int] | None,
     codebook_size: int | None,
+    token_text: Mapping[str, str] = TOKEN_TEXT,
 ) -> Vocabulary:
     """Return the ids of a checkpoint.
 
@@ -105,13 +110,14 @@ def resolve_vocabulary(
         tokenizer: None when the folder has no tokenizer files.
         overrides: the caller's ids by name; they win.
         codebook_size: image codes of the family; None for a text-only one.
+        token_text: the tokens by which the family's tokenizer file names the ids.
 
     Raises:
         ValueError: an unknown name, an id outside the embedding, no mask or EOS id, or codes that do not fit.
     """
     given = _overrides(overrides or {})
     length = given.get("tokenizer_length", len(tokenizer) if tokenizer else None)
-    ids = _named_ids(config, tokenizer, given, length)
+    ids = _named_ids(config, tokenizer, given, length, token_text)
     for name in ("mask", "eos"):
         if name not in ids:
             raise ValueError(

@@ -1,0 +1,82 @@
+"""Which class reads which checkpoint: a table of names, so that a family is imported only when one of its is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unigrpo.models.text_policy import TextPolicy
+
+FAMILIES: dict[str, str] = {
+    "llada": "unigrpo.models.llada:LladaPolicy",
+    "LLaDAModelLM": "unigrpo.models.llada:LladaPolicy",
+    "mmada": "unigrpo.models.mmada:MmadaPolicy",
+    "MMadaModelLM": "unigrpo.models.mmada:MmadaPolicy",
+    "Dream": "unigrpo.models.dream:DreamPolicy",
+    "dream": "unigrpo.models.dream:DreamPolicy",
+    "DreamModel": "unigrpo.models.dream:DreamPolicy",
+    "sdar": "unigrpo.models.sdar:SdarPolicy",
+    "SDARForCausalLM": "unigrpo.models.sdar:SdarPolicy",
+    "sdar_moe": "unigrpo.models.sdar:SdarPolicy",
+    "SDARMoeForCausalLM": "unigrpo.models.sdar:SdarPolicy",
+    "LlavaLLaDAModelLM": "unigrpo.models.llada_v:LladaVPolicy",
+    "LlavaLladaForMaskedDiffusion": "unigrpo.models.lavida:LavidaPolicy",
+    "lladamoe": "unigrpo.models.llada_moe:LladaMoePolicy",
+    "LLaDAMoEModelLM": "unigrpo.models.llada_moe:LladaMoePolicy",
+    "llada2_moe": "unigrpo.models.llada2:Llada2Policy",
+    "llada21_moe": "unigrpo.models.llada2:Llada2Policy",
+    "LLaDA2MoeModelLM": "unigrpo.models.llada2:Llada2Policy",
+    "diffusion_gemma": "unigrpo.models.diffusion_gemma:DiffusionGemmaPolicy",
+    "DiffusionGemmaForBlockDiffusion": "unigrpo.models.diffusion_gemma:DiffusionGemmaPolicy",
+    "Showo": "unigrpo.models.showo:ShowoPolicy",
+    "bert": "unigrpo.models.bert:BertPolicy",
+    "modernbert": "unigrpo.models.bert:BertPolicy",
+}
+"""Policy class by config.json's `model_type`, its first architecture, or (diffusers) its `_class_name`."""
+
+MASKED_LM = "ForMaskedLM"
+MASKED_LM_FAMILY = "unigrpo.models.bert:BertPolicy"
+"""Any architecture of this ending is read through transformers' own class."""
+
+FOREIGN_TYPES = ("llama", "qwen2", "qwen3", "gpt2")
+"""Model types of other families, whose layers differ; under these no known architecture is believed."""
+
+
+def family_name(config: Mapping[str, Any]) -> str:
+    """Return the "module:Class" that a config.json asks for.
+
+    Raises:
+        ValueError: a family that is not known here, or model type and architecture of two families.
+    """
+    model_type = config.get("model_type")
+    architectures = list(config.get("architectures") or [])
+    diffusers = [config["_class_name"]] if "_class_name" in config else []
+    named = [model_type, *architectures, *diffusers]
+    known = [FAMILIES[name] for name in named if name in FAMILIES]
+    known += [MASKED_LM_FAMILY for name in architectures if str(name).endswith(MASKED_LM)]
+    if len(set(known)) > 1 or (known and model_type in FOREIGN_TYPES):
+        raise ValueError(
+            f"config.json contradicts itself: model_type {model_type!r}, architectures {named[1:]}; set model_type to "
+            "the family of the architecture"
+        )
+    if known:
+        return known[0]
+    raise ValueError(f"config.json names the family {named}; known here are {', '.join(FAMILIES)}")
+
+
+def import_family(name: str) -> type[TextPolicy]:
+    """Return the class of a "module:Class" of the table."""
+    module, _, class_name = name.partition(":")
+    family: type[TextPolicy] = getattr(import_module(module), class_name)
+    return family
+
+
+def policy_family(config: Mapping[str, Any]) -> type[TextPolicy]:
+    """Return the policy class that a config.json asks for.
+
+    Raises:
+        ValueError: a family that is not known here, or model type and architecture of two families.
+    """
+    return import_family(family_name(config))
