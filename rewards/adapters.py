@@ -296,7 +296,7 @@ class FlowGrpo(_Named):
         **columns: Any,
     ) -> list[Any]:
         """Return one number a picture; None for text."""
-        from unigrpo.rewards.pictures import as_rgb, is_picture
+        from unigrpo.rewards.vision.pictures import as_rgb, is_picture
 
         by_size: dict[tuple[int, int], list[int]] = {}
         for row, completion in enumerate(completions):

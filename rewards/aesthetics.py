@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.rewards.open_clip_towers import open_clip_body
-from unigrpo.rewards.pictures import is_picture, read_pictures
-from unigrpo.rewards.published_weights import WeightsError, open_published
+from unigrpo.rewards.vision.open_clip_towers import open_clip_body
+from unigrpo.rewards.vision.pictures import is_picture, read_pictures
+from unigrpo.rewards.vision.published_weights import WeightsError, open_published
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from unigrpo.rewards.answers import after_thinking, completion_text, cut_at_eos
 from unigrpo.rewards.base import Failed
-from unigrpo.rewards.open_clip_towers import open_clip_body
-from unigrpo.rewards.pictures import is_picture, read_pictures
+from unigrpo.rewards.maths.answers import after_thinking, completion_text, cut_at_eos
+from unigrpo.rewards.vision.open_clip_towers import open_clip_body
+from unigrpo.rewards.vision.pictures import is_picture, read_pictures
 
 _LOGGER = logging.getLogger(__name__)
 

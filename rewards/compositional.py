@@ -9,17 +9,17 @@ from typing import Any, Literal
 from PIL import Image
 
 from unigrpo.plugin import PluginError, resolve
-from unigrpo.rewards import geneval
-from unigrpo.rewards.detection import ColourReader, Detection, Detector
-from unigrpo.rewards.geneval import Wanted
-from unigrpo.rewards.pictures import is_picture, log_refusals, settled
+from unigrpo.rewards.vision import geneval
+from unigrpo.rewards.vision.detection import ColourReader, Detection, Detector
+from unigrpo.rewards.vision.geneval import Wanted
+from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
 
-MASK2FORMER = "unigrpo.rewards.detector_mask2former:Mask2FormerDetector"
-CLIP_COLOURS = "unigrpo.rewards.colour_clip:ClipColours"
+MASK2FORMER = "unigrpo.rewards.vision.detector_mask2former:Mask2FormerDetector"
+CLIP_COLOURS = "unigrpo.rewards.vision.colour_clip:ClipColours"
 
 
 class Compositional:
-    """GenEval's verdict on a picture from any detector; its rules are stated in :mod:`unigrpo.rewards.geneval`.
+    """GenEval's verdict on a picture from any detector; its rules are stated in :mod:`unigrpo.rewards.vision.geneval`.
 
     Single object, two objects, counting, colours, position and colour attribution are one rule over the clauses of the
     prompt. ``strict`` is the benchmark's 1 or 0. ``soft`` is the mean over the conditions (objects found of those
@@ -61,9 +61,9 @@ class Compositional:
 
         Args:
             mode: ``strict`` or ``soft``, see the class.
-            detector: ``"module:Class"`` or an object, see :class:`unigrpo.rewards.detection.Detector`.
+            detector: ``"module:Class"`` or an object, see :class:`unigrpo.rewards.vision.detection.Detector`.
             detector_arguments: for the constructor of a detector that is named.
-            colours: the same for :class:`unigrpo.rewards.detection.ColourReader`.
+            colours: the same for :class:`unigrpo.rewards.vision.detection.ColourReader`.
             colour_arguments: for its constructor.
             threshold: score above which an object counts.
             counting_threshold: the same for prompts tagged ``counting``; 0.9 suits Mask2Former, a zero-shot detector
@@ -116,7 +116,7 @@ class Compositional:
             columns: not read.
 
         Raises:
-            ValueError: for clauses that cannot be judged, see :func:`unigrpo.rewards.geneval.parse_wanted`.
+            ValueError: for clauses that cannot be judged, see :func:`unigrpo.rewards.vision.geneval.parse_wanted`.
         """
         nothing = [None] * len(completions)
         asked = zip(completions, include or nothing, exclude or nothing, tag or nothing, strict=True)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unigrpo.rewards.answers import (
+from unigrpo.rewards.maths.answers import (
     ALL_SOURCES,
     MAX_ANSWER_LENGTH,
     Answer,
@@ -25,10 +25,10 @@ from unigrpo.rewards.answers import (
     extract_answer,
     gold_answer,
 )
-from unigrpo.rewards.child import Child, ChildDiedError, ChildTimeoutError
-from unigrpo.rewards.guards import has_relation, is_explosive, is_false_equation
-from unigrpo.rewards.normalise import Normal, normalise
-from unigrpo.rewards.spelling import are_spelt_alike
+from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_equation
+from unigrpo.rewards.maths.normalise import Normal, normalise
+from unigrpo.rewards.maths.spelling import are_spelt_alike
+from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ class _Pair:
 class Correctness:
     r"""1 where the final answer equals the gold answer, 0 where it does not, or where comparing it would not end.
 
-    See :mod:`unigrpo.rewards.answers` for where an answer is looked for. A unit that both sides name must be the same;
-    ``1=2`` is no way to write 2; towers of powers, vast factorials and sums are wrong without being evaluated.
+    See :mod:`unigrpo.rewards.maths.answers` for where an answer is looked for. A unit that both sides name must be the
+    same; ``1=2`` is no way to write 2; towers of powers, vast factorials and sums are wrong without being evaluated.
 
     Range: 0 to 1.
     Needs: column ``answer``: a text, a number, GSM8K's ``… #### 42`` or a solution with ``\boxed{}``.
@@ -185,7 +185,7 @@ class Correctness:
 
     def _running_child(self) -> Child:
         if self._child is None or not self._child.is_alive:
-            self._child = Child("unigrpo.rewards.math_worker")
+            self._child = Child("unigrpo.rewards.maths.math_worker")
             self._child.send({"hello": True})
             self._child.receive(timeout_s=START_TIMEOUT_S)
         return self._child

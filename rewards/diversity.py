@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.plugin import PluginError, resolve
-from unigrpo.rewards.answers import completion_text
-from unigrpo.rewards.pictures import is_picture, log_refusals, settled
+from unigrpo.rewards.maths.answers import completion_text
+from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
 
 SIDE = 32
 """Pictures are compared at 32 x 32 pixels: layout and colour, not texture."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unigrpo.rewards.clip_body import prompt_cosines, shared_body
-from unigrpo.rewards.open_clip_towers import OpenClipTowers
-from unigrpo.rewards.published_weights import open_published
+from unigrpo.rewards.vision.clip_body import prompt_cosines, shared_body
+from unigrpo.rewards.vision.open_clip_towers import OpenClipTowers
+from unigrpo.rewards.vision.published_weights import open_published
 
 if TYPE_CHECKING:
     from PIL import Image

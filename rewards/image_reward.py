@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unigrpo.rewards.answers import completion_text
-from unigrpo.rewards.blip import (
+from unigrpo.rewards.maths.answers import completion_text
+from unigrpo.rewards.vision.blip import (
     MAX_TOKENS,
     NUM_TEXT_HEADS,
     NUM_VISION_HEADS,
@@ -17,8 +17,8 @@ from unigrpo.rewards.blip import (
     pixels_of,
     tokenizer_of,
 )
-from unigrpo.rewards.pictures import RefusedPicture, is_picture, read_pictures
-from unigrpo.rewards.published_weights import file_sha256, open_published, require_reachable
+from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, read_pictures
+from unigrpo.rewards.vision.published_weights import file_sha256, open_published, require_reachable
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from unigrpo.rewards.pictures import RefusedPicture, is_picture, settled
+from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, settled
 
 QUALITY = 95
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from PIL import Image
 
-from unigrpo.rewards.answers import after_thinking, completion_text, cut_at_eos
 from unigrpo.rewards.base import Failed
-from unigrpo.rewards.chat_client import Answer, ChatClient
-from unigrpo.rewards.judge_launch import LaunchedServer, launch_of
-from unigrpo.rewards.judge_prompt import Shown, cleaned, filled, messages_of, placeholders
-from unigrpo.rewards.judge_verdict import JudgeMode, Verdict, VerdictError, choice_of, mode_of
-from unigrpo.rewards.pictures import RefusedPicture, is_picture, settled
+from unigrpo.rewards.judging.chat_client import Answer, ChatClient
+from unigrpo.rewards.judging.judge_launch import LaunchedServer, launch_of
+from unigrpo.rewards.judging.judge_prompt import Shown, cleaned, filled, messages_of, placeholders
+from unigrpo.rewards.judging.judge_verdict import JudgeMode, Verdict, VerdictError, choice_of, mode_of
+from unigrpo.rewards.maths.answers import after_thinking, completion_text, cut_at_eos
+from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, settled
 
 NUM_LOGGED = 20
 """Raw judgements that a step logs."""

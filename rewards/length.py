@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from unigrpo.rewards.answers import completion_text, cut_at_eos
+from unigrpo.rewards.maths.answers import completion_text, cut_at_eos
 
 LengthUnit = Literal["tokens", "words", "characters"]
 

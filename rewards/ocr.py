@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from PIL import Image
 
 from unigrpo.plugin import PluginError, resolve
-from unigrpo.rewards.pictures import is_picture, log_refusals, settled
+from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
 
-RAPIDOCR = "unigrpo.rewards.recognizer_rapidocr:RapidOcrRecognizer"
+RAPIDOCR = "unigrpo.rewards.vision.recognizer_rapidocr:RapidOcrRecognizer"
 MAX_TARGET_LENGTH = 1000
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-"})
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unigrpo.rewards.clip_body import prompt_cosines, shared_body
-from unigrpo.rewards.open_clip_towers import LOCAL_PREFIX
-from unigrpo.rewards.published_weights import HUB_PREFIX, WeightsError, open_published, require_reachable
+from unigrpo.rewards.vision.clip_body import prompt_cosines, shared_body
+from unigrpo.rewards.vision.open_clip_towers import LOCAL_PREFIX
+from unigrpo.rewards.vision.published_weights import HUB_PREFIX, WeightsError, open_published, require_reachable
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,13 +12,13 @@ from typing import Self
 import numpy as np
 
 from unigrpo.reward_checks import composition_problems
-from unigrpo.rewards.cache import DiskCache, MemoryCache
-from unigrpo.rewards.digests import StepDigests
-from unigrpo.rewards.process import RewardProcess, child_of
-from unigrpo.rewards.scorer import RewardScorer, Step, result_of
-from unigrpo.rewards.step_log import RewardStats
-from unigrpo.rewards.table import RewardFailedError, groups_of, table_of
-from unigrpo.rewards.worker_process import RewardWorker
+from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache
+from unigrpo.rewards.runtime.digests import StepDigests
+from unigrpo.rewards.runtime.process import RewardProcess, child_of
+from unigrpo.rewards.runtime.scorer import RewardScorer, Step, result_of
+from unigrpo.rewards.runtime.step_log import RewardStats
+from unigrpo.rewards.runtime.table import RewardFailedError, groups_of, table_of
+from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.settings import RewardSettings
 from unigrpo.types import RewardStatus, RewardTable, Rollout
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.rewards.pictures import RefusedPicture, as_rgb, is_picture, settled
+from unigrpo.rewards.vision.pictures import RefusedPicture, as_rgb, is_picture, settled
 
 Found = tuple[str, str, int, int]
 """(colour, shape, row, column)."""

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from unigrpo.rewards.base import Failed
-from unigrpo.rewards.child import Send, limit_memory, serve, unlimit_memory
 from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
-from unigrpo.rewards.traits import identity, is_repeatable, needs_whole_groups
+from unigrpo.rewards.runtime.child import Send, limit_memory, serve, unlimit_memory
+from unigrpo.rewards.runtime.traits import identity, is_repeatable, needs_whole_groups
 from unigrpo.types import RewardStatus
 
 _NUM_TRACEBACK_CHARACTERS = 4000

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 from unigrpo.rewards.aesthetics import Aesthetics, affine_head
 from unigrpo.rewards.clip_alignment import ClipAlignment
-from unigrpo.rewards.pictures import RefusedPicture
-from unigrpo.rewards.published_weights import WeightsError, open_published
+from unigrpo.rewards.vision.pictures import RefusedPicture
+from unigrpo.rewards.vision.published_weights import WeightsError, open_published
 from unigrpo.testing.conformance import check_reward
 
 

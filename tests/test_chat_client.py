@@ -13,7 +13,7 @@ import pytest
 from chat_server import Request, endless, raw, said, serving, status
 
 from unigrpo.rewards.base import Failed
-from unigrpo.rewards.chat_client import Answer, ChatClient, retry_after_s
+from unigrpo.rewards.judging.chat_client import Answer, ChatClient, retry_after_s
 
 OK = said("fine")
 

@@ -12,8 +12,8 @@ from unigrpo.assets import asset_folder
 from unigrpo.demo.scenes import ImagineScenes, Item, Scene, UnderstandScenes, render
 from unigrpo.rewards.base import Failed
 from unigrpo.rewards.clip_alignment import ClipAlignment
-from unigrpo.rewards.open_clip_towers import resolve
-from unigrpo.rewards.pictures import RefusedPicture
+from unigrpo.rewards.vision.open_clip_towers import resolve
+from unigrpo.rewards.vision.pictures import RefusedPicture
 from unigrpo.testing.conformance import check_reward
 
 

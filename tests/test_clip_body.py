@@ -5,11 +5,11 @@ import pytest
 from clip_specimens import TEXTS, noise
 from PIL import Image
 
-from unigrpo.rewards import clip_body
 from unigrpo.rewards.clip_alignment import ClipAlignment
-from unigrpo.rewards.clip_body import ClipBody, shared_body
-from unigrpo.rewards.open_clip_towers import open_clip_body
-from unigrpo.rewards.pictures import RefusedPicture
+from unigrpo.rewards.vision import clip_body
+from unigrpo.rewards.vision.clip_body import ClipBody, shared_body
+from unigrpo.rewards.vision.open_clip_towers import open_clip_body
+from unigrpo.rewards.vision.pictures import RefusedPicture
 
 
 class CountingTowers:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from unigrpo.rewards import sandbox
 from unigrpo.rewards.code import Code
-from unigrpo.rewards.code_answers import equals, is_same_output, to_data
-from unigrpo.rewards.code_tasks import Task, extract_program, read_task
-from unigrpo.rewards.sandbox import Sandbox, SandboxUnavailableError
+from unigrpo.rewards.sandboxing import sandbox
+from unigrpo.rewards.sandboxing.code_answers import equals, is_same_output, to_data
+from unigrpo.rewards.sandboxing.code_tasks import Task, extract_program, read_task
+from unigrpo.rewards.sandboxing.sandbox import Sandbox, SandboxUnavailableError
 from unigrpo.testing.conformance import check_reward
 
 

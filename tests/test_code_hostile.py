@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from unigrpo.rewards.code import Code
-from unigrpo.rewards.sandbox import SandboxUnavailableError
+from unigrpo.rewards.sandboxing.sandbox import SandboxUnavailableError
 
 MEMORY_MB = 1024 + os.getpid() % 499
 """Stands in the command line of every box of this test run, so that they can be told from others."""

@@ -7,12 +7,12 @@ from PIL import Image
 from unigrpo.demo.scenes import Item, Scene, random_scene, render
 from unigrpo.plugin import PluginError
 from unigrpo.rewards.compositional import Compositional
-from unigrpo.rewards.detection import Detection
-from unigrpo.rewards.detector_scene import SceneDetector
-from unigrpo.rewards.pictures import RefusedPicture
+from unigrpo.rewards.vision.detection import Detection
+from unigrpo.rewards.vision.detector_scene import SceneDetector
+from unigrpo.rewards.vision.pictures import RefusedPicture
 from unigrpo.testing.conformance import check_reward
 
-READER = "unigrpo.rewards.detector_scene:SceneDetector"
+READER = "unigrpo.rewards.vision.detector_scene:SceneDetector"
 
 
 def item(words):
@@ -169,7 +169,7 @@ def test_thresholds_are_settings():
         ({"mode": "fuzzy"}, "strict .* soft"),
         ({"threshold": 1.5}, "threshold 1.5"),
         ({"max_objects": 0}, "max_objects 0"),
-        ({"detector": "unigrpo.rewards.geneval:COLOURS"}, "tuple"),
+        ({"detector": "unigrpo.rewards.vision.geneval:COLOURS"}, "tuple"),
     ],
 )
 def test_wrong_settings_are_refused(bad, message):

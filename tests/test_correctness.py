@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from unigrpo.rewards.correctness import Correctness
-from unigrpo.rewards.guards import is_explosive, is_false_equation
+from unigrpo.rewards.maths.guards import is_explosive, is_false_equation
 from unigrpo.testing.conformance import check_reward
 
 GOLDEN = Path(__file__).parent / "golden" / "math_pairs.jsonl"

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from unigrpo.rewards.colour_clip import ClipColours, crop_of
 from unigrpo.rewards.compositional import Compositional
-from unigrpo.rewards.detection import Detection
-from unigrpo.rewards.detector_mask2former import NAMES, Mask2FormerDetector
-from unigrpo.rewards.detector_zero_shot import ZeroShotDetector
-from unigrpo.rewards.geneval import COLOURS
+from unigrpo.rewards.vision.colour_clip import ClipColours, crop_of
+from unigrpo.rewards.vision.detection import Detection
+from unigrpo.rewards.vision.detector_mask2former import NAMES, Mask2FormerDetector
+from unigrpo.rewards.vision.detector_zero_shot import ZeroShotDetector
+from unigrpo.rewards.vision.geneval import COLOURS
 from unigrpo.testing.conformance import check_reward
 
 LETTERS = [chr(97 + index) for index in range(26)]
@@ -235,7 +235,7 @@ def test_crop_is_the_box_on_grey_outside_of_the_mask():
 
 
 def test_colour_is_the_nearest_mean_of_three_sentences():
-    from unigrpo.rewards.open_clip_towers import open_clip_body
+    from unigrpo.rewards.vision.open_clip_towers import open_clip_body
 
     body = open_clip_body("asset:tiny_clip", None, "cpu")
     rng = np.random.default_rng(0)

@@ -6,9 +6,9 @@ from PIL import Image
 
 from unigrpo.plugin import PluginError
 from unigrpo.rewards.diversity import Diversity, hash_distances, pixel_distances, text_distances
-from unigrpo.rewards.pictures import RefusedPicture
 from unigrpo.rewards.plugin import AdaptedReward
-from unigrpo.rewards.traits import is_repeatable, needs_whole_groups
+from unigrpo.rewards.runtime.traits import is_repeatable, needs_whole_groups
+from unigrpo.rewards.vision.pictures import RefusedPicture
 
 
 def flat(level, size=(64, 64)):

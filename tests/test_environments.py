@@ -13,11 +13,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from unigrpo.recipe import RecipeError, load_rewards
-from unigrpo.rewards import environments
-from unigrpo.rewards.env_worker import source_folder
-from unigrpo.rewards.environments import EnvError, interpreter_of
-from unigrpo.rewards.process import RewardLoadError
-from unigrpo.rewards.worker_process import RewardWorker
+from unigrpo.rewards.runtime import environments
+from unigrpo.rewards.runtime.env_worker import source_folder
+from unigrpo.rewards.runtime.environments import EnvError, interpreter_of
+from unigrpo.rewards.runtime.process import RewardLoadError
+from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.settings import EnvSettings, RewardSettings
 
 REWARD = """
@@ -200,7 +200,7 @@ def test_closing_ends_a_build(home: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_need_pillow_there_and_the_item_says_so(home: Path, tmp_path: Path) -> None:
-    from unigrpo.rewards.isolation import ItemError
+    from unigrpo.rewards.runtime.isolation import ItemError
 
     one = worker(tmp_path, "sizes", {"requirements": []})
     with pytest.raises(ItemError, match=r"a picture was sent to an interpreter without pillow .*; add pillow to its"):

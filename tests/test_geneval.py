@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from unigrpo.rewards.detection import Detection
-from unigrpo.rewards.geneval import (
+from unigrpo.rewards.vision.detection import Detection
+from unigrpo.rewards.vision.geneval import (
     COLOURS,
     RELATIONS,
     credits,

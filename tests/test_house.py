@@ -19,7 +19,7 @@ LAYERS = {
     0: ("unigrpo", "types", "errors", "torchvision_hook", "assets"),
     1: (
         "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "references", "plugin",
-        "reward_checks",
+        "reward_checks", "image_features",
         "models.base", "rewards.base", "rollouts.base", "estimators.base",
     ),
     2: (
@@ -43,7 +43,7 @@ ONLY_IN = {
     "ray": (
         "rollouts.actor",
         "rollouts.pool",
-        "rewards.remote_child",
+        "rewards.runtime.remote_child",
         "learner_group",
         "run",
         "train",

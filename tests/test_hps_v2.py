@@ -6,9 +6,9 @@ import torch
 from clip_specimens import TEXTS, architecture, noise, pictures, random_state, write_pickled
 from PIL import Image
 
-from unigrpo.rewards.clip_body import prompt_cosines
 from unigrpo.rewards.hps_v2 import HpsV2, letterboxed
-from unigrpo.rewards.pictures import RefusedPicture
+from unigrpo.rewards.vision.clip_body import prompt_cosines
+from unigrpo.rewards.vision.pictures import RefusedPicture
 from unigrpo.testing.conformance import check_reward
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

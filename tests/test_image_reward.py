@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from unigrpo.rewards.blip import load_blip, pixels_of
 from unigrpo.rewards.image_reward import ImageReward
-from unigrpo.rewards.pictures import RefusedPicture
+from unigrpo.rewards.vision.blip import load_blip, pixels_of
+from unigrpo.rewards.vision.pictures import RefusedPicture
 from unigrpo.testing.conformance import check_reward
 
 GOLDEN = Path(__file__).parent / "golden" / "imagereward_tiny"

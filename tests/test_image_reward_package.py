@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from unigrpo.rewards.image_reward import ImageReward
-from unigrpo.rewards.process import RewardLoadError
-from unigrpo.rewards.worker_process import RewardWorker
+from unigrpo.rewards.runtime.process import RewardLoadError
+from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.settings import EnvSettings, RewardSettings
 
 GOLDEN = Path(__file__).parent / "golden" / "imagereward_tiny"

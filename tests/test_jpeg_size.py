@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unigrpo.rewards.jpeg_size import JpegSize
-from unigrpo.rewards.pictures import as_rgb, is_picture
+from unigrpo.rewards.vision.pictures import as_rgb, is_picture
 from unigrpo.testing.conformance import check_reward
 
 

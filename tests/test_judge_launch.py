@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
-from unigrpo.rewards import judge_guard, judge_launch
 from unigrpo.rewards.judge import Judge
-from unigrpo.rewards.judge_launch import LaunchedServer, LaunchError, launch_of
+from unigrpo.rewards.judging import judge_guard, judge_launch
+from unigrpo.rewards.judging.judge_launch import LaunchedServer, LaunchError, launch_of
 from unigrpo.rewards.pool import RewardPool
 from unigrpo.settings import RewardSettings
 
@@ -73,7 +73,7 @@ def test_the_server_and_its_processes_end_with_the_reward_pool(tmp_path: Path) -
 def test_the_server_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     order = launch(tmp_path)
     code = (
-        "import json, sys, time; from unigrpo.rewards.judge_launch import LaunchedServer, launch_of\n"
+        "import json, sys, time; from unigrpo.rewards.judging.judge_launch import LaunchedServer, launch_of\n"
         "server = LaunchedServer(launch_of(json.loads(sys.argv[1]))); print('ready', flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, json.dumps(order)], stdout=subprocess.PIPE, text=True)

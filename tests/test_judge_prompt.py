@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from unigrpo.rewards.judge_prompt import cleaned, filled, messages_of, placeholders
+from unigrpo.rewards.judging.judge_prompt import cleaned, filled, messages_of, placeholders
 
 SECRET = b"s" * 32
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from unigrpo.rewards.normalise import normalise, parse_number
+from unigrpo.rewards.maths.normalise import normalise, parse_number
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from unigrpo.plugin import PluginError
 from unigrpo.rewards.ocr import Ocr, edit_distance, likeness
-from unigrpo.rewards.pictures import RefusedPicture
-from unigrpo.rewards.recognizer_rapidocr import _Piece, in_reading_order
+from unigrpo.rewards.vision.pictures import RefusedPicture
+from unigrpo.rewards.vision.recognizer_rapidocr import _Piece, in_reading_order
 from unigrpo.testing.conformance import check_reward
 
 WIDE, HIGH = 6, 11
@@ -162,7 +162,7 @@ def test_pieces_are_read_line_by_line():
 
 
 def test_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
-    monkeypatch.setattr("unigrpo.rewards.recognizer_rapidocr.find_spec", lambda name: None)
+    monkeypatch.setattr("unigrpo.rewards.vision.recognizer_rapidocr.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"rapidocr and onnxruntime: pip install 'unigrpo\[ocr\]'"):
         Ocr()
 

@@ -9,10 +9,10 @@ from clip_specimens import TEXTS, noise, pictures, transformers_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from unigrpo.rewards.clip_body import prompt_cosines
 from unigrpo.rewards.pick_score import PickScore
-from unigrpo.rewards.pictures import RefusedPicture
-from unigrpo.rewards.published_weights import WeightsError
+from unigrpo.rewards.vision.clip_body import prompt_cosines
+from unigrpo.rewards.vision.pictures import RefusedPicture
+from unigrpo.rewards.vision.published_weights import WeightsError
 from unigrpo.testing.conformance import check_reward
 
 

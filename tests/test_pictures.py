@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unigrpo.rewards import wire
 from unigrpo.rewards.jpeg_size import JpegSize
-from unigrpo.rewards.pictures import (
+from unigrpo.rewards.runtime import wire
+from unigrpo.rewards.scene import Scene
+from unigrpo.rewards.vision.pictures import (
     PictureError,
     RefusedPicture,
     as_rgb,
@@ -21,7 +22,6 @@ from unigrpo.rewards.pictures import (
     quantised,
     settled,
 )
-from unigrpo.rewards.scene import Scene
 
 
 def noise(size=(12, 8), seed=0):

@@ -8,8 +8,8 @@ import torch
 from clip_specimens import hub_snapshot
 from safetensors.torch import load_file, save_file
 
-from unigrpo.rewards import published_weights
-from unigrpo.rewards.published_weights import (
+from unigrpo.rewards.vision import published_weights
+from unigrpo.rewards.vision.published_weights import (
     PUBLISHED,
     PublishedFile,
     WeightsError,

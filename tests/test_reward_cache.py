@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from reward_rollouts import rollout
 
-from unigrpo.rewards.cache import DiskCache, MemoryCache, RewardCacheError
-from unigrpo.rewards.digests import NoCanonicalFormError, StepDigests, digest_of
 from unigrpo.rewards.pool import RewardPool
+from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache, RewardCacheError
+from unigrpo.rewards.runtime.digests import NoCanonicalFormError, StepDigests, digest_of
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Message, RewardStatus
 

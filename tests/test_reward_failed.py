@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from unigrpo.rewards.base import Failed
-from unigrpo.rewards.isolation import IsolatedScoring, Outcome, Reply
+from unigrpo.rewards.runtime.isolation import IsolatedScoring, Outcome, Reply
+from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.rewards.worker import judged
-from unigrpo.rewards.worker_process import RewardWorker
 from unigrpo.settings import RewardSettings
 from unigrpo.types import RewardStatus
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unigrpo.rewards.journal import load_table, save_table
+from unigrpo.rewards.runtime.journal import load_table, save_table
 from unigrpo.types import RewardStatus, RewardTable
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from reward_rollouts import rollout
 
-from unigrpo.rewards.isolation import RewardOutageError
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.pool import RewardFailedError, RewardPool
+from unigrpo.rewards.runtime.isolation import RewardOutageError
 from unigrpo.settings import RewardSettings
 from unigrpo.types import RewardStatus
 

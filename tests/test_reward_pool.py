@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from reward_rollouts import rollout
 
-from unigrpo.rewards.isolation import RewardOutageError
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.pool import MAX_ITEMS_A_CALL, RewardFailedError, RewardPool
-from unigrpo.rewards.worker_process import RewardLoadError, RewardPoolClosedError
+from unigrpo.rewards.runtime.isolation import RewardOutageError
+from unigrpo.rewards.runtime.worker_process import RewardLoadError, RewardPoolClosedError
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Message, RewardStatus, RewardTable
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from unigrpo.rewards import wire
+from unigrpo.rewards.runtime import wire
 from unigrpo.rewards.worker import judged
 from unigrpo.types import RewardStatus
 
@@ -19,7 +19,7 @@ SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 
 DRIVER = r"""
 import sys, time
-from unigrpo.rewards.child import Child
+from unigrpo.rewards.runtime.child import Child
 
 def start(use):
     worker = Child("unigrpo.rewards.worker")
@@ -54,7 +54,7 @@ def test_workers_and_their_children_end_when_the_driver_is_killed() -> None:
 
 
 def test_a_killed_worker_takes_its_children_along() -> None:
-    from unigrpo.rewards.child import Child
+    from unigrpo.rewards.runtime.child import Child
 
     worker = Child("unigrpo.rewards.worker")
     order = {"use": "unigrpo.rewards.correctness:Correctness", "arguments": {}, "name": "it", "folder": None}
@@ -71,7 +71,7 @@ def test_a_killed_worker_takes_its_children_along() -> None:
 
 
 def test_trl_rewards_run_unmodified_in_a_worker() -> None:
-    from unigrpo.rewards.child import Child
+    from unigrpo.rewards.runtime.child import Child
 
     if not (Path(np.__file__).parents[1] / "trl" / "rewards").is_dir():
         pytest.skip("trl is not installed")
@@ -137,7 +137,7 @@ def test_a_closed_and_a_silent_socket_are_told_apart() -> None:
 
 
 def test_a_dead_worker_says_how_it_ended() -> None:
-    from unigrpo.rewards.child import Child, ChildDiedError
+    from unigrpo.rewards.runtime.child import Child, ChildDiedError
 
     worker = Child("unigrpo.rewards.worker")
     os.kill(worker.pid, signal.SIGKILL)

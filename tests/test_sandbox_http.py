@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from unigrpo.rewards.code import Code
-from unigrpo.rewards.code_runs import Clock
-from unigrpo.rewards.code_tasks import Task
-from unigrpo.rewards.sandbox_http import RemoteSandbox, SandboxServerError
+from unigrpo.rewards.sandboxing.code_runs import Clock
+from unigrpo.rewards.sandboxing.code_tasks import Task
+from unigrpo.rewards.sandboxing.sandbox_http import RemoteSandbox, SandboxServerError
 
 ADD = "def add(a, b):\n    return a + b"
 SCRIPT = Task(runs=(("1 2\n", "3\n"),))

@@ -1,7 +1,7 @@
 import pytest
 
 from unigrpo.rewards.correctness import Correctness
-from unigrpo.rewards.spelling import are_spelt_alike, tidy
+from unigrpo.rewards.maths.spelling import are_spelt_alike, tidy
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ from unigrpo.models.opening import open_policy
 from unigrpo.observer import Observer
 from unigrpo.plugin import resolve
 from unigrpo.recipe import dump_recipe, load_recipe
-from unigrpo.rewards.journal import ScoredStep, load_step, save_step
 from unigrpo.rewards.pool import RewardPool
+from unigrpo.rewards.runtime.journal import ScoredStep, load_step, save_step
 from unigrpo.rollouts.engine import WorkUnit, plan_units
 from unigrpo.rollouts.pool import open_pool
 from unigrpo.seeding import fold

@@ -166,7 +166,14 @@ def bench_rewards(
         )
     rates: dict[str, float] = {}
     for num_done, (name, reward) in enumerate(settings.items(), start=1):
-        alone = {"on_error": "mask", "gate": [], "pass_at": None, "worker": None, "cache": "off", "cache_file": None}
+        alone: dict[str, Any] = {
+            "on_error": "mask",
+            "gate": [],
+            "pass_at": None,
+            "worker": None,
+            "cache": "off",
+            "cache_file": None,
+        }
         with RewardPool({name: reward.model_copy(update=alone)}, max_failed_fraction=1.0) as pool:
             pool.wait_until_loaded()
             _check_token_ids(pool, items)

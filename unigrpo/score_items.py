@@ -288,7 +288,7 @@ def read_picture(path: Path) -> Image:
     Raises:
         PictureRefusedError: if it has no pixels to judge.
     """
-    from unigrpo.rewards.pictures import RefusedPicture, open_picture
+    from unigrpo.rewards.vision.pictures import RefusedPicture, open_picture
 
     picture = open_picture(path)
     if isinstance(picture, RefusedPicture):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unigrpo.advantages import Advantages
     from unigrpo.learner import UpdateStats
     from unigrpo.metrics import StepTimer
-    from unigrpo.rewards.journal import ScoredStep
+    from unigrpo.rewards.runtime.journal import ScoredStep
     from unigrpo.run import Run
 
 KIBIBYTES_PER_GB = 1024**2

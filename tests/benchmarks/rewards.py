@@ -227,7 +227,7 @@ def judge(setup: Setup) -> Call:
 
 
 def code(setup: Setup) -> Call:
-    from unigrpo.rewards.sandbox import SandboxUnavailableError
+    from unigrpo.rewards.sandboxing.sandbox import SandboxUnavailableError
 
     try:
         return load_reward("unigrpo.rewards.code:Code", {})

@@ -10,7 +10,7 @@ import os
 import time
 
 from unigrpo.rewards.code import Code
-from unigrpo.rewards.sandbox import Sandbox
+from unigrpo.rewards.sandboxing.sandbox import Sandbox
 
 MAIN = "if __name__ == '__main__':\n    print(add(*map(int, input().split())))"
 PROGRAM = f"```python\ndef add(a, b):\n    return a + b\n{MAIN}\n```"

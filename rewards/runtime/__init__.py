@@ -1,0 +1,1 @@
+"""How rewards run: processes that can be killed, what crosses to them, the cache, and the table of a step."""

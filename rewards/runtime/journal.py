@@ -1,0 +1,101 @@
+"""Scored steps on disk: written before they are used, so that a resumed run sees the same rewards."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unigrpo.types import RewardStatus, RewardTable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredStep:
+    """All that a step's scoring leaves behind."""
+
+    table: RewardTable
+    keys: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    """As :attr:`unigrpo.rewards.pool.RewardPool.last_keys`: with the table, what later steps need not score again."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the metric log says of the scoring."""
+
+
+def save_step(path: Path | str, scored: ScoredStep) -> None:
+    """Write a step as JSON: to a temporary name, synced, then renamed, so that a reader never sees half of it."""
+    path, table = Path(path), scored.table
+    document = {
+        "names": list(table.names),
+        "weights": table.weights.tolist(),
+        "ranges": [list(bounds) for bounds in table.ranges],
+        "clips": [None if clip is None else list(clip) for clip in table.clips],
+        "gates": [list(gates) for gates in table.gates],
+        "pass_at": list(table.pass_at),
+        "keys": {name: list(keys) for name, keys in scored.keys.items() if any(keys)},
+        "metrics": {name: value if math.isfinite(value) else None for name, value in scored.metrics.items()},
+        "status": [[RewardStatus(code).name for code in row] for row in table.status.tolist()],
+        "values": [[value if math.isfinite(value) else None for value in row] for row in table.values.tolist()],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(document, file, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # The rename itself must survive a power cut.
+    finally:
+        os.close(folder)
+
+
+def load_step(path: Path | str) -> ScoredStep:
+    """Return a saved step.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the file is not a step's; it names the file.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        table = _table_of(document)
+        metrics = {name: math.nan if value is None else value for name, value in document.get("metrics", {}).items()}
+        return ScoredStep(table=table, keys=document.get("keys", {}), metrics=metrics)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a reward table ({error}); delete it to score that step again") from error
+
+
+def save_table(path: Path | str, table: RewardTable) -> None:
+    """Write a table alone; see :func:`save_step`."""
+    save_step(path, ScoredStep(table=table))
+
+
+def load_table(path: Path | str) -> RewardTable:
+    """Return a saved table alone; see :func:`load_step`."""
+    return load_step(path).table
+
+
+def _table_of(document: dict[str, Any]) -> RewardTable:
+    names = tuple(document["names"])
+    shape = (len(document["values"]), len(names))
+    values = np.array([[np.nan if v is None else v for v in row] for row in document["values"]], dtype=np.float64)
+    status = np.array([[RewardStatus[name] for name in row] for row in document["status"]], dtype=np.int8)
+    return RewardTable(
+        names=names,
+        values=values.reshape(shape),
+        status=status.reshape(shape),
+        weights=np.array(document["weights"], dtype=np.float64),
+        ranges=tuple((float(low), float(high)) for low, high in document["ranges"]),
+        clips=tuple(None if clip is None else (float(clip[0]), float(clip[1])) for clip in document.get("clips", ())),
+        gates=tuple(tuple(int(gate) for gate in gates) for gates in document.get("gates", ())),
+        pass_at=tuple(None if value is None else float(value) for value in document.get("pass_at", ())),
+    )

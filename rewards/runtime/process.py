@@ -1,0 +1,175 @@
+"""A worker process as its parent sees it: started, loaded, called in turns, and replaced when it was killed or died."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
+from unigrpo.settings import RewardSettings
+
+
+class RewardLoadError(RuntimeError):
+    """A reward could not be made: its name, and why."""
+
+
+class RewardPoolClosedError(RuntimeError):
+    """The pool was closed while it scored."""
+
+
+class AnyChild(Protocol):
+    """A child process, here or on another machine; see :class:`unigrpo.rewards.runtime.child.Child`."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether it runs and may be asked."""
+
+    def send(self, message: Mapping[str, Any], *, timeout_s: float = 60.0) -> None:
+        """Send a message."""
+
+    def receive(self, *, timeout_s: float) -> dict[str, Any]:
+        """Return the next message."""
+
+    def kill(self) -> None:
+        """End it and all that it started."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traits:
+    """What a reward says of itself once it is made."""
+
+    range: tuple[float, float]
+    wanted_columns: frozenset[str] | None
+    """None is every data column."""
+    wants_completion_ids: bool
+    needs_whole_groups: bool
+    """Whether a call must hold whole groups, because an item's value depends on the others of its group."""
+    is_repeatable: bool
+    """Whether an item's value depends on its inputs alone, so that equal items need be scored once."""
+    identity: str
+    """Its version, weights and source: what, with the arguments, a kept value belongs to."""
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> Traits:
+        """Return them from a worker's answer to its order."""
+        wanted = reply["wanted_columns"]
+        return cls(
+            range=(float(reply["range"][0]), float(reply["range"][1])),
+            wanted_columns=None if wanted is None else frozenset(wanted),
+            wants_completion_ids=reply["wants_completion_ids"],
+            needs_whole_groups=reply["needs_whole_groups"],
+            is_repeatable=reply["is_repeatable"],
+            identity=reply["identity"],
+        )
+
+
+@dataclass(kw_only=True)
+class RewardProcess:
+    """One worker process, which holds one reward or several that share it; callers of several threads take turns."""
+
+    name: str
+    open_child: Callable[[], AnyChild]
+    start_timeout_s: float
+    num_restarts: int = 0
+    traits: dict[str, Traits] = field(default_factory=dict)
+    """By reward, once loaded."""
+    _orders: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _child: AnyChild | None = None
+    _num_loaded: int = 0
+    _is_closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Of the child's making and end, so that closing need not wait for a call."""
+    _turn: threading.RLock = field(default_factory=threading.RLock)
+    """Of the conversation with the child."""
+
+    def add(self, name: str, order: Mapping[str, Any]) -> None:
+        """Have the process make one more reward; before it is started."""
+        self._orders[name] = {**order, "name": name}
+
+    def open(self) -> None:
+        """Start the process, also after :meth:`close`."""
+        self._is_closed = False
+        self.start()
+
+    def start(self) -> None:
+        """Start the process and hand it its orders; it loads while the caller goes on.
+
+        Raises:
+            RewardPoolClosedError: if the pool was closed meanwhile.
+        """
+        with self._turn:
+            if self._child is not None and self._child.is_alive:
+                return
+            with self._lock:
+                if self._is_closed:
+                    raise RewardPoolClosedError(f"reward {self.name!r} was closed while it scored")
+                self.num_restarts += self._child is not None
+                self._num_loaded = 0
+                self._child = self.open_child()
+            for order in self._orders.values():
+                self._child.send({"load": order})
+
+    def wait_until_loaded(self) -> None:
+        """Wait for all its rewards to be made.
+
+        Raises:
+            RewardLoadError: if one could not be.
+        """
+        with self._turn:
+            self.start()
+            for name in list(self._orders)[self._num_loaded :]:
+                self._load(name)
+
+    def _load(self, name: str) -> None:
+        assert self._child is not None
+        use = self._orders[name]["use"]
+        try:
+            reply = self._child.receive(timeout_s=self.start_timeout_s)
+            while "progress" in reply:  # Of an environment that is being built: the time counts from each sign of life.
+                reply = self._child.receive(timeout_s=self.start_timeout_s)
+        except (ChildDiedError, ChildTimeoutError) as error:
+            raise RewardLoadError(f"reward {name!r} ({use}) did not start: {error}") from error
+        if "error" in reply:
+            self.close()
+            raise RewardLoadError(f"reward {name!r} ({use}) could not be made: {reply['error']}\n{reply['traceback']}")
+        self.traits[name] = Traits.of(reply)
+        self._num_loaded += 1
+
+    def exchange(self, message: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """Return the answer to a message; the time counts from this caller's turn.
+
+        Raises:
+            ChildTimeoutError, ChildDiedError: as a child does.
+        """
+        with self._turn:
+            self.wait_until_loaded()
+            assert self._child is not None
+            self._child.send(message)
+            return self._child.receive(timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """End the process, and let no retry start another."""
+        with self._lock:
+            self._is_closed = True
+            if self._child is not None:
+                self._child.kill()
+
+
+def child_of(settings: RewardSettings, folder: Path | None = None) -> AnyChild:
+    """Return a new child where the recipe places the reward, under the interpreter that it names.
+
+    Args:
+        settings: the reward's.
+        folder: the recipe's, where a relative ``env: {python: PATH}`` starts.
+    """
+    module, arguments = "unigrpo.rewards.worker", list[str]()
+    if settings.env is not None:
+        module, arguments = "unigrpo.rewards.runtime.env_worker", [settings.env.model_dump_json(), str(folder or "")]
+    if settings.placement == "ray":
+        from unigrpo.rewards.runtime.remote_child import RemoteChild
+
+        return RemoteChild(module, num_gpus=settings.num_gpus, num_cpus=settings.num_cpus, arguments=arguments)
+    return Child(module, arguments=arguments)

@@ -1,0 +1,209 @@
+"""One reward of a recipe over a step: what is known is looked up, equal items go once, the rest is shared out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Any
+
+from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache
+from unigrpo.rewards.runtime.digests import StepDigests, digest_of
+from unigrpo.rewards.runtime.isolation import Outcome
+from unigrpo.rewards.runtime.lane import Lane, Request
+from unigrpo.rewards.runtime.process import Traits
+from unigrpo.rewards.runtime.step_log import RewardStats, StepLog
+from unigrpo.rewards.runtime.worker_process import RewardWorker
+from unigrpo.settings import RewardSettings
+from unigrpo.types import RewardStatus, Rollout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """A step that all rewards score at once."""
+
+    number: int
+    rollouts: Sequence[Rollout]
+    group_ids: Sequence[int]
+    """[N]."""
+    digests: StepDigests
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """What one reward made of a step."""
+
+    outcomes: Sequence[Outcome]
+    """[N]."""
+    keys: Sequence[bytes | None]
+    """[N]: under which a value is kept; None where it is not."""
+    stats: RewardStats
+
+
+class RewardScorer:
+    """One reward with its workers and its caches."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: RewardSettings,
+        workers: Sequence[RewardWorker],
+        memory: MemoryCache,
+        *,
+        max_failed_fraction: float,
+    ) -> None:
+        """Set up; the workers are started by their pool."""
+        self.name, self.settings, self.workers = name, settings, workers
+        self.disk: DiskCache | None = None
+        """Set by the pool, where the recipe names a file."""
+        self._memory = memory
+        self._max_failed_fraction = max_failed_fraction
+        self._num_restarts = 0
+        """At the end of the last step."""
+        self._lanes = [Lane(worker=worker, batch_size=settings.batch_size) for worker in workers]
+
+    @property
+    def traits(self) -> Traits:
+        """Return what the reward says of itself; it must be loaded."""
+        return self.workers[0].traits
+
+    @property
+    def keeps_values(self) -> bool:
+        """Return whether values of earlier steps are used: what the recipe says, else whether the reward repeats."""
+        if self.settings.cache is None:
+            return self.traits.is_repeatable
+        return self.settings.cache != "off" and not self.traits.needs_whole_groups
+
+    def score(self, step: Step, executor: Executor) -> Scored:
+        """Return one outcome a rollout, or raise as :meth:`RewardPool.score` says."""
+        start_s = time.perf_counter()
+        for worker in self.workers:  # A range is needed even where no rollout is of the reward's tasks.
+            worker.wait_until_loaded()
+        tasks = self.settings.tasks
+        rows = [row for row, r in enumerate(step.rollouts) if tasks is None or r.prompt.task in tasks]
+        keys = self._keys(step, rows)
+        known = self._look_up({key for key in keys.values() if key is not None})
+        stand_ins = _stand_ins(rows, keys)
+        asked = [row for row in rows if stand_ins[row] == row and keys.get(row) not in known]
+        log = StepLog(
+            name=self.name, num_items=len(rows), max_fraction=self._max_failed_fraction,
+            num_equal=Counter(stand_ins.values()),
+        )  # fmt: skip
+        found = self._ask(step, asked, log, executor)
+        outcomes = [Outcome(value=None, status=RewardStatus.NOT_APPLICABLE)] * len(step.rollouts)
+        for row in rows:
+            key = keys.get(row)
+            is_known = key is not None and key in known
+            outcomes[row] = _kept(known[key]) if key is not None and is_known else found[stand_ins[row]]
+        num_known = sum(keys.get(row) in known for row in rows)
+        num_restarts, self._num_restarts = self._num_restarts, sum(worker.num_restarts for worker in self.workers)
+        stats = RewardStats(
+            num_items=len(rows),
+            num_errors=len(log.failures) - log.num_timeouts,
+            num_timeouts=log.num_timeouts,
+            num_restarts=self._num_restarts - num_restarts,
+            seconds=time.perf_counter() - start_s,
+            metrics=log.metrics,
+            extras=log.extras_of([stand_ins.get(row, row) for row in range(len(step.rollouts))]),
+            num_known=num_known,
+            num_repeats=len(rows) - num_known - len(asked),
+        )
+        kept_keys = [keys.get(row) if self.keeps_values else None for row in range(len(step.rollouts))]
+        return Scored(outcomes=outcomes, keys=kept_keys, stats=stats)
+
+    def keep(self, values: Mapping[bytes, float]) -> None:
+        """Keep values for later steps."""
+        self._memory.put(values)
+        if self.disk is not None:
+            self.disk.put(values)
+
+    def _keys(self, step: Step, rows: Sequence[int]) -> dict[int, bytes | None]:
+        if self.traits.needs_whole_groups or not (self.traits.is_repeatable or self.keeps_values):
+            return {}
+        arguments = json.dumps(self.settings.arguments, sort_keys=True, default=str)
+        return step.digests.keys(
+            rows,
+            identity=digest_of([self.settings.use, arguments, self.traits.identity]),
+            wanted=self.traits.wanted_columns,
+            with_completion_ids=self.traits.wants_completion_ids,
+        )
+
+    def _look_up(self, keys: set[bytes]) -> dict[bytes, float]:
+        if not self.keeps_values:
+            return {}
+        known = self._memory.get(keys)
+        if self.disk is not None and len(known) < len(keys):
+            known |= self.disk.get(keys.difference(known))
+        return known
+
+    def _ask(self, step: Step, rows: Sequence[int], log: StepLog, executor: Executor) -> dict[int, Outcome]:
+        """Return the outcomes of rows that somebody has to score: shared out, then call by call."""
+        group_ids = step.group_ids if self.traits.needs_whole_groups else None
+        units = _units(rows, group_ids)
+        running = []
+        for index, lane in enumerate(self._lanes):
+            requests = [
+                Request(rollouts=step.rollouts, units=chunk, group_ids=group_ids, step=step.number, log=log)
+                for chunk in _chunks(units[index :: len(self._lanes)], self.settings.batch_size)
+            ]
+            if requests:
+                running.append(executor.submit(_score_all, lane, requests))
+        found: dict[int, Outcome] = {}
+        for future in running:
+            found |= result_of(future, running)
+        return found
+
+
+def _score_all(lane: Lane, requests: Sequence[Request]) -> dict[int, Outcome]:
+    found: dict[int, Outcome] = {}
+    for request in requests:
+        found |= lane.score(request)
+    return found
+
+
+def result_of(future: Future[Any], siblings: Sequence[Future[Any]]) -> Any:
+    """Return a future's result; if it failed, wait for its siblings first, so that no worker is left mid-message."""
+    if future.exception() is not None:
+        for sibling in siblings:
+            sibling.exception()
+    return future.result()
+
+
+def _kept(value: float) -> Outcome:
+    return Outcome(value=value, status=RewardStatus.OK)
+
+
+def _stand_ins(rows: Sequence[int], keys: Mapping[int, bytes | None]) -> dict[int, int]:
+    """Return for each row the first row of its key, which is scored in its place."""
+    first: dict[bytes, int] = {}
+    found = {}
+    for row in rows:
+        key = keys.get(row)
+        found[row] = row if key is None else first.setdefault(key, row)
+    return found
+
+
+def _units(rows: Sequence[int], group_ids: Sequence[int] | None) -> list[tuple[int, ...]]:
+    """Return rows in the parts that must stay together: one by one, or by group."""
+    if group_ids is None:
+        return [(row,) for row in rows]
+    groups: dict[int, list[int]] = {}
+    for row in rows:
+        groups.setdefault(int(group_ids[row]), []).append(row)
+    return [tuple(group) for group in groups.values()]
+
+
+def _chunks(units: Sequence[tuple[int, ...]], batch_size: int) -> list[list[tuple[int, ...]]]:
+    """Return units in calls of at most ``batch_size`` rows; a larger group has a call of its own."""
+    chunks: list[list[tuple[int, ...]]] = []
+    num_rows = 0
+    for unit in units:
+        if not chunks or num_rows + len(unit) > batch_size:
+            chunks.append([])
+            num_rows = 0
+        chunks[-1].append(unit)
+        num_rows += len(unit)
+    return chunks

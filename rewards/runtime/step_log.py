@@ -1,0 +1,114 @@
+"""How a step went for one reward: its failures, what it logged, and when there are too many failures to go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unigrpo.rewards.runtime.isolation import Outcome, Reply, RewardOutageError
+from unigrpo.types import RewardStatus
+
+_MIN_FAILURES_OF_AN_OUTAGE = 3
+_NUM_SAMPLES_SHOWN = 3
+_SAMPLE_LENGTH = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardStats:
+    """How the last step went for one reward."""
+
+    num_items: int
+    num_errors: int
+    """Items that are ERROR or INVALID."""
+    num_timeouts: int
+    num_restarts: int
+    """Workers replaced since the last step."""
+    seconds: float
+    metrics: Mapping[str, float]
+    """What the reward gave to ``log_metric``: the mean over its calls, weighted by their items. Items whose value was
+    known, or that repeat another of the step, are in no call, so they do not count here."""
+    extras: Mapping[str, tuple[Any, ...]]
+    """What the reward gave to ``log_extra``: by column, one value a rollout of the step; None where it gave none. An
+    item that repeats another has what that one has; one whose value was known has None."""
+    num_known: int = 0
+    """Items whose value was in the cache."""
+    num_repeats: int = 0
+    """Items equal to another of the step, scored once."""
+
+    @property
+    def error_rate(self) -> float:
+        """Return the failed fraction, timeouts apart."""
+        return self.num_errors / self.num_items if self.num_items else 0.0
+
+    @property
+    def timeout_rate(self) -> float:
+        """Return the fraction that hung."""
+        return self.num_timeouts / self.num_items if self.num_items else 0.0
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """Return the fraction that was not scored anew: known from an earlier step, or a repeat within this one."""
+        return (self.num_known + self.num_repeats) / self.num_items if self.num_items else 0.0
+
+
+@dataclass(kw_only=True)
+class StepLog:
+    """What the calls of one reward leave behind in one step; stops the step when too many items fail."""
+
+    name: str
+    num_items: int
+    max_fraction: float
+    num_equal: Mapping[int, int] = field(default_factory=dict)
+    """By row, the number of the step's items that its outcome stands for; 1 where not named."""
+    failures: list[Outcome] = field(default_factory=list)
+    """One an item."""
+    extras: dict[str, dict[int, Any]] = field(default_factory=dict)
+    _sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note_failure(self, row: int, outcome: Outcome) -> None:
+        """Count a failed row.
+
+        Raises:
+            RewardOutageError: with the reward's name and three samples, when there are too many.
+        """
+        with self._lock:
+            self.failures += [outcome] * self.num_equal.get(row, 1)
+            num_failed = len(self.failures)
+        if num_failed >= _MIN_FAILURES_OF_AN_OUTAGE and num_failed > self.max_fraction * self.num_items:
+            samples = "; ".join(failed.reason[:_SAMPLE_LENGTH] for failed in self.failures[:_NUM_SAMPLES_SHOWN])
+            raise RewardOutageError(
+                f"reward {self.name!r} failed on {num_failed} of {self.num_items} items of this step, more than "
+                f"{self.max_fraction:.0%}: {samples}. Fix the reward, or raise its timeout_s if it is only slow; "
+                "max_failed_fraction is how many it may fail on"
+            )
+
+    def note_reply(self, places: Mapping[int, int], reply: Reply) -> None:
+        """Keep what a call logged.
+
+        Args:
+            places: this step's rows in the call, with the place of each.
+            reply: of the call.
+        """
+        with self._lock:
+            for name, value in reply.metrics.items():
+                total, count = self._sums.get(name, (0.0, 0))
+                self._sums[name] = (total + value * len(places), count + len(places))
+            for column, values in reply.extras.items():
+                self.extras.setdefault(column, {}).update({row: values[place] for row, place in places.items()})
+
+    @property
+    def num_timeouts(self) -> int:
+        """Return the items that hung."""
+        return sum(outcome.status is RewardStatus.TIMEOUT for outcome in self.failures)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return what was logged, each the mean over its items."""
+        return {name: total / count for name, (total, count) in self._sums.items()}
+
+    def extras_of(self, stand_ins: Sequence[int]) -> dict[str, tuple[Any, ...]]:
+        """Return by column one value a row; ``stand_ins`` names the row whose call answered for each."""
+        return {column: tuple(by_row.get(row) for row in stand_ins) for column, by_row in self.extras.items()}

@@ -1,0 +1,1 @@
+"""Where programs of the policy run, and how their verdicts come out."""

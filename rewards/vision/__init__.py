@@ -1,0 +1,1 @@
+"""What picture rewards share: reading pictures, published weights, CLIP and BLIP bodies, detectors."""

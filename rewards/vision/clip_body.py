@@ -1,0 +1,205 @@
+"""The body of CLIP rewards: two towers whose vectors are made once and shared by every reward that needs them.
+
+Rewards of one process that name the same model get the same body: :func:`shared_body` hands out one object a model and
+device, alive as long as a reward holds it. A picture's vector is remembered by its pixels and a prompt's by its words,
+so that a step's pictures pass the image tower once however many rewards look at them, and a group's prompt the text
+tower once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
+
+import numpy as np
+from PIL import Image
+
+from unigrpo.rewards.maths.answers import completion_text
+from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, read_pictures
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BATCH_SIZE = 64
+"""Pictures, or texts, that go through the model together."""
+NUM_REMEMBERED = 4096
+"""Vectors of each kind: 32 MB at 1024 numbers."""
+
+
+class Towers(Protocol):
+    """A two-tower model of some library, in evaluation mode."""
+
+    context_length: int
+    """Tokens of a text that are read, start and end included."""
+    logit_scale: float
+    """By which training multiplied the cosine."""
+
+    def num_tokens(self, text: str) -> int:
+        """Return how many tokens a text has, uncut, start and end included."""
+
+    def text_input(self, text: str) -> Tensor:
+        """Return [L] int64, cut to the context."""
+
+    def picture_input(self, picture: Image.Image) -> Tensor:
+        """Return [3, H, W] float32 of an RGB picture."""
+
+    def embed_texts(self, batch: Tensor) -> Tensor:
+        """Return [N, D] of [N, L]."""
+
+    def embed_pictures(self, batch: Tensor) -> Tensor:
+        """Return [N, D] of [N, 3, H, W]."""
+
+
+class ClipBody:
+    """Unit vectors of texts and pictures, each made once while remembered."""
+
+    def __init__(self, towers: Towers, device: str) -> None:
+        """Wrap towers that live on ``device``."""
+        self.towers = towers
+        self._device = device
+        self._texts = _Memory()
+        self._pictures = _Memory()
+        self._lock = threading.RLock()
+
+    @property
+    def num_texts_encoded(self) -> int:
+        """Return how many texts went through the model so far."""
+        return self._texts.num_made
+
+    @property
+    def num_pictures_encoded(self) -> int:
+        """Return how many pictures went through the model so far."""
+        return self._pictures.num_made
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return [N, D] float64 unit vectors of at least one text."""
+        with self._lock:
+            keyed = dict(zip(texts, texts, strict=True))
+            return self._texts.vectors(list(texts), keyed, self.towers.text_input, self._with(self.towers.embed_texts))
+
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """Return [N, D] float64 unit vectors of at least one RGB picture."""
+        with self._lock:
+            by_object = {id(picture): _pixel_key(picture) for picture in pictures}
+            keys = [by_object[id(picture)] for picture in pictures]
+            keyed = dict(zip(keys, pictures, strict=True))
+            embed = self._with(self.towers.embed_pictures)
+            return self._pictures.vectors(keys, keyed, self.towers.picture_input, embed)
+
+    def cosines(self, texts: Sequence[str], pictures: Sequence[Image.Image | RefusedPicture]) -> list[float | None]:
+        """Return the cosine of each text with its picture; None where the text is empty or the picture refused."""
+        pairs = {
+            row: (text, picture)
+            for row, (text, picture) in enumerate(zip(texts, pictures, strict=True))
+            if text and isinstance(picture, Image.Image)
+        }
+        values: list[float | None] = [None] * len(texts)
+        if pairs:
+            words = self.encode_texts([text for text, _ in pairs.values()])
+            looks = self.encode_pictures([picture for _, picture in pairs.values()])
+            for row, cosine in zip(pairs, np.clip((words * looks).sum(axis=-1), -1.0, 1.0), strict=True):
+                values[row] = float(cosine)
+        return values
+
+    def truncated(self, texts: Sequence[str]) -> list[str]:
+        """Return the distinct texts that are longer than the model reads."""
+        return [text for text in dict.fromkeys(texts) if self.towers.num_tokens(text) > self.towers.context_length]
+
+    def _with(self, embed: Callable[[Tensor], Tensor]) -> Callable[[list[Tensor]], np.ndarray]:
+        """Return ``embed`` for a list of inputs of this device, in batches, giving unit vectors."""
+
+        def embed_all(inputs: list[Tensor]) -> np.ndarray:
+            import torch
+
+            made = []
+            with torch.no_grad():
+                for start in range(0, len(inputs), BATCH_SIZE):
+                    batch = torch.stack(inputs[start : start + BATCH_SIZE]).to(self._device)
+                    made.append(embed(batch).double().cpu().numpy())
+            stacked = np.concatenate(made)
+            return stacked / np.linalg.norm(stacked, axis=-1, keepdims=True)
+
+        return embed_all
+
+
+class _Memory:
+    """The last vectors of one tower, by what they are of."""
+
+    def __init__(self) -> None:
+        self.num_made = 0
+        self._kept: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+
+    def vectors(
+        self,
+        keys: Sequence[Hashable],
+        keyed: dict[Any, Any],
+        prepare: Callable[[Any], Tensor],
+        embed: Callable[[list[Tensor]], np.ndarray],
+    ) -> np.ndarray:
+        """Return [len(keys), D], making those that are not remembered; ``keyed`` holds the object of each key."""
+        found = {key: self._kept[key] for key in keyed if key in self._kept}
+        missing = [key for key in keyed if key not in found]
+        if missing:
+            found |= dict(zip(missing, embed([prepare(keyed[key]) for key in missing]), strict=True))
+            self.num_made += len(missing)
+        for key in keyed:
+            self._kept[key] = found[key]
+            self._kept.move_to_end(key)
+        while len(self._kept) > NUM_REMEMBERED:
+            self._kept.popitem(last=False)
+        return np.stack([found[key] for key in keys])
+
+
+_BODIES: WeakValueDictionary[Hashable, ClipBody] = WeakValueDictionary()
+_BODIES_LOCK = threading.Lock()
+
+
+def shared_body(key: Hashable, device: str, make: Callable[[], Towers]) -> ClipBody:
+    """Return this process's body of a model, made if no reward holds one yet.
+
+    Args:
+        key: what names the model: the same key is the same body.
+        device: cpu, cuda or cuda:N; bodies on other devices are others.
+        make: loads the towers onto the device.
+    """
+    with _BODIES_LOCK:
+        body = _BODIES.get((key, device))
+        if body is None:
+            body = _BODIES[(key, device)] = ClipBody(make(), device)
+        return body
+
+
+def _pixel_key(picture: Image.Image) -> tuple[tuple[int, int], bytes]:
+    return picture.size, hashlib.sha256(picture.tobytes()).digest()
+
+
+def prompt_cosines(
+    body: ClipBody, prompts: Sequence[Any], completions: Sequence[Any], *, name: str, log_metric: Any = None
+) -> list[float | None]:
+    """Return the cosine of each generated picture with its prompt.
+
+    Args:
+        body: the model.
+        prompts: texts.
+        completions: pictures; what is none gets None.
+        name: of the reward, for the metric ``NAME/truncated_fraction``.
+        log_metric: told of the fraction of prompts that had to be cut, and of refused pictures.
+
+    Returns:
+        One value a completion, in [-1, 1]; -1 for a picture that cannot be read, and for one of an empty prompt.
+    """
+    texts = [completion_text(prompt) for prompt in prompts]
+    rows = [row for row, text in enumerate(texts) if text is not None and is_picture(completions[row])]
+    asked = [(texts[row] or "").strip() for row in rows]
+    values: list[float | None] = [None] * len(completions)
+    pictures = read_pictures([completions[row] for row in rows], log_metric)
+    if any(asked) and log_metric is not None:
+        distinct = {text for text in asked if text}
+        log_metric(f"{name}/truncated_fraction", len(body.truncated(list(distinct))) / len(distinct))
+    for row, cosine in zip(rows, body.cosines(asked, pictures), strict=True):
+        values[row] = -1.0 if cosine is None else cosine
+    return values
