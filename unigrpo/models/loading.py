@@ -114,7 +114,7 @@ def load_policy(
         codebook_size=family.codebook_size(config),
         token_text=family.token_text,
     )
-    weights.fill(module, folder, DTYPES[dtype], torch.device(device))
+    weights.fill(module, folder, DTYPES[dtype], torch.device(device), family.module_name)
     module.is_checkpointing = gradient_checkpointing  # type: ignore[assignment]
     module.eval()
     policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -82,6 +82,11 @@ class TextPolicy(ABC):
         """
 
     @classmethod
+    def module_name(cls, stored: str) -> str | None:
+        """Return the body's name of a tensor of the files; None for one that the body does not need."""
+        return stored
+
+    @classmethod
     def embedding_rows(cls, config: Mapping[str, Any]) -> int:
         """Return the rows of the embedding that a config.json asks for."""
         return int(config.get("embedding_size") or config["vocab_size"])
@@ -100,6 +105,10 @@ class TextPolicy(ABC):
     @abstractmethod
     def lora_targets(self) -> list[str]:
         """Return the full names of the linear layers that LoRA wraps by default."""
+
+    def image_features(self, images: Sequence[Image]) -> Tensor | None:
+        """Return [F, D]: a prompt's pictures as its canvas holds them; None for a family that reads no pixels."""
+        return None
 
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm."""
