@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unigrpo.models import load_policy
+from unigrpo.models import load_policy, weights
 from unigrpo.models.loading import policy_shapes
 
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
@@ -147,6 +147,32 @@ def test_pickled_weights_are_refused_unopened(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     with pytest.raises(ValueError, match=rf"only pickled weights \({name}\).*save_file"):
         load_policy(folder)
+
+
+def test_the_line_of_the_refusal_converts_pickled_shards(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(state)
+    torch.save({name: state[name] for name in names[:9]}, folder / "pytorch_model-00001-of-00002.bin")
+    torch.save({name: state[name] for name in names[9:]}, folder / "pytorch_model-00002-of-00002.bin")
+    with pytest.raises(ValueError, match="refused") as caught:
+        load_policy(folder)
+    line = str(caught.value).partition('python -c "')[2].removesuffix('"')
+    subprocess.run([sys.executable, "-c", line], cwd=folder, check=True, timeout=60)
+    loaded = load_policy(folder, dtype="float32").module.state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in names)
+
+
+def test_tied_parameters_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
+    save_file({"decoder.weight": torch.ones(3, 2), "count": torch.tensor([7])}, tmp_path / "pytorch_model.safetensors")
+    with torch.device("meta"):
+        module = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(3, 2), "decoder": torch.nn.Linear(2, 3, False)})
+        module.register_buffer("count", torch.zeros(1, dtype=torch.int64))
+    module["embedding"].weight = module["decoder"].weight
+    weights.fill(module, tmp_path, torch.bfloat16, torch.device("cpu"))
+    assert module["embedding"].weight is module["decoder"].weight
+    assert module["embedding"].weight.dtype == torch.bfloat16
+    assert module.get_buffer("count").tolist() == [7]
 
 
 def test_folder_without_weights_or_config(folder: Path) -> None:
