@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from unigrpo.image_features import join_features, shift_ids
 from unigrpo.types import Canvas, Span
 
 if TYPE_CHECKING:
@@ -45,6 +46,15 @@ class Layout:
     """[N, L] int64: the unconditional twin; None without guidance."""
     twin_is_padding: torch.Tensor | None
     plans: tuple[FillPlan, ...]
+    image_features: torch.Tensor | None = None
+    """[F, D] of all rows together, see ``ModelInput``."""
+    feature_offsets: torch.Tensor | None = None
+    """[N] int64: where each row's features start, by which ``token_ids`` are ahead of the canvas's; None without."""
+
+    @property
+    def prompt_lengths(self) -> torch.Tensor:
+        """Return [N] int64: positions before the first open one."""
+        return self.is_open.to(torch.int8).argmax(dim=1)
 
 
 def check_blocks(num_positions: int, num_denoising_steps: int, block_length: int | None) -> int:
@@ -188,6 +198,9 @@ def plans_of_canvases(
         plans.append(plan)
         first_step += span.num_denoising_steps
     padding = is_padding.to(device) if bool(is_padding.any()) else None
+    features, offsets = join_features([canvas.image_features for canvas in canvases])
+    if features is not None:
+        token_ids = shift_ids(token_ids, offsets, vocabulary.size)
     twin_ids, twin_padding = (
         _twins(canvases, token_ids, is_open, is_padding, vocabulary) if needs_twin else (None, None)
     )
@@ -195,6 +208,7 @@ def plans_of_canvases(
         token_ids=token_ids.to(device), is_padding=padding, positions=_positions(token_ids, is_padding).to(device),
         is_open=is_open.to(device), twin_ids=None if twin_ids is None else twin_ids.to(device),
         twin_is_padding=None if twin_padding is None else twin_padding.to(device), plans=tuple(plans),
+        image_features=features, feature_offsets=None if features is None else offsets.to(device),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from unigrpo.image_features import shift_ids
 from unigrpo.rollouts.draw import draw_tokens
 from unigrpo.rollouts.layout import FillPlan, Layout, plan_of_ids, plans_of_canvases
 from unigrpo.rollouts.schedules import cosine_count, linear_counts, remasking_temperatures
@@ -120,8 +121,11 @@ def sample(
     run = _Run(policy, layout, keys, noise, mask)
     for plan in layout.plans:
         run.fill(plan)
+    filled = run.ids
+    if layout.feature_offsets is not None:
+        filled = shift_ids(run.ids, -layout.feature_offsets, policy.vocabulary.size)
     return SampleOutput(
-        token_ids=run.ids, committed_step=run.committed_step,
+        token_ids=filled, committed_step=run.committed_step,
         committed_logprobs=run.committed_logprobs, num_forward_rows=run.num_forward_rows,
     )  # fmt: skip
 
@@ -132,6 +136,7 @@ class _Run:
     def __init__(self, policy: Policy, layout: Layout, keys: torch.Tensor, noise: _Noise, mask: int) -> None:
         self.policy, self.layout, self.keys, self.noise, self.mask = policy, layout, keys, noise, mask
         self.ids = layout.token_ids.clone()
+        self.prompt_lengths = layout.prompt_lengths
         self.committed_step = torch.full_like(self.ids, -1, dtype=torch.int32)
         self.committed_logprobs = torch.zeros(self.ids.shape, dtype=torch.float32, device=self.ids.device)
         self.step = 0
@@ -219,7 +224,13 @@ class _Run:
                     none if padding is None else padding, none if twin_padding is None else twin_padding[rows]
                 ])  # fmt: skip
         self.num_forward_rows += len(ids)
-        hidden = self.policy.hidden(ModelInput(token_ids=ids, is_padding=padding))
+        lengths = self.prompt_lengths[rows]
+        hidden = self.policy.hidden(
+            ModelInput(
+                token_ids=ids, is_padding=padding, image_features=self.layout.image_features,
+                prompt_lengths=lengths if self.layout.twin_ids is None else lengths.repeat(2),
+            )
+        )  # fmt: skip
         row, slot = is_masked.nonzero(as_tuple=True)
         column = columns[rows][row, slot]
         if self.layout.twin_ids is None:

@@ -124,6 +124,7 @@ class Learner:
 
     def _micro_batches(self, batch: Batch, draw: MaskDraw) -> Iterator[_Rows]:
         """Yield the draw's rows in order, each part without the padding that none of its rows needs."""
+        prompt_lengths = batch.prompt_lengths
         for start in range(0, len(draw.rollout_index), self._settings.micro_batch_rows):
             part = slice(start, start + self._settings.micro_batch_rows)
             rollout = draw.rollout_index[part]
@@ -134,6 +135,8 @@ class Learner:
                 model_input=ModelInput(
                     token_ids=draw.noisy_ids[part, :length],
                     is_padding=is_padding if bool(is_padding.any()) else None,
+                    image_features=batch.image_features,
+                    prompt_lengths=prompt_lengths[rollout],
                 ),
                 targets=batch.token_ids[rollout, :length],
                 is_scored=is_scored,

@@ -16,6 +16,7 @@ from typing import Any
 
 from unigrpo.advantages import group_advantages
 from unigrpo.evaluate import evaluate
+from unigrpo.image_features import with_image_features
 from unigrpo.masking import collate
 from unigrpo.metrics import StepTimer
 from unigrpo.observer import Observer, SilentObserver
@@ -40,6 +41,7 @@ def train_step(run: Run) -> dict[str, Any]:
     groups = [row // recipe.group_size for row in range(len(rollouts))]
     advantages = group_advantages(table, groups, recipe.advantages, fold(recipe.seed, step))
     batch = collate(rollouts, advantages.values, run.policy.vocabulary.pad_token_id, groups, run.policy.device)
+    batch = with_image_features(batch, [rollout.prompt for rollout in rollouts], run.policy)
     draws = run.learner.draw(batch, step)  # one structured mask ratio a response and update
     with timer.part("logprobs"):
         old = run.learner.old_logprobs(batch, draws)

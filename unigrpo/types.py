@@ -80,13 +80,15 @@ class Canvas:
     """One row of tokens with the mask token at every position to fill, and the spans it is made of."""
 
     token_ids: np.ndarray
-    """[L] int64."""
+    """[L] int64; from the vocabulary's size on, id size + i stands for row i of ``image_features``."""
     spans: tuple[Span, ...]
     """Ordered, adjacent, covering 0..L."""
     unconditional_ids: np.ndarray | None = None
     """[L] int64: the twin without the prompt, for guidance."""
     unconditional_is_padding: np.ndarray | None = None
     """[L] bool: positions of the twin that nothing attends to."""
+    image_features: torch.Tensor | None = None
+    """[F, D]: what a family that reads pixels puts in place of embeddings; computed once a prompt."""
 
     @property
     def open_spans(self) -> tuple[Span, ...]:
@@ -288,6 +290,10 @@ class ModelInput:
     """[N, L] bool: positions hidden from attention; None is no padding."""
     positions: torch.Tensor | None = None
     """[N, L] int64 rotary positions; None is 0..L-1."""
+    image_features: torch.Tensor | None = None
+    """[F, D], of all rows together: row i stands at every token id that is the vocabulary's size + i."""
+    prompt_lengths: torch.Tensor | None = None
+    """[N] int64: positions before the first one that is generated; for families whose prompt sees only itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -315,6 +321,13 @@ class Batch:
     """[N] int64: keys the mask draws of each rollout."""
     lengths: torch.Tensor
     """[N] int64: positions that are not padding, so that a work unit can be cut to its longest row."""
+    image_features: torch.Tensor | None = None
+    """[F, D] of all prompts together, see ``ModelInput``."""
+
+    @property
+    def prompt_lengths(self) -> torch.Tensor:
+        """Return [N] int64: positions before the first open one."""
+        return self.is_prompt.long().cumprod(dim=1).sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

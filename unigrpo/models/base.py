@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -63,6 +64,9 @@ class Policy(Protocol):
 
     def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
         """Return the canvas of a prompt: chat template, image codes, open spans, the unconditional twin."""
+
+    def image_features(self, images: Sequence[Image]) -> torch.Tensor | None:
+        """Return [F, D]: a prompt's pictures as its canvas holds them; None for a family that reads no pixels."""
 
     def hidden(self, model_input: ModelInput) -> torch.Tensor:
         """Return [N, L, D] after the final norm."""

@@ -1,0 +1,61 @@
+"""Pictures as continuous features: token ids from the vocabulary's size on stand for rows of a feature table.
+
+A canvas counts its own features from 0. Rows that go through the model together share one table, in which the features
+of a prompt lie once, whatever the size of its group; so ids are moved up by where a row's features start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from unigrpo.models.base import Policy
+    from unigrpo.types import Batch, Prompt
+
+
+def join_features(features: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Return one table of all rows' features, and where each row's start in it.
+
+    Args:
+        features: one a row, [F, D] or None; rows that hold the same tensor share its place.
+
+    Returns:
+        [F', D], or None where no row has any, and [N] int64.
+    """
+    starts: dict[int, int] = {}
+    tables: list[torch.Tensor] = []
+    for table in features:
+        if table is not None and id(table) not in starts:
+            starts[id(table)] = sum(len(earlier) for earlier in tables)
+            tables.append(table)
+    offsets = torch.tensor([0 if table is None else starts[id(table)] for table in features])
+    return (torch.cat(tables) if tables else None), offsets
+
+
+def shift_ids(token_ids: torch.Tensor, offsets: torch.Tensor, size: int) -> torch.Tensor:
+    """Return [N, L] ids with those of features, ``size`` and above, moved by the row's offset [N]."""
+    return torch.where(token_ids >= size, token_ids + offsets.to(token_ids.device)[:, None], token_ids)
+
+
+def with_image_features(batch: Batch, prompts: Sequence[Prompt], policy: Policy) -> Batch:
+    """Return a batch with the features of its pictures, computed anew, once a prompt and without gradient.
+
+    Families that read no pixels give the batch back as it is.
+
+    Args:
+        batch: of N rollouts.
+        prompts: N of them, one a rollout.
+        policy: computes the features.
+    """
+    known: dict[str, torch.Tensor | None] = {}
+    for prompt in prompts:
+        if prompt.id not in known:
+            known[prompt.id] = policy.image_features(prompt.images) if prompt.images else None
+    table, offsets = join_features([known[prompt.id] for prompt in prompts])
+    if table is None:
+        return batch
+    return replace(batch, token_ids=shift_ids(batch.token_ids, offsets, policy.vocabulary.size), image_features=table)
