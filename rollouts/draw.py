@@ -9,6 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
+    from unigrpo.rollouts.selection import Score
 
 ELEMENTS_PER_CHUNK = 1 << 25
 """Logits that exist at one time: rows go through the head in chunks of at most this many elements."""
@@ -21,7 +22,7 @@ class Draw:
     token_ids: torch.Tensor
     """[S] int64."""
     confidence: torch.Tensor
-    """[S] float32, nats: of the token under the guided distribution at temperature 1."""
+    """[S] float32: the order's score; without one the log-prob in nats, guided, at temperature 1."""
     logprobs: torch.Tensor
     """[S] float32, nats: of the token, un-tempered and unguided."""
 
@@ -35,6 +36,8 @@ def draw_tokens(
     temperature: float,
     guidance_scale: float,
     uniforms: torch.Tensor,
+    banned_id: int | None = None,
+    score: Score | None = None,
 ) -> Draw:
     """Draw one token at each position.
 
@@ -50,6 +53,8 @@ def draw_tokens(
         temperature: of the draw; it does not enter the confidence.
         guidance_scale: 0 is no guidance.
         uniforms: [S] float64 in (0, 1).
+        banned_id: never drawn; it keeps its share of the confidence and of the log-probs, as in the released samplers.
+        score: what an order looks at; None is the log-prob of the token.
     """
     size = policy.vocabulary.size if vocabulary_range is None else vocabulary_range[1] - vocabulary_range[0]
     rows = max(1, ELEMENTS_PER_CHUNK // size)
@@ -61,13 +66,21 @@ def draw_tokens(
         if unconditional is not None:
             base = policy.head(unconditional[chunk], vocabulary_range).float()
             guided = base + (1.0 + guidance_scale) * (logits - base)
-        drawn = _choose(guided, temperature, uniforms[chunk])
+        allowed = guided if banned_id is None else _without(guided, banned_id, vocabulary_range)
+        drawn = _choose(allowed, temperature, uniforms[chunk])
         confidence = _logprob(guided, drawn)
         logprobs = confidence if unconditional is None else _logprob(logits, drawn)
-        parts.append((drawn, confidence, logprobs))
+        parts.append((drawn, confidence if score is None else score(guided, drawn, temperature), logprobs))
     token_ids, confidence, logprobs = (torch.cat(column) for column in zip(*parts, strict=True))
     offset = 0 if vocabulary_range is None else vocabulary_range[0]
     return Draw(token_ids=token_ids + offset, confidence=confidence, logprobs=logprobs)
+
+
+def _without(logits: torch.Tensor, banned_id: int, vocabulary_range: tuple[int, int] | None) -> torch.Tensor:
+    start, stop = vocabulary_range or (0, logits.shape[-1])
+    if not start <= banned_id < stop:
+        return logits
+    return logits.index_fill(-1, torch.tensor([banned_id - start], device=logits.device), -torch.inf)
 
 
 def _choose(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Which of the masked positions a denoising step commits: one function an order, whatever the schedule and the family.
 
 Most orders score the drawn tokens by their logits, and the highest scores are committed; ``random`` takes the highest
-of noise, ``origin`` a coin a position. Letters: **S** masked positions, **V** ids that may be drawn, **n** rows, **B** positions of the block.
+of noise, ``origin`` a coin a position. Letters: **S** masked positions, **V** ids that may be drawn, **n** rows, **B**
+positions of the block.
 """
 
 from __future__ import annotations
