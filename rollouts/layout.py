@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from unigrpo.image_features import join_features, shift_ids
-from unigrpo.types import Canvas, Span
+from unigrpo.types import Canvas, Schedule, Span
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Vocabulary
@@ -23,7 +23,7 @@ class FillPlan:
     """[N, C] int64 columns of the span in each row."""
     num_denoising_steps: int
     block_length: int
-    schedule: Literal["linear", "cosine"]
+    schedule: Schedule
     vocabulary_range: tuple[int, int] | None
     is_text: bool
     first_step: int
@@ -87,7 +87,7 @@ def plan_of_ids(
     *,
     num_denoising_steps: int,
     block_length: int | None,
-    schedule: Literal["linear", "cosine"],
+    schedule: Schedule,
     vocabulary_range: tuple[int, int] | None,
     needs_twin: bool,
 ) -> Layout:

@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 
-Remasking = Literal[
-    "low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin", "sequential",
-    "low_confidence_static", "low_confidence_dynamic",
-]  # fmt: skip
-"""Every order, by the name of its function."""
+from unigrpo.types import Remasking
 
 Score = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 """From logits [S, V] (guided, un-tempered), drawn columns [S] and the draw's temperature to scores [S]."""

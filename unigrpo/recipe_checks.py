@@ -25,6 +25,8 @@ from unigrpo.settings import (
 from unigrpo.types import Task
 
 PICTURE_TASKS = ("understand", "imagine")
+NOISY_ORDERS = ("random", "origin")
+"""Orders that differ from row to row at temperature 0, too."""
 
 
 def problems_of_training(recipe: Recipe) -> list[str]:
@@ -155,7 +157,7 @@ def _sampling(sampling: SamplingSettings, task: str, key: str) -> Iterator[str]:
         yield from _square(length, f"{key}.completion_length")
         if block != length:
             yield f"{key}.block_length: a picture is one block; leave it out"
-    if sampling.temperature == 0 and sampling.remasking_temperature == 0 and sampling.remasking == "low_confidence":
+    if sampling.temperature == 0 and sampling.remasking_temperature == 0 and sampling.remasking not in NOISY_ORDERS:
         yield f"{key}.temperature: 0 makes all completions of a group equal, so that nothing is learnt; wanted more"
 
 

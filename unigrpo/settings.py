@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from unigrpo.types import Task
+from unigrpo.types import Remasking, Schedule, Task
 
 
 class Settings(BaseModel):
@@ -45,9 +45,9 @@ class SamplingSettings(Settings):
     block_length: int | None = Field(None, ge=1, description="null is one block.")
     temperature: float = Field(1.0, ge=0)
     guidance_scale: float = Field(0.0, ge=0)
-    remasking: Literal["low_confidence", "random"] = "low_confidence"
+    remasking: Remasking = Field("low_confidence", description="Which positions a step commits; origin commits each by itself, with the schedule's probability.")
     remasking_temperature: float = Field(0.0, ge=0)
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Schedule = Field("linear", description="How many a step: equal shares, MaskGIT's cosine, or Dream's timesteps.")
     restrict_vocabulary: bool = Field(True, description="Text tokens only for text, codes only for pictures; false is the reference text samplers' whole vocabulary.")
     stop_at_eos: bool = True
 

@@ -22,6 +22,13 @@ _TOLERANCE = 1e-9
 
 Task = Literal["reason", "understand", "imagine"]
 SpanKind = Literal["prompt", "image_slot", "text", "image_codes"]
+Schedule = Literal["linear", "cosine", "dream"]
+"""How many masked positions a denoising step commits."""
+Remasking = Literal[
+    "low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin", "sequential",
+    "low_confidence_static", "low_confidence_dynamic",
+]  # fmt: skip
+"""Which of them: an order, whatever the schedule and the family."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +79,7 @@ class Span:
     """Total over all blocks of the span."""
     block_length: int | None = None
     """Positions filled before the next block starts; None is one block."""
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Schedule = "linear"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
