@@ -36,6 +36,9 @@ NAME = "default"
 COPIED_FILES = (
     "generation_config.json",
     "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",

@@ -13,12 +13,12 @@ from unigrpo.models import weights
 from unigrpo.models.families import policy_family
 from unigrpo.models.folders import read_json, resolve_folder
 from unigrpo.models.text_policy import TextPolicy
-from unigrpo.models.tokenizer import TextTokenizer
+from unigrpo.models.tokenizer import TextTokenizer, has_tokenizer
 from unigrpo.models.vocabulary import resolve_vocabulary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 """What is downloaded of a hub id."""
 
 
@@ -47,12 +47,29 @@ def policy_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
+def stored_shapes(config: Mapping[str, Any], folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor as a folder's files hold it: a tied one once.
+
+    Args:
+        config: content of config.json.
+        folder: where the family's further config files are.
+    """
+    family = policy_family(config)
+    module = empty_module(family, family.complete_config(config, folder))
+    again = {name for names in weights.tied_names(module) for name in names[1:]}
+    return {
+        family.stored_name(name): tuple(tensor.shape)
+        for name, tensor in module.state_dict().items()
+        if name not in again
+    }
+
+
 def _find_tokenizer(folder: Path, tokenizer: str | Path | TextTokenizer | None) -> TextTokenizer | None:
     if isinstance(tokenizer, TextTokenizer):
         return tokenizer
     if tokenizer is not None:
         return TextTokenizer.from_folder(resolve_folder(tokenizer, files=HUB_FILES))
-    return TextTokenizer.from_folder(folder) if (folder / "tokenizer.json").is_file() else None
+    return TextTokenizer.from_folder(folder) if has_tokenizer(folder) else None
 
 
 def _check_device(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Text to ids and back, from a checkpoint's own tokenizer.json and chat template."""
+"""Text to ids and back, from a checkpoint's own tokenizer files and chat template."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unigrpo.models.byte_bpe import has_byte_bpe, read_byte_bpe
 from unigrpo.models.folders import read_json
 from unigrpo.types import Message
 
@@ -61,8 +62,13 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     return reading.result()
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder holds a tokenizer.json, or vocab.json and merges.txt."""
+    return (folder / "tokenizer.json").is_file() or has_byte_bpe(folder)
+
+
 class TextTokenizer:
-    """A tokenizer.json with its chat template. Never adds special tokens by itself."""
+    """A checkpoint's tokenizer with its chat template. Never adds special tokens by itself."""
 
     def __init__(
         self, tokenizer: Tokenizer, *, chat_template: str | None = None, bos_token: str = "", eos_token: str = ""
@@ -78,15 +84,16 @@ class TextTokenizer:
         """Return the tokenizer of a folder.
 
         Args:
-            folder: holds tokenizer.json, and the chat template in chat_template.jinja or tokenizer_config.json.
+            folder: holds tokenizer.json, or vocab.json and merges.txt; the chat template is in chat_template.jinja or
+                tokenizer_config.json.
 
         Raises:
-            FileNotFoundError: no tokenizer.json.
+            FileNotFoundError: neither.
             ValueError: one without a model.
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
-        if not path.is_file():
+        if not has_tokenizer(folder):
             raise FileNotFoundError(
                 f"{folder} has no tokenizer.json; copy the checkpoint's tokenizer files there, or give the folder that "
                 "has them as load_policy(tokenizer=FOLDER)"
@@ -94,7 +101,7 @@ class TextTokenizer:
         config_path = folder / "tokenizer_config.json"
         config = read_json(config_path) if config_path.is_file() else {}
         text_tokenizer = cls(
-            _read_tokenizer(path),
+            _read_tokenizer(path) if path.is_file() else read_byte_bpe(folder, config),
             chat_template=_read_template(folder, config),
             bos_token=_token_text(config.get("bos_token")),
             eos_token=_token_text(config.get("eos_token")),
