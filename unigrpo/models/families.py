@@ -31,13 +31,13 @@ FAMILIES: dict[str, str] = {
     "diffusion_gemma": "unigrpo.models.diffusion_gemma:DiffusionGemmaPolicy",
     "DiffusionGemmaForBlockDiffusion": "unigrpo.models.diffusion_gemma:DiffusionGemmaPolicy",
     "Showo": "unigrpo.models.showo:ShowoPolicy",
-    "bert": "unigrpo.models.bert:BertPolicy",
-    "modernbert": "unigrpo.models.bert:BertPolicy",
+    "bert": "unigrpo.models.masked_lm:MaskedLmPolicy",
+    "modernbert": "unigrpo.models.masked_lm:MaskedLmPolicy",
 }
 """Policy class by config.json's `model_type`, its first architecture, or (diffusers) its `_class_name`."""
 
 MASKED_LM = "ForMaskedLM"
-MASKED_LM_FAMILY = "unigrpo.models.bert:BertPolicy"
+MASKED_LM_FAMILY = "unigrpo.models.masked_lm:MaskedLmPolicy"
 """Any architecture of this ending is read through transformers' own class."""
 
 FOREIGN_TYPES = ("llama", "qwen2", "qwen3", "gpt2")
