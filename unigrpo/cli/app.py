@@ -10,6 +10,7 @@ import typer
 from unigrpo.cli.check import check
 from unigrpo.cli.evaluate import evaluate
 from unigrpo.cli.export import export
+from unigrpo.cli.make_tiny import make_tiny
 from unigrpo.cli.report import report
 from unigrpo.cli.resume import resume
 from unigrpo.cli.sample import sample
@@ -35,6 +36,7 @@ app.command("eval")(evaluate)
 app.command()(score)
 app.command()(report)
 app.command()(export)
+app.command("make-tiny")(make_tiny)
 
 
 def _version(is_asked: bool) -> None:

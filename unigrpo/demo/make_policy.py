@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,13 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> Tokenizer:
+def build_tokenizer(special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:
     """Return the tiny tokenizer: whole words, single characters and digits, and bytes for everything else.
 
     Any text survives encoding and decoding unchanged. Words come with and without a leading space.
+
+    Args:
+        special_tokens: of the family, after the text's tokens and before the tags of a thought.
     """
     words = [piece for word in dict.fromkeys(WORDS) for piece in (word, f" {word}")]
     characters = list(string.digits + string.ascii_letters + string.punctuation + " \n")
@@ -65,7 +69,7 @@ def build_tokenizer() -> Tokenizer:
     pieces += [(word, -9.0) for word in words]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in THINK_TAGS])
     return tokenizer
 

@@ -87,6 +87,11 @@ class TextPolicy(ABC):
         return stored
 
     @classmethod
+    def stored_name(cls, own: str) -> str:
+        """Return the files' name of a tensor of the body: the way back from `module_name`."""
+        return own
+
+    @classmethod
     def embedding_rows(cls, config: Mapping[str, Any]) -> int:
         """Return the rows of the embedding that a config.json asks for."""
         return int(config.get("embedding_size") or config["vocab_size"])

@@ -1,0 +1,40 @@
+"""``unigrpo make-tiny``: a random checkpoint of a family, of any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unigrpo.errors import UserError
+
+
+def make_tiny(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="llada, mmada, dream, sdar, llada_v, ...")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Values of config.json by their published keys."),
+    ] = None,
+    release: Annotated[str | None, typer.Option("--release", help="Sizes of a released checkpoint: 8b, ...")] = None,
+    layers: Annotated[int | None, typer.Option("--layers", min=1, help="Number of layers.")] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, help="Width of the hidden states.")] = None,
+    vocabulary: Annotated[int | None, typer.Option("--vocabulary", min=1, help="Rows of the embedding.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")] = "float32",
+    seed: Annotated[int, typer.Option("--seed", help="Of the weights.")] = 0,
+) -> None:
+    """Write a random checkpoint in a family's released layout, with tokenizer: for tests and dry runs."""
+    import yaml
+
+    from unigrpo.testing.make_tiny import make_tiny as write
+
+    pairs = [change.partition("=") for change in changes or []]
+    wrong = [key for key, sign, _ in pairs if not sign]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: wanted KEY=VALUE, such as n_layers=4")
+    write(
+        family, out, release=release, changes={key: yaml.safe_load(value) for key, _, value in pairs}, layers=layers,
+        width=width, vocabulary=vocabulary, dtype=dtype, seed=seed,
+    )  # fmt: skip
+    typer.echo(f"make-tiny: {out}")

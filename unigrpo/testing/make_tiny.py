@@ -1,0 +1,214 @@
+"""Write a random checkpoint of any family and any size, in the released layout, with a tokenizer.
+
+For tests, benchmarks and dry runs at the released sizes. The weights of a tensor depend on the seed and its name alone,
+so neither the order of the tensors nor the cut into shards changes them; no more than one shard is in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from unigrpo.errors import UserError
+from unigrpo.testing.tiny_families import TINY_FAMILIES, TinyFamily
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+SHARD_BYTES = 5_000_000_000
+"""Largest shard of the released checkpoints."""
+EMBEDDING = re.compile(r"(wte|embed_tokens|word_embeddings|tok_embeddings)\.weight$")
+GAINS = ("weight", "scale", "scalar")
+"""How vectors end that multiply, and so are near one; all others are near zero."""
+
+
+def make_tiny(
+    family: str,
+    out: Path,
+    *,
+    release: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    layers: int | None = None,
+    width: int | None = None,
+    vocabulary: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write the checkpoint's folder and return it.
+
+    Args:
+        family: a name of `TINY_FAMILIES`.
+        out: a new folder.
+        release: sizes of a released checkpoint, such as ``8b``.
+        changes: values of config.json by their published keys, dotted where nested; they win.
+        layers: number of layers.
+        width: of the hidden states.
+        vocabulary: rows of the embedding.
+        dtype: of the files, float32 or bfloat16.
+        seed: of the weights.
+        shard_bytes: a file holds at most this much, or one tensor.
+
+    Raises:
+        UserError: a family, size or key that is not known, or a vocabulary too small for the tokenizer.
+        FileExistsError: a folder that holds something.
+        ValueError: sizes that the family's code refuses.
+    """
+    if family not in TINY_FAMILIES:
+        raise UserError(f"there is no family {family!r}; wanted one of {', '.join(TINY_FAMILIES)}")
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype {dtype!r} is not written; wanted float32 or bfloat16")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is there already and not empty; name a new folder or delete it first")
+    entry = TINY_FAMILIES[family]
+    sizes = {entry.layers_key: layers, entry.width_key: width, **dict.fromkeys(entry.vocabulary_keys, vocabulary)}
+    given = {key: value for key, value in sizes.items() if value is not None} | dict(changes or {})
+    tokenizer = _tokenizer(entry)
+    config = _config(family, entry, tokenizer, release, given) | {"torch_dtype": dtype}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:  # a failure leaves nothing behind
+        whole = Path(partial) / "whole"
+        for name, content in {"config.json": config, **entry.files}.items():
+            path = whole / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _write_tokenizer(whole, entry, tokenizer)
+        _write_weights(whole, entry, config, dtype, seed, shard_bytes)
+        whole.replace(out)
+    return out
+
+
+def _tokenizer(entry: TinyFamily) -> Tokenizer:
+    from unigrpo.demo.make_policy import build_tokenizer
+
+    return build_tokenizer(entry.special_tokens)
+
+
+def _config(
+    family: str, entry: TinyFamily, tokenizer: Tokenizer, release: str | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return config.json: the entry's, the release's sizes, what was asked for, then the vocabulary and the ids."""
+    if release is not None and release not in entry.releases:
+        raise UserError(f"{family} has no release {release!r}; known are {', '.join(entry.releases) or 'none'}")
+    config: dict[str, Any] = copy.deepcopy(dict(entry.config))
+    length = tokenizer.get_vocab_size(with_added_tokens=True)
+    rows = -(-(length + 1) // 32) * 32 + entry.codebook_size
+    for key in entry.vocabulary_keys:
+        _set(config, key, rows)
+    strangers = [key for key in given if not _is_there(config, key)]
+    if strangers:
+        near = get_close_matches(strangers[0], config, n=3) or sorted(config)
+        raise UserError(f"config.json of {family} has no {', '.join(strangers)}; it has {', '.join(near)}")
+    for key, value in {**(entry.releases[release] if release else {}), **given}.items():
+        _set(config, key, value)
+        if value is None and key.startswith("_"):
+            config.pop(key)
+    short = {key: _get(config, key) for key in entry.vocabulary_keys if _get(config, key) < length}
+    if short:
+        raise UserError(f"config.json has {short}, but the tokenizer alone has {length} tokens; give more rows")
+    for key, token in entry.ids.items():
+        _set(config, key, tokenizer.token_to_id(token))
+    return config
+
+
+def _place(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        config = config[parent]
+    return config, leaf
+
+
+def _is_there(config: dict[str, Any], key: str) -> bool:
+    place: Any = config
+    for part in key.split("."):
+        if not isinstance(place, dict) or part not in place:
+            return False
+        place = place[part]
+    return True
+
+
+def _get(config: dict[str, Any], key: str) -> Any:
+    place, leaf = _place(config, key)
+    return place[leaf]
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    place, leaf = _place(config, key)
+    place[leaf] = value
+
+
+def _write_tokenizer(out: Path, entry: TinyFamily, tokenizer: Tokenizer) -> None:
+    tokenizer.save(str(out / "tokenizer.json"))
+    content = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 4096,
+        "clean_up_tokenization_spaces": False,
+        "bos_token": entry.bos_token,
+        "eos_token": entry.eos_token,
+        "pad_token": entry.eos_token,
+        "additional_special_tokens": list(entry.special_tokens),
+        "chat_template": entry.chat_template,
+    }
+    (out / "tokenizer_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_weights(
+    out: Path, entry: TinyFamily, config: Mapping[str, Any], dtype: str, seed: int, shard_bytes: int
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from unigrpo.models.loading import DTYPES, stored_shapes
+
+    shapes = stored_shapes(config, out)
+    is_tied = not any(name.endswith(("lm_head.weight", "transformer.ff_out.weight")) for name in shapes)
+    shards = list(_shards(shapes, torch.finfo(DTYPES[dtype]).bits // 8, shard_bytes))
+    names = [
+        f"{entry.weights}.safetensors" if len(shards) == 1 else
+        f"{entry.weights}-{number:05}-of-{len(shards):05}.safetensors"
+        for number in range(1, len(shards) + 1)
+    ]  # fmt: skip
+    for file_name, shard in zip(names, shards, strict=True):
+        tensors = {name: _drawn(name, shapes[name], seed, is_tied).to(DTYPES[dtype]) for name in shard}
+        save_file(tensors, out / file_name, metadata={"format": "pt"})
+    if len(shards) > 1:
+        weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        total = sum(math.prod(shape) for shape in shapes.values()) * torch.finfo(DTYPES[dtype]).bits // 8
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        path = out / f"{entry.weights}.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(shapes: Mapping[str, tuple[int, ...]], num_bytes: int, shard_bytes: int) -> Iterator[list[str]]:
+    shard: list[str] = []
+    filled = 0
+    for name, shape in shapes.items():
+        size = math.prod(shape) * num_bytes
+        if shard and filled + size > shard_bytes:
+            yield shard
+            shard, filled = [], 0
+        shard.append(name)
+        filled += size
+    yield shard
+
+
+def _drawn(name: str, shape: tuple[int, ...], seed: int, is_tied: bool) -> torch.Tensor:
+    """Return a float32 tensor: matrices keep a variance, embeddings have one of 1, gains are near 1, biases near 0."""
+    import torch
+
+    key = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "little"))
+    drawn = torch.randn(shape, generator=generator)
+    if len(shape) < 2:
+        return drawn.mul_(0.1).add_(1.0 if name.endswith(GAINS) else 0.0)
+    is_embedding = EMBEDDING.search(name) is not None and not is_tied
+    return drawn if is_embedding else drawn.mul_(math.prod(shape[1:]) ** -0.5)
