@@ -57,13 +57,23 @@ class Layout:
         return self.is_open.to(torch.int8).argmax(dim=1)
 
 
-def check_blocks(num_positions: int, num_denoising_steps: int, block_length: int | None) -> int:
+def check_blocks(
+    num_positions: int, num_denoising_steps: int, block_length: int | None, attention_block: int | None
+) -> int:
     """Return the block length.
+
+    Args:
+        num_positions: of the span.
+        num_denoising_steps: total over its blocks.
+        block_length: None is the attention's, or one block.
+        attention_block: of a block-causal policy, whose last block may be cut short; None is full attention.
 
     Raises:
         ValueError: if the span does not divide into blocks, or the steps over the blocks.
     """
-    block_length = num_positions if block_length is None else block_length
+    block_length = block_length or attention_block or num_positions
+    if attention_block is not None:
+        num_positions = -(-num_positions // block_length) * block_length
     if num_positions % block_length:
         raise ValueError(
             f"{num_positions} open positions do not divide into blocks of {block_length}; "
@@ -90,6 +100,7 @@ def plan_of_ids(
     schedule: Schedule,
     vocabulary_range: tuple[int, int] | None,
     needs_twin: bool,
+    attention_block: int | None = None,
 ) -> Layout:
     """Lay out plain rows: one span a row, from the first to the last mask token, of one length in all rows.
 
@@ -122,7 +133,7 @@ def plan_of_ids(
     plan = FillPlan(
         positions=first[:, None] + torch.arange(num_positions, device=device)[None],
         num_denoising_steps=num_denoising_steps,
-        block_length=check_blocks(num_positions, num_denoising_steps, block_length),
+        block_length=check_blocks(num_positions, num_denoising_steps, block_length, attention_block),
         schedule=schedule,
         vocabulary_range=vocabulary_range,
         is_text=vocabulary_range is None or vocabulary_range != vocabulary.image_range,
@@ -161,9 +172,13 @@ def _positions(token_ids: torch.Tensor, is_padding: torch.Tensor | None) -> torc
 
 
 def plans_of_canvases(
-    canvases: Sequence[Canvas], vocabulary: Vocabulary, device: torch.device, *, needs_twin: bool
-) -> Layout:
+    canvases: Sequence[Canvas], vocabulary: Vocabulary, device: torch.device, *, needs_twin: bool,
+    attention_block: int | None = None,
+) -> Layout:  # fmt: skip
     """Lay out canvases, padded on the right to the longest.
+
+    Under block-causal attention spans may differ in length, as each ends with a block; shorter ones repeat their last
+    position in the plan.
 
     Raises:
         ValueError: if there are none, their open spans differ, or guidance lacks a twin.
@@ -171,7 +186,7 @@ def plans_of_canvases(
     if not canvases:
         raise ValueError("no canvas to fill: give at least one")
     open_spans = [canvas.open_spans for canvas in canvases]
-    if len({tuple(_shape(span) for span in spans) for spans in open_spans}) != 1:
+    if len({tuple(_shape(span, attention_block) for span in spans) for spans in open_spans}) != 1:
         raise ValueError("canvases that are sampled together need the same open spans; sample each kind by itself")
     length = max(len(canvas.token_ids) for canvas in canvases)
     token_ids = torch.full((len(canvases), length), vocabulary.pad_token_id, dtype=torch.int64)
@@ -183,20 +198,22 @@ def plans_of_canvases(
         for span in canvas.open_spans:
             is_open[row, span.start : span.stop] = token_ids[row, span.start : span.stop] == vocabulary.mask_token_id
     plans, first_step = [], 0
-    for index, span in enumerate(open_spans[0]):
-        starts = torch.tensor([spans[index].start for spans in open_spans])
-        num_positions = span.stop - span.start
+    for column in zip(*open_spans, strict=True):
+        starts = torch.tensor([span.start for span in column])[:, None]
+        stops = torch.tensor([span.stop for span in column])[:, None]
+        span = max(column, key=lambda each: each.stop - each.start)
+        num_positions, num_steps = span.stop - span.start, span.num_denoising_steps
         plan = FillPlan(
-            positions=(starts[:, None] + torch.arange(num_positions)[None]).to(device),
-            num_denoising_steps=span.num_denoising_steps,
-            block_length=check_blocks(num_positions, span.num_denoising_steps, span.block_length),
+            positions=torch.minimum(starts + torch.arange(num_positions)[None], stops - 1).to(device),
+            num_denoising_steps=num_steps,
+            block_length=check_blocks(num_positions, num_steps, span.block_length, attention_block),
             schedule=span.schedule,
             vocabulary_range=span.vocabulary_range,
             is_text=span.kind == "text",
             first_step=first_step,
         )
         plans.append(plan)
-        first_step += span.num_denoising_steps
+        first_step += num_steps
     padding = is_padding.to(device) if bool(is_padding.any()) else None
     features, offsets = join_features([canvas.image_features for canvas in canvases])
     if features is not None:
@@ -212,9 +229,11 @@ def plans_of_canvases(
     )  # fmt: skip
 
 
-def _shape(span: Span) -> tuple[object, ...]:
-    steps = (span.num_denoising_steps, span.block_length, span.schedule)
-    return (span.kind, span.stop - span.start, span.vocabulary_range, *steps)
+def _shape(span: Span, attention_block: int | None) -> tuple[object, ...]:
+    size, steps = span.stop - span.start, span.num_denoising_steps
+    blocks = -(-size // (span.block_length or attention_block or size))
+    length = None if attention_block else size
+    return (span.kind, length, span.vocabulary_range, steps / blocks, span.block_length, span.schedule)
 
 
 def _twins(

@@ -131,14 +131,16 @@ class Learner:
             length = int(batch.lengths[rollout].max())
             is_padding = batch.is_padding[rollout, :length]
             is_scored = draw.is_scored[part, :length]
+            targets = batch.token_ids[rollout, :length]
             yield _Rows(
                 model_input=ModelInput(
                     token_ids=draw.noisy_ids[part, :length],
                     is_padding=is_padding if bool(is_padding.any()) else None,
                     image_features=batch.image_features,
                     prompt_lengths=prompt_lengths[rollout],
+                    clean_ids=targets,
                 ),
-                targets=batch.token_ids[rollout, :length],
+                targets=targets,
                 is_scored=is_scored,
                 range_index=batch.range_index[rollout, :length],
                 advantages=batch.advantages[rollout][:, None].expand(-1, length)[is_scored],

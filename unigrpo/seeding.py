@@ -38,17 +38,22 @@ def _mix(bits: torch.Tensor) -> torch.Tensor:
     return bits ^ _shift_right(bits, 31)
 
 
-def uniform(keys: torch.Tensor, counter: int, positions: torch.Tensor) -> torch.Tensor:
+def uniform(keys: torch.Tensor, counter: int | torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Return uniforms in the open interval (0, 1).
 
     Args:
         keys: [N] int64, one a row (see ``fold``).
-        counter: which draw of the row: a denoising step or an inner update, times the streams of the caller.
+        counter: which draw of the row: a denoising step or an inner update, times the streams of the caller; [N]
+            where the rows differ.
         positions: [L] or [N, L] int64.
 
     Returns:
         [N, L] float64, a function of (key, counter, position) only.
     """
-    row = _mix(keys.to(positions.device) + _signed(_GOLDEN_GAMMA * (2 * counter + 1)))
+    if isinstance(counter, int):
+        turn: int | torch.Tensor = _signed(_GOLDEN_GAMMA * (2 * counter + 1))
+    else:
+        turn = (2 * counter.to(positions.device) + 1) * _signed(_GOLDEN_GAMMA)  # wraps to the same 64 bits
+    row = _mix(keys.to(positions.device) + turn)
     bits = _mix(row[:, None] + (positions + 1) * _signed(_GOLDEN_GAMMA))
     return (_shift_right(bits, 11).double() + 0.5) * 2.0**-53

@@ -215,8 +215,9 @@ def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float) -> Ten
     device = policy.device
     noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=min_mask_ratio)
     is_padding = None if rows.is_padding is None else rows.is_padding.to(device)
-    model_input = ModelInput(token_ids=noisy.token_ids.to(device), is_padding=is_padding)
-    logprobs = token_logprobs(policy, model_input, rows.clean_ids.to(device), noisy.is_masked.to(device))
+    clean_ids = rows.clean_ids.to(device)
+    model_input = ModelInput(token_ids=noisy.token_ids.to(device), is_padding=is_padding, clean_ids=clean_ids)
+    logprobs = token_logprobs(policy, model_input, clean_ids, noisy.is_masked.to(device))
     if task == "imagine":
         return -logprobs.mean()
     weights = text_weights(noisy.is_masked, noisy.mask_prob, rows.is_open.sum(dim=1))

@@ -301,6 +301,10 @@ class ModelInput:
     """[F, D], of all rows together: row i stands at every token id that is the vocabulary's size + i."""
     prompt_lengths: torch.Tensor | None = None
     """[N] int64: positions before the first one that is generated; for families whose prompt sees only itself."""
+    clean_ids: torch.Tensor | None = None
+    """[N, L] int64: the tokens under the noise; a block-causal policy sees them in the blocks before each noisy one."""
+    block_length: int | None = None
+    """Of block-causal attention; None is the policy's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

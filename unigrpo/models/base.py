@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,3 +85,45 @@ class Policy(Protocol):
 
     def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
         """Return the picture of an image span's ids."""
+
+
+class KeyValueStore(Protocol):
+    """Keys and values of the positions of some rows, one slot a position."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing has been kept yet."""
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep the given rows [n], in their order; a row may come several times."""
+
+
+class BlockCausalPolicy(Policy, Protocol):
+    """A policy whose positions see their own block and the blocks before it; the grid starts at a row's first token.
+
+    That makes keys and values of finished blocks exact for good, so a sampler may keep them. ``hidden`` is block-causal
+    too. With ``clean_ids`` it gives what sampling saw: each block as in ``token_ids``, after the clean earlier blocks.
+    """
+
+    block_length: int
+    """Of the attention, where a ``ModelInput`` does not say otherwise."""
+
+    def new_cache(self, capacity: int) -> KeyValueStore:
+        """Return an empty store for rows of up to ``capacity`` positions; the first pass sets the number of rows."""
+
+    def hidden_cached(
+        self, model_input: ModelInput, cache: KeyValueStore, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return [n, C, D] of some positions of each row, given those before them, and keep theirs.
+
+        Args:
+            model_input: ids and positions [n, C]; whole blocks, in order, the last one to be written again until it is
+                finished. Padding stands at the end and is not kept.
+            cache: holds every earlier position.
+            rows: [n] rows of the cache; None is all.
+        """
+
+
+def is_block_causal(policy: Policy) -> TypeGuard[BlockCausalPolicy]:
+    """Return whether a policy's attention is block-causal, so that finished blocks can be kept."""
+    return hasattr(policy, "hidden_cached") and hasattr(policy, "block_length")
