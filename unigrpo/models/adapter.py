@@ -290,7 +290,7 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
 
 
 def _merged_state(policy: Policy) -> dict[str, Tensor]:
-    """Return all weights with the adapter, if any, added; the policy itself is left as it is."""
+    """Return all weights, tied ones once, with the adapter, if any, added; the policy itself is left as it is."""
     state: dict[str, Tensor] = {}
     for name, tensor in policy.module.state_dict().items():
         if ".lora_" not in name:
@@ -302,6 +302,10 @@ def _merged_state(policy: Policy) -> dict[str, Tensor]:
             delta = lora[f"{PREFIX}{target}.lora_B.weight"] @ lora[f"{PREFIX}{target}.lora_A.weight"]
             weight = state[f"{target}.weight"]
             state[f"{target}.weight"] = (weight.float() + scale * delta).to(weight.dtype)
+    for first, *others in weights.tied_names(policy.module):
+        for name in others:
+            if state[name].data_ptr() == state[first].data_ptr():
+                del state[name]
     return {name: state[name].cpu().contiguous() for name in sorted(state)}
 
 
