@@ -7,7 +7,7 @@ embedding in float32, half-split rotation, absolute positions, and no bias anywh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from unigrpo.models.text_policy import TextPolicy
 
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From a block's rotated keys and its values [N, L, H, W] to those that are attended to [N, L', H, W]."""
 LINEARS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
 """The linear layers of a block. The head is called ff_out, too, so that LoRA targets must be full names."""
 
@@ -149,13 +151,17 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(width, inner, bias=False)
         self.ff_out = nn.Linear(inner, width, bias=False)
 
-    def forward(self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor | None) -> Tensor:
-        """Return [N, L, D]; is_visible is [N, 1, 1, L] over keys, or None where every key is seen."""
+    def forward(
+        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor | None, extend: Extend | None = None
+    ) -> Tensor:
+        """Return [N, L, D]; is_visible broadcasts to [N, H, L, L'], None where every key is seen; see ``Extend``."""
         split = (*hidden.shape[:2], -1, self.head_width)
         normed = self.attn_norm(hidden)
         queries = _rotate(self.q_proj(normed).view(split), cos, signed_sin)
         keys = _rotate(self.k_proj(normed).view(split), cos, signed_sin)
         values = self.v_proj(normed).view(split)
+        if extend is not None:
+            keys, values = extend(keys, values)
         mixed = functional.scaled_dot_product_attention(
             queries.transpose(1, 2),
             keys.transpose(1, 2),
@@ -212,21 +218,37 @@ class Llada(nn.Module):
 
     def forward(self, token_ids: Tensor, is_padding: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Return [N, L, D] after the final norm; the arguments are the fields of ModelInput."""
-        transformer = self.model.transformer
-        hidden = transformer.wte(token_ids)
-        cos, signed_sin = self._rotary(token_ids, positions)
         is_visible = None
         if is_padding is not None and bool(is_padding.any()):
             # A row that is padding from end to end sees itself: no softmax over nothing, hence no NaN.
             is_visible = (~is_padding | is_padding.all(dim=1, keepdim=True))[:, None, None, :]
+        return self.through(self.model.transformer.wte(token_ids), is_visible, positions)
+
+    def through(
+        self,
+        hidden: Tensor,
+        is_visible: Tensor | None,
+        positions: Tensor | None,
+        extends: Sequence[Extend] | None = None,
+    ) -> Tensor:
+        """Return [N, L, D] after the final norm, from embedded tokens.
+
+        Args:
+            hidden: [N, L, D].
+            is_visible: boolean, broadcast to [N, H, L, L']; None is all keys.
+            positions: [N, L] rotary positions; None is 0..L-1.
+            extends: one a block; not with gradient.
+        """
+        transformer = self.model.transformer
+        cos, signed_sin = self._rotary(hidden, positions)
         is_recomputed = self.is_checkpointing and torch.is_grad_enabled()
-        for block in transformer.blocks:
+        for index, block in enumerate(transformer.blocks):
             if is_recomputed:
                 hidden = checkpoint(
                     block, hidden, cos, signed_sin, is_visible, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                hidden = block(hidden, cos, signed_sin, is_visible)
+                hidden = block(hidden, cos, signed_sin, is_visible, None if extends is None else extends[index])
         return transformer.ln_f(hidden)
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,10 +259,10 @@ class Llada(nn.Module):
         cos, sin = angles.cos(), angles.sin()
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
-    def _rotary(self, token_ids: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _rotary(self, hidden: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
         if positions is not None:
             return self._angles(positions)
-        length, device = token_ids.shape[1], token_ids.device
+        length, device = hidden.shape[1], hidden.device
         tables = self._tables.get(device)
         if tables is None or tables[0].shape[0] < length:
             # Tables made inside inference mode could not be saved for a later backward.

@@ -1,0 +1,234 @@
+"""What LLaVA-style families share: tower, projector and newline in the body, and prompts with pictures in their text.
+
+A picture becomes a run of features that stand where token embeddings would. Their ids lie beyond the vocabulary, so
+that a canvas, a rollout and a batch stay what they are for text. The tower, the projector and the newline never train:
+their features are computed once a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from unigrpo.models.layout import Piece, text_canvas
+from unigrpo.models.siglip import SiglipConfig, SiglipTower
+from unigrpo.models.text_policy import TextPolicy
+from unigrpo.models.tiles import TileSettings, cut_tiles, lay_out, pool
+from unigrpo.types import Message, ModelInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from unigrpo.settings import SamplingSettings
+    from unigrpo.types import Canvas, Prompt
+
+PICTURE = "<image>"
+"""Where a picture stands in the text of a message."""
+PLACEHOLDER = -200
+"""The id by which the reference marks a picture in token ids; ``logits`` takes it, too."""
+SYSTEM = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+"""The system message under which the families are trained; it stands where a prompt brings none."""
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+)
+"""The released template; it stands in where the tokenizer brings none."""
+KNOWN_TOWER = "so400m-patch14-384"
+"""Part of the names of the released towers, whose sizes are in no config.json of the families."""
+
+
+class VisionTower(nn.Module):
+    """The level that the released names call ``vision_tower`` twice."""
+
+    def __init__(self, config: SiglipConfig) -> None:
+        super().__init__()
+        self.vision_tower = SiglipTower(config)
+
+
+class Eye:
+    """A body's frozen picture part: the settings, and the way from a picture to its features.
+
+    Args:
+        model: the level of the body to which the released names give ``vision_tower``, ``mm_projector`` and
+            ``image_newline``; they are put on it.
+        config: content of config.json.
+        width: of the body.
+        pool_stride: by which the side of every tile is reduced after the projector.
+
+    Raises:
+        ValueError: a tower, a projector or a way of reading pictures that is not computed here.
+    """
+
+    def __init__(self, model: Any, config: Mapping[str, Any], width: int, pool_stride: int = 1) -> None:
+        if config.get("mm_projector_type") != "mlp2x_gelu":
+            raise ValueError(
+                f"config.json has mm_projector_type {config.get('mm_projector_type')!r}; this code computes mlp2x_gelu"
+            )
+        sizes = tower_config(config)
+        self._model, self._pool_stride = model, pool_stride
+        self.tiles = TileSettings.from_dict(config, sizes.image_size)
+        model.vision_tower = VisionTower(sizes)
+        model.mm_projector = nn.Sequential(nn.Linear(sizes.hidden_size, width), nn.GELU(), nn.Linear(width, width))
+        model.image_newline = nn.Parameter(torch.empty(width))
+        for part in (model.vision_tower, model.mm_projector, model.image_newline):
+            part.requires_grad_(False)
+
+    @torch.no_grad()
+    def features(self, picture: Image) -> Tensor:
+        """Return [F, D]: the picture as the body reads it."""
+        newline = self._model.image_newline
+        pixels = cut_tiles(picture, self.tiles).to(newline.device)
+        projected = self._model.mm_projector(self._model.vision_tower.vision_tower(pixels))
+        if self._pool_stride > 1:
+            projected = pool(projected, self._pool_stride)
+        return lay_out(projected, picture.size, self.tiles, newline)
+
+
+def tower_config(config: Mapping[str, Any]) -> SiglipConfig:
+    """Return the tower's sizes: those of ``vision_config``, else those of the released towers.
+
+    Raises:
+        ValueError: neither sizes nor the name of a known tower.
+    """
+    part = config.get("vision_config") or config.get("_tiny_vision")
+    if part is None and KNOWN_TOWER not in str(config.get("mm_vision_tower")):
+        raise ValueError(
+            f"config.json has mm_vision_tower {config.get('mm_vision_tower')!r}; its sizes are known for "
+            f"...{KNOWN_TOWER}: add them as vision_config (image_size, patch_size, hidden_size, intermediate_size, "
+            "num_hidden_layers_in_file, num_attention_heads)"
+        )
+    return SiglipConfig.from_dict(part or {})
+
+
+def embed(table: nn.Embedding, token_ids: Tensor, image_features: Tensor | None) -> Tensor:
+    """Return [N, L, D]: embeddings, and the features where ids lie beyond the table."""
+    if image_features is None:
+        return table(token_ids)
+    size = table.num_embeddings
+    is_picture = token_ids >= size
+    index = (token_ids - size).clamp(min=0)
+    return torch.where(is_picture[..., None], image_features[index], table(token_ids.masked_fill(is_picture, 0)))
+
+
+class LlavaPolicy(TextPolicy):
+    """Pictures and text in, text out, over several turns; a family says how its body is built and called."""
+
+    @classmethod
+    def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the config without a start id outside the vocabulary: the conversion script's, which nothing uses."""
+        given = super().complete_config(config, folder)
+        if (given.get("bos_token_id") or 0) >= cls.embedding_rows(given):
+            del given["bos_token_id"]
+        return given
+
+    def image_features(self, images: Sequence[Image]) -> Tensor | None:
+        """Return [F, D]: the features of a prompt's pictures, one after another; None without pictures."""
+        return torch.cat([self.module.eye.features(image) for image in images]) if images else None
+
+    def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
+        """Return the canvas of a conversation: its pictures stand where ``<image>`` does, else before their message.
+
+        Raises:
+            ValueError: a text-to-image prompt, no picture where the task needs one, or ``<image>`` as many times as
+                there are no pictures.
+        """
+        if prompt.task == "imagine" or (prompt.task == "understand") != bool(prompt.images):
+            raise ValueError(
+                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted reason "
+                "without pictures or understand with at least one"
+            )
+        features = [self.module.eye.features(image) for image in prompt.images]
+        pieces: list[Piece] = []
+        start = self.vocabulary.size
+        for number, ids in enumerate(self._text_chunks(prompt)):
+            if number:
+                stop = start + len(features[number - 1])
+                pieces.append((range(start, stop), "image_slot"))
+                start = stop
+            pieces.append((ids, None))
+        canvas = text_canvas(pieces, sampling, self.vocabulary)
+        return replace(canvas, image_features=torch.cat(features) if features else None)
+
+    def _text_chunks(self, prompt: Prompt) -> list[list[int]]:
+        """Return the ids of the text before, between and after the pictures, each chunk tokenized by itself."""
+        messages = [Message(role=message.role, text=_with_places(message)) for message in prompt.messages]
+        if messages[0].role != "system":
+            messages.insert(0, Message(role="system", text=SYSTEM))
+        tokenizer = self.text_tokenizer
+        template = CHAT_TEMPLATE if tokenizer.chat_template is None else None
+        chunks = tokenizer.render_chat(messages, template).split(PICTURE)
+        if len(chunks) != len(prompt.images) + 1:
+            raise ValueError(
+                f"the chat template shows {len(chunks) - 1} of the {len(prompt.images)} pictures of prompt "
+                f"{prompt.id!r}; wanted one that writes every message once"
+            )
+        return [tokenizer.encode(chunk) for chunk in chunks]
+
+    def logits(
+        self, token_ids: Tensor, is_padding: Tensor | None = None, images: Sequence[Image] | None = None
+    ) -> Tensor:
+        """Return [N, L', V]: head after hidden, for checks and small models.
+
+        Args:
+            token_ids: [N, L]; each id of ``PLACEHOLDER`` grows into the features of the next picture.
+            is_padding: [N, L] bool.
+            images: the pictures in the order of their placeholders, row by row; rows of unequal growth end in padding.
+
+        Raises:
+            ValueError: pictures and placeholders of different number.
+        """
+        num_places = int((token_ids == PLACEHOLDER).sum())
+        if num_places != len(images or ()):
+            raise ValueError(
+                f"{len(images or ())} pictures for {num_places} placeholders (id {PLACEHOLDER}): give one each"
+            )
+        if not images:
+            return super().logits(token_ids, is_padding)
+        grown = self._grow(token_ids, is_padding, [self.module.eye.features(image) for image in images])
+        return self.head(self.hidden(grown))
+
+    def _grow(self, token_ids: Tensor, is_padding: Tensor | None, features: Sequence[Tensor]) -> ModelInput:
+        counts = [len(part) for part in features]
+        start, rows, hidden_rows = self.vocabulary.size, [], []
+        for row, token_row in enumerate(token_ids.tolist()):
+            ids: list[int] = []
+            hides: list[bool] = []
+            for column, token in enumerate(token_row):
+                piece = [token]
+                if token == PLACEHOLDER:
+                    piece = list(range(start, start + counts.pop(0)))
+                    start += len(piece)
+                ids += piece
+                hides += [is_padding is not None and bool(is_padding[row, column])] * len(piece)
+            rows.append(torch.tensor(ids))
+            hidden_rows.append(torch.tensor(hides))
+        grown = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.vocabulary.pad_token_id)
+        hides_all = nn.utils.rnn.pad_sequence(hidden_rows, batch_first=True, padding_value=True)
+        device = token_ids.device
+        return ModelInput(
+            token_ids=grown.to(device),
+            is_padding=hides_all.to(device) if bool(hides_all.any()) else None,
+            image_features=torch.cat(list(features)),
+        )
+
+
+def _with_places(message: Message) -> str:
+    """Return a message's text with one ``<image>`` a picture: its own, or all before it on a line."""
+    num_places, num_images = message.text.count(PICTURE), len(message.images)
+    if num_images and not num_places:
+        return " ".join([PICTURE] * num_images) + "\n" + message.text
+    if num_places != num_images:
+        raise ValueError(
+            f"a message of the {message.role} has {num_images} pictures and {PICTURE} {num_places} times in its text; "
+            "wanted one each, or no mark at all"
+        )
+    return message.text
