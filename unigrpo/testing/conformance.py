@@ -1,15 +1,33 @@
-"""Does a class of yours keep its contract? Call these from your own tests; each raises with what was broken."""
+"""Does a class of yours keep its contract? Call these from your own tests; each raises with what was broken.
+
+`check_policy` and `check_sampler` need torch, which is imported when one of them is asked for.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unigrpo.rewards.plugin import AdaptedReward
+
+if TYPE_CHECKING:
+    from unigrpo.testing.policy_checks import check_policy, check_sampler
+
+
+__all__ = ["ConformanceError", "check_policy", "check_reward", "check_sampler"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a check of policies when it is first asked for."""
+    if name in ("check_policy", "check_sampler"):
+        from unigrpo.testing import policy_checks
+
+        return getattr(policy_checks, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
 
 
 class ConformanceError(AssertionError):

@@ -155,6 +155,7 @@ def _write_tokenizer(out: Path, entry: TinyFamily, tokenizer: Tokenizer) -> None
         "bos_token": entry.bos_token,
         "eos_token": entry.eos_token,
         "pad_token": entry.eos_token,
+        **({"mask_token": entry.mask_token} if entry.mask_token else {}),
         "additional_special_tokens": list(entry.special_tokens),
         "chat_template": entry.chat_template,
     }

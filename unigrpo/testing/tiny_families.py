@@ -50,6 +50,8 @@ class TinyFamily:
     chat_template: str
     bos_token: str
     eos_token: str
+    mask_token: str | None = None
+    """Named in tokenizer_config.json, where the family finds its ids there."""
     vocabulary_keys: tuple[str, ...] = ("vocab_size",)
     """Keys of config.json that hold the rows of the embedding."""
     layers_key: str = "num_hidden_layers"
@@ -143,6 +145,19 @@ LLADA2_RELEASES = {
         "moe_intermediate_size": 1024,
     },
 }  # fmt: skip
+BERT_TEXT: dict[str, Any] = {
+    "special_tokens": ("[PAD]", "[CLS]", "[SEP]", "[MASK]"),
+    "chat_template": BRACKETS,
+    "bos_token": "[CLS]",
+    "eos_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+BERT_BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+             "vocab_size": 30522}  # fmt: skip
+BERT_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+MODERNBERT_BASE = {"hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 12,
+                   "vocab_size": 50368}  # fmt: skip
+MODERNBERT_LARGE = {"hidden_size": 1024, "intermediate_size": 2624, "num_hidden_layers": 28, "num_attention_heads": 16}
 
 TINY_FAMILIES: dict[str, TinyFamily] = {
     "llada": TinyFamily(
@@ -244,6 +259,30 @@ TINY_FAMILIES: dict[str, TinyFamily] = {
     ),
     "llada21": TinyFamily(
         config=LLADA2_BODY | {"model_type": "llada21_moe"}, releases=LLADA2_RELEASES, **ROLE_TEXT
+    ),
+    "bert": TinyFamily(
+        config={
+            "architectures": ["BertForMaskedLM"], "model_type": "bert", "attention_probs_dropout_prob": 0.1,
+            "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": 64, "initializer_range": 0.02,
+            "intermediate_size": 128, "layer_norm_eps": 1e-12, "max_position_embeddings": 512,
+            "num_attention_heads": 4, "num_hidden_layers": 2, "tie_word_embeddings": True, "type_vocab_size": 2,
+        },
+        releases={"base": BERT_BASE, "large": BERT_BASE | BERT_LARGE},
+        **BERT_TEXT | {"ids": {"pad_token_id": "[PAD]"}},
+    ),
+    "modernbert": TinyFamily(
+        config={
+            "architectures": ["ModernBertForMaskedLM"], "model_type": "modernbert", "attention_bias": False,
+            "attention_dropout": 0.0, "classifier_activation": "gelu", "classifier_bias": False, "decoder_bias": True,
+            "embedding_dropout": 0.0, "global_attn_every_n_layers": 3, "global_rope_theta": 160000.0,
+            "hidden_activation": "gelu", "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 96,
+            "local_attention": 128, "local_rope_theta": 10000.0, "max_position_embeddings": 8192, "mlp_bias": False,
+            "mlp_dropout": 0.0, "norm_bias": False, "norm_eps": 1e-5, "num_attention_heads": 4,
+            "num_hidden_layers": 3, "tie_word_embeddings": True,
+        },
+        releases={"base": MODERNBERT_BASE, "large": MODERNBERT_BASE | MODERNBERT_LARGE},
+        **BERT_TEXT | {"ids": {"pad_token_id": "[PAD]", "cls_token_id": "[CLS]", "sep_token_id": "[SEP]",
+                               "eos_token_id": "[SEP]", "bos_token_id": "[CLS]"}},
     ),
 }  # fmt: skip
 """By the family's short name."""
