@@ -36,6 +36,7 @@ FAMILIES: dict[str, str] = {
 }
 """Policy class by config.json's `model_type`, its first architecture, or (diffusers) its `_class_name`."""
 
+MIXTURE_OF_EXPERTS = "LLaDAMoEModelLM"
 MASKED_LM = "ForMaskedLM"
 MASKED_LM_FAMILY = "unigrpo.models.masked_lm:MaskedLmPolicy"
 """Any architecture of this ending is read through transformers' own class."""
@@ -52,6 +53,8 @@ def family_name(config: Mapping[str, Any]) -> str:
     """
     model_type = config.get("model_type")
     architectures = list(config.get("architectures") or [])
+    if model_type == "llada" and MIXTURE_OF_EXPERTS in architectures:
+        model_type = None  # its own configuration class is called LLaDAConfig, and may have written LLaDA's type
     diffusers = [config["_class_name"]] if "_class_name" in config else []
     named = [model_type, *architectures, *diffusers]
     known = [FAMILIES[name] for name in named if name in FAMILIES]
