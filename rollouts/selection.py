@@ -14,6 +14,12 @@ import torch
 
 from unigrpo.types import Remasking
 
+DREAM_TOP_K = 50
+"""Dream's reference scores the 50 likeliest tokens: the default of the generation settings that it inherits.
+
+It draws among these alone, too. Here the draw is not cut, so that at temperature 1 tokens are the policy's own.
+"""
+
 Score = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 """From logits [S, V] (guided, un-tempered), drawn columns [S] and the draw's temperature to scores [S]."""
 
@@ -24,22 +30,30 @@ def low_confidence(logits: torch.Tensor, drawn: torch.Tensor, temperature: float
 
 
 def maskgit_plus(logits: torch.Tensor, drawn: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return the probability of the token at the draw's temperature (Dream's released sampler)."""
-    return low_confidence(_tempered(logits, temperature), drawn, 1.0).exp()
+    """Return the probability of the token at the draw's temperature (Dream's sampler); 0 beyond the likeliest 50."""
+    tempered, likeliest = _likeliest(logits, temperature)
+    chosen = tempered.gather(-1, drawn[:, None]).squeeze(-1)
+    probability = (chosen - torch.logsumexp(likeliest, dim=-1)).exp()
+    return torch.where(chosen < likeliest[:, -1], 0.0, probability)
 
 
 def entropy(logits: torch.Tensor, drawn: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return the negated entropy of the draw's distribution, in nats (Dream's released sampler)."""
-    logprobs = torch.log_softmax(_tempered(logits, temperature), dim=-1)
+    """Return the negated entropy of the likeliest 50 at the draw's temperature, in nats (Dream's sampler)."""
+    logprobs = torch.log_softmax(_likeliest(logits, temperature)[1], dim=-1)
     return (logprobs.exp() * logprobs).sum(dim=-1)
 
 
 def topk_margin(logits: torch.Tensor, drawn: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return how much likelier the likeliest token is than the next one (Dream's released sampler)."""
-    if logits.shape[-1] == 1:
-        return torch.ones_like(logits[:, 0])
-    best, second = torch.softmax(_tempered(logits, temperature), dim=-1).topk(2, dim=-1).values.unbind(dim=-1)
-    return best - second
+    """Return how much likelier the likeliest token is than the next one (Dream's sampler)."""
+    probabilities = torch.softmax(_likeliest(logits, temperature)[1], dim=-1)
+    second = probabilities[:, 1] if probabilities.shape[-1] > 1 else 0.0
+    return probabilities[:, 0] - second
+
+
+def _likeliest(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits at the draw's temperature, and the highest 50 of them in falling order."""
+    tempered = logits if temperature == 0 else logits / temperature
+    return tempered, tempered.topk(min(DREAM_TOP_K, logits.shape[-1]), dim=-1).values
 
 
 SCORES: dict[Remasking, Score] = {
@@ -92,7 +106,3 @@ def highest_or_above(
     """
     is_above = is_masked & (logprobs > math.log(threshold))
     return torch.where((is_above.sum(1) >= count)[:, None], is_above, highest(logprobs, is_masked, count))
-
-
-def _tempered(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    return logits if temperature == 0 else logits / temperature
