@@ -133,6 +133,24 @@ def visible_keys(is_padding: Tensor | None) -> Tensor | None:
     return (~is_padding | is_padding.all(dim=1, keepdim=True))[:, None, None, :]
 
 
+def attend(queries: Tensor, keys: Tensor, values: Tensor, is_visible: Tensor | None) -> Tensor:
+    """Return [N, H, L, W] of queries of that shape over keys and values [N, H', L', W] of as many or fewer heads.
+
+    Args:
+        queries: H heads.
+        keys: H' heads, each for H / H' query heads.
+        values: as the keys.
+        is_visible: boolean, broadcast to [N, H, L, L']; None where every key is seen.
+    """
+    num_groups = queries.shape[1] // keys.shape[1]
+    is_grouped = num_groups > 1
+    if is_grouped and is_visible is not None and queries.device.type == "cuda":
+        # With a mask the grouped form has no fused kernel there, and would hold all scores at once.
+        keys, values = (part.repeat_interleave(num_groups, dim=1) for part in (keys, values))
+        is_grouped = False
+    return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=is_visible, enable_gqa=is_grouped)
+
+
 class Attention(nn.Module):
     """Grouped attention over whatever keys are visible."""
 
@@ -141,7 +159,6 @@ class Attention(nn.Module):
         width, head = config.hidden_size, config.head_dim
         query_width, kv_width = head * config.num_attention_heads, head * config.num_key_value_heads
         self.layer, self.head_dim = layer, head
-        self.num_groups = config.num_attention_heads // config.num_key_value_heads
         self.q_proj = nn.Linear(width, query_width, bias=config.has_qkv_bias)
         self.k_proj = nn.Linear(width, kv_width, bias=config.has_qkv_bias)
         self.v_proj = nn.Linear(width, kv_width, bias=config.has_qkv_bias)
@@ -164,14 +181,7 @@ class Attention(nn.Module):
         values = self.v_proj(hidden).view(split).transpose(1, 2)
         if cache is not None:
             keys, values = cache.extend(self.layer, keys, values)
-        is_grouped = self.num_groups > 1
-        if is_grouped and is_visible is not None and hidden.device.type == "cuda":
-            # With a mask the grouped form has no fused kernel there, and would hold all scores at once.
-            keys, values = (part.repeat_interleave(self.num_groups, dim=1) for part in (keys, values))
-            is_grouped = False
-        mixed = functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=is_visible, enable_gqa=is_grouped
-        )
+        mixed = attend(queries, keys, values, is_visible)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -20,13 +20,15 @@ EPSILON = 1e-20
 
 
 class SoftmaxRouter(nn.Module):
-    """Softmax over all experts in float32, the K highest with their probabilities as they are: not renormalised.
+    """Softmax over all experts in float32, and the K highest with their probabilities.
 
-    As in LLaDA-MoE. The released name of its matrix is ``gate.weight``.
+    As in LLaDA-MoE, and, with the K weights divided by their sum, in Qwen3's layout. The released name of its matrix is
+    ``gate.weight``.
     """
 
-    def __init__(self, width: int, num_experts: int, num_chosen: int) -> None:
+    def __init__(self, width: int, num_experts: int, num_chosen: int, *, is_normalised: bool = False) -> None:
         super().__init__()
+        self.is_normalised = is_normalised
         _check_chosen(num_chosen, num_experts)
         self.weight = nn.Parameter(torch.empty(num_experts, width))
         self.num_chosen = num_chosen
@@ -35,7 +37,7 @@ class SoftmaxRouter(nn.Module):
         """Return the route of hidden states [T, D]."""
         probabilities = functional.linear(hidden, self.weight).float().softmax(dim=-1)
         weights, experts = probabilities.topk(self.num_chosen, dim=-1)
-        return experts, weights
+        return experts, weights / weights.sum(dim=-1, keepdim=True) if self.is_normalised else weights
 
 
 class GroupedSigmoidRouter(nn.Module):

@@ -1,0 +1,163 @@
+"""What block-diffusion families share: block-causal attention, its cache, and canvases that end with a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unigrpo.models.block_cache import BlockCache, in_same_block, narrowed, sees_block
+from unigrpo.models.decoder import Decoder, DecoderConfig
+from unigrpo.models.folders import read_json
+from unigrpo.models.text_policy import TextPolicy
+
+if TYPE_CHECKING:
+    from unigrpo.models.base import KeyValueStore, Vocabulary
+    from unigrpo.models.tokenizer import TextTokenizer
+    from unigrpo.settings import SamplingSettings
+    from unigrpo.types import Canvas, ModelInput, Prompt
+
+
+class BlockDecoder(Decoder):
+    """A decoder body that knows the block length it was trained with."""
+
+    def __init__(
+        self, config: DecoderConfig, block_length: int, make_mlp: Callable[[int], nn.Module | None] | None = None
+    ) -> None:
+        super().__init__(config, make_mlp)
+        self.block_length = block_length
+
+
+class BlockPolicy(TextPolicy):
+    """A policy (`unigrpo.models.base.BlockCausalPolicy`) whose body is a `BlockDecoder`.
+
+    The grid of blocks starts at a row's first token that is not padding, so a prompt shares its last block with the
+    completion, as in the released samplers.
+    """
+
+    module: BlockDecoder
+
+    def __init__(
+        self,
+        *,
+        module: BlockDecoder,
+        vocabulary: Vocabulary,
+        tokenizer: TextTokenizer | None = None,
+        source: str = "",
+        image_size: int = 512,
+    ) -> None:
+        super().__init__(
+            module=module, vocabulary=vocabulary, tokenizer=tokenizer, source=source, image_size=image_size
+        )
+        self.block_length = module.block_length
+        """Of the attention, where a ``ModelInput`` does not say otherwise."""
+
+    @property
+    def lora_targets(self) -> list[str]:
+        """Return the full names of the linear layers of every layer without head, router and routed experts."""
+        return [name for name in self.module.linear_names if ".experts." not in name]
+
+    @classmethod
+    def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the config with the id that ends a turn, the first one of generation_config.json, as its EOS."""
+        path = folder / "generation_config.json"
+        found = read_json(path).get("eos_token_id") if path.is_file() else None
+        ids = found if isinstance(found, list) else [found]
+        return dict(config) if not ids or ids[0] is None else dict(config) | {"eos_token_id": ids[0]}
+
+    def hidden(self, model_input: ModelInput) -> Tensor:
+        """Return [N, L, D] after the final norm, block-causal.
+
+        With clean ids each block is seen as it is in ``token_ids``, after the clean earlier blocks: one pass over rows
+        of 2 L, [noisy ; clean], as block-diffusion models are trained (BD3-LM, arXiv 2503.09573; SDAR, arXiv
+        2510.06303). That is what the sampler saw.
+        """
+        ids, is_padding = model_input.token_ids, model_input.is_padding
+        size = model_input.block_length or self.block_length
+        positions = _positions(model_input)
+        is_seen = sees_block(positions, positions, size)
+        if model_input.clean_ids is not None:
+            is_own = in_same_block(positions, positions, size)
+            upper = torch.cat((is_own, is_seen & ~is_own), dim=2)
+            lower = torch.cat((torch.zeros_like(is_own), is_seen), dim=2)
+            is_seen = torch.cat((upper, lower), dim=1)
+            ids = torch.cat((ids, model_input.clean_ids), dim=1)
+            positions = positions.repeat(1, 2)
+            is_padding = None if is_padding is None else is_padding.repeat(1, 2)
+        if is_padding is not None:
+            # A query without any key would be NaN: padding sees itself.
+            itself = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
+            is_seen = is_seen & ~is_padding[:, None, :] | itself & is_padding[:, :, None]
+        hidden: Tensor = self.module(ids, narrowed(is_seen), positions.expand(len(ids), -1))
+        return hidden[:, : model_input.token_ids.shape[1]]
+
+    def new_cache(self, capacity: int) -> BlockCache:
+        """Return an empty store for rows of up to ``capacity`` positions; the first pass sets the number of rows."""
+        return BlockCache(capacity)
+
+    def hidden_cached(self, model_input: ModelInput, cache: KeyValueStore, rows: Tensor | None = None) -> Tensor:
+        """Return [n, C, D] of some positions of each row, given those before them, and keep theirs.
+
+        Args:
+            model_input: ids and positions [n, C]; whole blocks, in order. Padding stands at the end and is not kept.
+            cache: holds every earlier position.
+            rows: [n] rows of the cache; None is all.
+        """
+        assert isinstance(cache, BlockCache)
+        positions, is_padding = _positions(model_input), model_input.is_padding
+        past_end = positions[:, -1:] + 1
+        slots = positions
+        if is_padding is not None:
+            past_end = (positions + 1).masked_fill(is_padding, 0).amax(dim=1, keepdim=True)
+            slots = positions.masked_fill(is_padding, cache.capacity)
+        num_keys = int(past_end.max())
+        keys = torch.arange(num_keys, device=positions.device)
+        is_seen = sees_block(positions, keys, model_input.block_length or self.block_length)
+        is_visible = narrowed(is_seen & (keys < past_end)[:, None, :])
+        window = cache.window(slots, num_keys, rows)
+        hidden: Tensor = self.module(model_input.token_ids, is_visible, positions, cache=window)
+        return hidden
+
+    def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
+        """Return chat-template ids and one open text span, which is lengthened to the end of its last block.
+
+        Raises:
+            ValueError: a task other than reason, pictures, another block length than the attention's, or denoising
+                steps that do not divide over the blocks.
+        """
+        size = self.block_length
+        if sampling.block_length not in (None, size):
+            raise ValueError(
+                f"sampling.block_length is {sampling.block_length}, and the attention of {self.source or 'the policy'} "
+                f"has blocks of {size}; leave it out, or set block_size in config.json if the checkpoint was trained so"
+            )
+        num_blocks = -(-sampling.completion_length // size)
+        if sampling.num_denoising_steps % num_blocks:
+            raise ValueError(
+                f"num_denoising_steps {sampling.num_denoising_steps} does not divide over {num_blocks} blocks of "
+                f"{size}; choose a multiple of {num_blocks}"
+            )
+        canvas = super().encode(prompt, sampling)
+        *given, span = canvas.spans
+        num_missing = -len(canvas.token_ids) % size
+        masks = np.full(num_missing, self.vocabulary.mask_token_id, dtype=np.int64)
+        stop = span.stop + num_missing
+        num_blocks_open = -(-(stop - span.start) // size)
+        steps = sampling.num_denoising_steps // num_blocks * num_blocks_open
+        span = replace(span, stop=stop, block_length=size, num_denoising_steps=steps)
+        return replace(canvas, token_ids=np.concatenate((canvas.token_ids, masks)), spans=(*given, span))
+
+
+def _positions(model_input: ModelInput) -> Tensor:
+    """Return [N or 1, L]: the given positions, or those among the row's tokens that are not padding."""
+    if model_input.positions is not None:
+        return model_input.positions
+    if model_input.is_padding is None:
+        length = model_input.token_ids.shape[1]
+        return torch.arange(length, device=model_input.token_ids.device)[None]
+    return ((~model_input.is_padding).long().cumsum(dim=1) - 1).clamp(min=0)
