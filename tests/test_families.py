@@ -2,29 +2,89 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from safetensors.torch import load_file
 
+from unigrpo.metrics import read_metrics
 from unigrpo.models import load_policy
+from unigrpo.recipe import load_recipe
 from unigrpo.testing.conformance import check_policy, check_sampler
 from unigrpo.testing.make_tiny import make_tiny
 from unigrpo.testing.tiny_families import TINY_FAMILIES
+from unigrpo.train import train
+
+TRAINED = [family for family in TINY_FAMILIES if family not in ("diffusion_gemma",)]
+REWARD = """
+def early_letters(*, prompts, completions):
+    return [sum(character in "abcdefghijklm" for character in text) for text in completions]
+"""
+RECIPE: dict[str, Any] = {
+    "num_steps": 3, "group_size": 4, "num_threads": 1, "policy": {"path": ".", "dtype": "float32"},
+    "lora": {"r": 2, "alpha": 4},
+    "tasks": {"reason": {"data": {"use": "unigrpo.demo.sums:Sums"}, "prompts_per_step": 2,
+                         "sampling": {"completion_length": 8, "num_denoising_steps": 4, "block_length": 4,
+                                      "stop_at_eos": False}}},
+    "rewards": {"letters": {"use": "rewards.py:early_letters"}},
+    "learner": {"lr": 0.01, "lr_schedule": "constant", "num_inner_updates": 2}, "rollouts": {"num_actors": 1},
+    "evaluate": {"enabled": False}, "checkpoint": {"every": 3},
+    "tracking": {"report": False, "tensorboard": False, "rollouts_every": 0},
+}  # fmt: skip
+
+
+Make = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Make:
     folder = tmp_path_factory.mktemp("checkpoints")
-    for family in TINY_FAMILIES:
-        make_tiny(family, folder / family)
-    return folder
+
+    @cache
+    def make(family: str) -> Path:
+        return make_tiny(family, folder / family)
+
+    return make
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
-def test_policy_keeps_its_contract(checkpoints: Path, family: str) -> None:
-    check_policy(checkpoints / family)
+def test_policy_keeps_its_contract(checkpoint: Make, family: str) -> None:
+    check_policy(checkpoint(family))
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
-def test_sampling_keeps_its_contract(checkpoints: Path, family: str) -> None:
-    check_sampler(load_policy(checkpoints / family, dtype="float32"))
+def test_sampling_keeps_its_contract(checkpoint: Make, family: str) -> None:
+    check_sampler(load_policy(checkpoint(family), dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("family", TRAINED)
+def test_three_steps_through_the_trainer_with_one_actor_move_the_adapter(checkpoint: Make, family: str) -> None:
+    folder = checkpoint(family)
+    (folder / "rewards.py").write_text(REWARD)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"name": family}))
+    run_dir = folder / "run"
+    summary = train(load_recipe(folder / "recipe.yaml"), run_dir)
+    assert (summary["status"], summary["num_steps"]) == ("finished", 3)
+    records = read_metrics(run_dir)
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert all(math.isfinite(record["grad_norm"]) and record["grad_norm"] > 0 for record in records)
+    (adapter,) = (run_dir / "checkpoints").rglob("adapter_model.safetensors")
+    moved = {name for name, tensor in load_file(adapter).items() if ".lora_B." in name and bool(tensor.any())}
+    targets = load_policy(folder, dtype="float32").lora_targets
+    assert moved == {f"base_model.model.{name}.lora_B.weight" for name in targets}
