@@ -118,3 +118,35 @@ def test_adapter_sits_on_seven_layers_a_block_and_starts_as_the_base() -> None:
     trained = {name: parameter for name, parameter in policy.module.named_parameters() if parameter.requires_grad}
     assert len(trained) == 28
     assert all(float(parameter.grad.abs().max()) > 0 for name, parameter in trained.items() if "lora_B" in name)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+def test_saved_adapter_loads_in_plain_peft_on_the_class_that_has_its_names(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from unigrpo.models.adapter import add_lora, save_adapter
+
+    policy = load_policy(GOLDEN, dtype="float32")
+    weights = {name: tensor.clone() for name, tensor in policy.module.state_dict().items()}
+    add_lora(policy, LoraSettings(r=4, alpha=8), seed=0)
+    for number, (name, parameter) in enumerate(policy.module.named_parameters()):
+        if "lora_B" in name:
+            parameter.fill_(0.01 * (1 + number % 3))
+    save_adapter(policy, tmp_path)
+    config = json.loads((GOLDEN / "config.json").read_text()) | {"model_type": "qwen2"}
+    for name in ("rope_theta", "rope_scaling"):
+        del config[name]
+    rope = {"rope_theta": 1000000.0, "rope_type": "default"}
+    with torch.random.fork_rng():
+        reference = Qwen2ForCausalLM(Qwen2Config(**config, rope_parameters=rope)).eval()
+    reference.load_state_dict(weights)
+    ids = torch.arange(24).view(2, 12)
+    everyone = torch.zeros(2, 1, 12, 12)
+    loaded = PeftModel.from_pretrained(reference, str(tmp_path))
+    found = loaded(ids, attention_mask=everyone).logits
+    wanted = policy.module.head(policy.module(ids))
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+    with loaded.disable_adapter():
+        assert (loaded(ids, attention_mask=everyone).logits - wanted).abs().max() > 0.01
