@@ -46,7 +46,7 @@ def draw_tokens(
     uniform a position, so that a draw depends on its own logits and uniform alone.
 
     Args:
-        policy: the model whose head is applied.
+        policy: the model whose head is applied; its ``banned_ids`` are not drawn, nor part of the confidence.
         hidden: [S, D] hidden states of the open positions.
         unconditional: [S, D] of the unconditional twin, or None without guidance.
         vocabulary_range: half-open range of ids that may be drawn; None is all of V.
@@ -66,21 +66,24 @@ def draw_tokens(
         if unconditional is not None:
             base = policy.head(unconditional[chunk], vocabulary_range).float()
             guided = base + (1.0 + guidance_scale) * (logits - base)
-        allowed = guided if banned_id is None else _without(guided, banned_id, vocabulary_range)
+        guided = _without(guided, getattr(policy, "banned_ids", ()), vocabulary_range, torch.finfo(guided.dtype).min)
+        allowed = guided if banned_id is None else _without(guided, (banned_id,), vocabulary_range, -torch.inf)
         drawn = _choose(allowed, temperature, uniforms[chunk])
         confidence = _logprob(guided, drawn)
-        logprobs = confidence if unconditional is None else _logprob(logits, drawn)
+        logprobs = confidence if guided is logits else _logprob(logits, drawn)
         parts.append((drawn, confidence if score is None else score(guided, drawn, temperature), logprobs))
     token_ids, confidence, logprobs = (torch.cat(column) for column in zip(*parts, strict=True))
     offset = 0 if vocabulary_range is None else vocabulary_range[0]
     return Draw(token_ids=token_ids + offset, confidence=confidence, logprobs=logprobs)
 
 
-def _without(logits: torch.Tensor, banned_id: int, vocabulary_range: tuple[int, int] | None) -> torch.Tensor:
+def _without(
+    logits: torch.Tensor, banned_ids: tuple[int, ...], vocabulary_range: tuple[int, int] | None, value: float
+) -> torch.Tensor:
+    """Return the logits with a value at the ids that are not to be drawn; the same tensor where there are none."""
     start, stop = vocabulary_range or (0, logits.shape[-1])
-    if not start <= banned_id < stop:
-        return logits
-    return logits.index_fill(-1, torch.tensor([banned_id - start], device=logits.device), -torch.inf)
+    columns = [banned_id - start for banned_id in banned_ids if start <= banned_id < stop]
+    return logits.index_fill(-1, torch.tensor(columns, device=logits.device), value) if columns else logits
 
 
 def _choose(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ class FillPlan:
     num_denoising_steps: int
     block_length: int
     schedule: Schedule
+    schedule_shift: float
     vocabulary_range: tuple[int, int] | None
     is_text: bool
     first_step: int
@@ -98,6 +99,7 @@ def plan_of_ids(
     num_denoising_steps: int,
     block_length: int | None,
     schedule: Schedule,
+    schedule_shift: float,
     vocabulary_range: tuple[int, int] | None,
     needs_twin: bool,
     attention_block: int | None = None,
@@ -135,6 +137,7 @@ def plan_of_ids(
         num_denoising_steps=num_denoising_steps,
         block_length=check_blocks(num_positions, num_denoising_steps, block_length, attention_block),
         schedule=schedule,
+        schedule_shift=schedule_shift,
         vocabulary_range=vocabulary_range,
         is_text=vocabulary_range is None or vocabulary_range != vocabulary.image_range,
         first_step=0,
@@ -208,6 +211,7 @@ def plans_of_canvases(
             num_denoising_steps=num_steps,
             block_length=check_blocks(num_positions, num_steps, span.block_length, attention_block),
             schedule=span.schedule,
+            schedule_shift=span.schedule_shift,
             vocabulary_range=span.vocabulary_range,
             is_text=span.kind == "text",
             first_step=first_step,
@@ -233,7 +237,8 @@ def _shape(span: Span, attention_block: int | None) -> tuple[object, ...]:
     size, steps = span.stop - span.start, span.num_denoising_steps
     blocks = -(-size // (span.block_length or attention_block or size))
     length = None if attention_block else size
-    return (span.kind, length, span.vocabulary_range, steps / blocks, span.block_length, span.schedule)
+    schedule = (span.schedule, span.schedule_shift)
+    return (span.kind, length, span.vocabulary_range, steps / blocks, span.block_length, *schedule)
 
 
 def _twins(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unigrpo.models.base import has_prefix
 from unigrpo.rollouts.schedules import (
     cosine_count,
     dream_count,
     expected_fraction,
     linear_counts,
+    mass_counts,
     remasking_temperatures,
 )
 from unigrpo.types import ModelInput
 
 if TYPE_CHECKING:
+    from unigrpo.models.base import Policy
     from unigrpo.rollouts.filling import Filling
     from unigrpo.rollouts.layout import FillPlan
     from unigrpo.types import Remasking, Schedule
@@ -24,12 +27,13 @@ if TYPE_CHECKING:
 class Recompute:
     """Fills the spans of all rows in order, block by block, each block over its share of the denoising steps."""
 
-    def __init__(self, filling: Filling) -> None:
-        """Take the rows to fill."""
+    def __init__(self, filling: Filling, *, use_cache: bool = False) -> None:
+        """Take the rows to fill; with the cache, prompts that see only themselves are computed once."""
         self.filling = filling
         self.layout = filling.layout
         self.prompt_lengths = filling.layout.prompt_lengths
         self.step = 0
+        self.kept = self._keep_prompts(filling.policy) if use_cache else None
 
     def fill(self, plan: FillPlan) -> None:
         """Fill one span of every row, block by block."""
@@ -50,7 +54,11 @@ class Recompute:
         """Run the steps of one block on the given rows; return the rows that go on to the next block."""
         filling, first_step = self.filling, self.step
         temperatures = remasking_temperatures(filling.how.remasking_temperature, num_steps, plan.schedule)
-        counts = linear_counts((filling.ids.gather(1, columns) == filling.mask).sum(1), num_steps)
+        num_masked = (filling.ids.gather(1, columns) == filling.mask).sum(1)
+        if plan.schedule in ("shift", "sine"):
+            counts = mass_counts(num_masked, num_steps, plan.schedule, plan.schedule_shift)
+        else:
+            counts = linear_counts(num_masked, num_steps)
         for step in range(num_steps):
             self.step = first_step + step
             is_masked = filling.ids[rows].gather(1, columns[rows]) == filling.mask
@@ -85,6 +93,19 @@ class Recompute:
         )  # fmt: skip
         filling.commit(rows, columns, is_committed, is_masked, draw, self.step)
 
+    def _keep_prompts(self, policy: Policy) -> Any | None:
+        """Return what the policy keeps of the prompts; None where it keeps nothing, or rows are padded in front."""
+        layout = self.layout
+        is_padded_in_front = layout.is_padding is not None and bool(layout.is_padding[:, 0].any())
+        if not has_prefix(policy) or layout.twin_ids is not None or is_padded_in_front:
+            return None
+        return policy.keep_prompts(
+            ModelInput(
+                token_ids=layout.token_ids, is_padding=layout.is_padding, image_features=layout.image_features,
+                prompt_lengths=self.prompt_lengths,
+            )
+        )  # fmt: skip
+
     def _hidden(
         self, rows: torch.Tensor, columns: torch.Tensor, is_masked: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -102,28 +123,32 @@ class Recompute:
                 ])  # fmt: skip
         self.filling.num_forward_rows += len(ids)
         lengths = self.prompt_lengths[rows]
-        hidden = self.filling.policy.hidden(
-            ModelInput(
-                token_ids=ids, is_padding=padding, image_features=layout.image_features,
-                prompt_lengths=lengths if layout.twin_ids is None else lengths.repeat(2),
-            )
+        model_input = ModelInput(
+            token_ids=ids, is_padding=padding, image_features=layout.image_features,
+            prompt_lengths=lengths if layout.twin_ids is None else lengths.repeat(2),
         )  # fmt: skip
         row, slot = is_masked.nonzero(as_tuple=True)
         column = columns[rows][row, slot]
+        if self.kept is not None and has_prefix(self.filling.policy):
+            answers = self.filling.policy.hidden_after(model_input, self.kept, rows)
+            return answers[row, column - lengths[row]], None
+        hidden = self.filling.policy.hidden(model_input)
         if layout.twin_ids is None:
             return hidden[row, column], None
         return hidden[row, column], hidden[row + len(rows), column]
 
 
 def _share(
-    schedule: Schedule, linear: torch.Tensor, is_masked: torch.Tensor, step: int, remasking: Remasking
+    schedule: Schedule, counts: torch.Tensor, is_masked: torch.Tensor, step: int, remasking: Remasking
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return [n] how many of the masked positions [n, B] a step commits, and for ``origin`` which fraction of them."""
-    num_masked, num_steps = is_masked.sum(dim=1), linear.shape[1]
+    num_masked, num_steps = is_masked.sum(dim=1), counts.shape[1]
+    if remasking == "origin" and schedule in ("shift", "sine"):
+        return num_masked, counts[:, step] / counts[:, step:].sum(dim=1).clamp(min=1)
     if remasking == "origin":
         return num_masked, expected_fraction(schedule, num_masked, is_masked.shape[1], step, num_steps)
     if schedule == "cosine":
         return cosine_count(num_masked, is_masked.shape[1], step, num_steps), None
     if schedule == "dream":
         return dream_count(num_masked, step, num_steps), None
-    return linear[:, step], None
+    return counts[:, step], None

@@ -57,6 +57,7 @@ def sample(
     unconditional_is_padding: torch.Tensor | None = None,
     vocabulary_range: tuple[int, int] | None = None,
     schedule: Schedule = "linear",
+    schedule_shift: float = 3.0,
     remasking_temperature: float = 0.0,
     threshold: float = 0.9,
     editing_threshold: float | None = None,
@@ -84,13 +85,15 @@ def sample(
         unconditional_is_padding: [N, L] bool; None takes the twin's picture-padding tokens where the policy has
             such a token, else ``is_padding``.
         vocabulary_range: half-open range of ids that may be drawn; None is the whole vocabulary.
-        schedule: "linear" (text), "cosine" (pictures) or "dream".
+        schedule: "linear" (text), "cosine" (pictures), "dream", "shift" or "sine" (LaViDa).
+        schedule_shift: of "shift".
         remasking_temperature: initial temperature of Gumbel noise on the scores.
         threshold: probability above which "low_confidence_dynamic" commits a token beyond the schedule's count.
         editing_threshold: probability above which a token that is there already is replaced by another while its block
             is worked on (LLaDA2.1); None is never. For block-causal policies.
         max_editing_rounds: passes over a block without masks, which end when one changes nothing.
-        use_cache: keep keys and values of finished blocks, where the policy is block-causal: same tokens, less work.
+        use_cache: keep keys and values of finished blocks, where the policy is block-causal, and of prompts that see
+            only themselves: same tokens, less work.
         stop_at_eos: stop a text span at its first EOS and fill the rest with EOS; tokens up to it are unchanged.
         seeds: [N] row seeds; None is 0..N-1.
 
@@ -105,7 +108,8 @@ def sample(
         layout = plan_of_ids(
             token_ids.to(device), is_padding, unconditional_ids, unconditional_is_padding, policy.vocabulary,
             num_denoising_steps=num_denoising_steps, block_length=block_length, schedule=schedule,
-            vocabulary_range=vocabulary_range, needs_twin=guidance_scale > 0, attention_block=attention_block,
+            schedule_shift=schedule_shift, vocabulary_range=vocabulary_range, needs_twin=guidance_scale > 0,
+            attention_block=attention_block,
         )  # fmt: skip
     else:
         if num_denoising_steps is not None or block_length is not None or vocabulary_range is not None:
@@ -147,6 +151,6 @@ def _fill(filling: Filling, use_cache: bool) -> None:
         return
     if filling.how.editing_threshold is not None:
         raise ValueError("editing_threshold is for block-causal policies; leave it out")
-    engine = Recompute(filling)
+    engine = Recompute(filling, use_cache=use_cache)
     for plan in plans:
         engine.fill(plan)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from unigrpo.types import Schedule
 
 DREAM_END = 1e-3
 """Where Dream's timesteps end."""
@@ -63,6 +67,43 @@ def dream_fraction(step: int, num_steps: int) -> torch.Tensor:
 def dream_count(num_masked: torch.Tensor, step: int, num_steps: int) -> torch.Tensor:
     """Return [N] int64: how many of ``num_masked`` [N] positions step ``step`` commits under Dream's timesteps."""
     return (num_masked.float() * dream_fraction(step, num_steps).to(num_masked.device)).long()
+
+
+def mass_counts(num_masked: torch.Tensor, num_steps: int, schedule: Schedule, shift: float) -> torch.Tensor:
+    """Return how many tokens each step commits, by a curve of how much is committed at a time t in [0, 1].
+
+    ``shift``: s t / (1 + (s - 1) t), read backwards, so that s > 1 starts slowly and s < 1 fast. ``sine``:
+    sin(pi t / 2) squared, slow at both ends, read backwards, too. A step commits at least one token; what that is too
+    much is taken from the first, second, ... step of the curve in turn (LaViDa, released sampler).
+
+    Args:
+        num_masked: [N] masked positions of each row.
+        num_steps: denoising steps.
+        schedule: shift or sine.
+        shift: s.
+
+    Returns:
+        [N, num_steps] int64, rows sum to ``num_masked``; with more steps than positions, ones first.
+    """
+    times = torch.linspace(0.0, 1.0, num_steps + 1)
+    curve = shift * times / (1.0 + (shift - 1.0) * times)
+    if schedule == "sine":
+        curve = (1.0 - torch.cos(math.pi * times)) / 2.0
+    rows = [_mass_counts(total, curve) for total in num_masked.tolist()]
+    return torch.tensor(rows, dtype=torch.int64, device=num_masked.device)
+
+
+def _mass_counts(total: int, curve: torch.Tensor) -> list[int]:
+    counts = (curve * total).long().diff().clamp(min=1).tolist()
+    if total < len(counts):
+        return [1] * total + [0] * (len(counts) - total)
+    surplus, step = sum(counts) - total, 0
+    while surplus:
+        if counts[step] > 1:
+            counts[step] -= 1
+            surplus -= 1
+        step = (step + 1) % len(counts)
+    return counts[::-1]
 
 
 def expected_fraction(

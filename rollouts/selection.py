@@ -56,10 +56,24 @@ def _likeliest(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, 
     return tempered, tempered.topk(min(DREAM_TOP_K, logits.shape[-1]), dim=-1).values
 
 
+def full_entropy(logits: torch.Tensor, drawn: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return the negated entropy over all ids at temperature 1, in nats (LaViDa's released sampler)."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    return (logprobs.exp() * logprobs).sum(dim=-1)
+
+
+def full_margin(logits: torch.Tensor, drawn: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return how much likelier the likeliest of all ids is than the next, at temperature 1 (LaViDa, dLLM-RL)."""
+    best = torch.softmax(logits, dim=-1).topk(min(2, logits.shape[-1]), dim=-1).values
+    return best[:, 0] - best[:, 1:].sum(dim=-1)
+
+
 SCORES: dict[Remasking, Score] = {
     "maskgit_plus": maskgit_plus,
     "entropy": entropy,
     "topk_margin": topk_margin,
+    "full_entropy": full_entropy,
+    "full_margin": full_margin,
 }
 """The orders that look at more of the logits than the drawn token's log-prob."""
 

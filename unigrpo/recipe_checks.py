@@ -149,7 +149,7 @@ def _sampling(sampling: SamplingSettings, task: str, key: str) -> Iterator[str]:
             f"{key}: num_denoising_steps {num_steps} does not divide over {length // block} blocks "
             f"(completion_length {length} / block_length {block}); wanted a multiple of {length // block}"
         )
-    if sampling.schedule == "linear" and num_steps > length:
+    if sampling.schedule in ("linear", "shift", "sine") and num_steps > length:
         yield f"{key}: num_denoising_steps {num_steps} is more than the {length} tokens there are to fill"
     if sampling.schedule == "cosine" and task != "imagine":
         yield f"{key}.schedule: cosine is the schedule of pictures; wanted linear for {task}"

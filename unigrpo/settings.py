@@ -47,7 +47,8 @@ class SamplingSettings(Settings):
     guidance_scale: float = Field(0.0, ge=0)
     remasking: Remasking = Field("low_confidence", description="Which positions a step commits; origin commits each by itself, with the schedule's probability.")
     remasking_temperature: float = Field(0.0, ge=0)
-    schedule: Schedule = Field("linear", description="How many a step: equal shares, MaskGIT's cosine, or Dream's timesteps.")
+    schedule: Schedule = Field("linear", description="How many a step: equal shares, MaskGIT's cosine, Dream's timesteps, LaViDa's shift or sine.")
+    schedule_shift: float = Field(3.0, gt=0, description="Of the shift schedule: above 1 it starts slowly, below 1 fast.")
     restrict_vocabulary: bool = Field(True, description="Text tokens only for text, codes only for pictures; false is the reference text samplers' whole vocabulary.")
     stop_at_eos: bool = True
 

@@ -22,11 +22,11 @@ _TOLERANCE = 1e-9
 
 Task = Literal["reason", "understand", "imagine"]
 SpanKind = Literal["prompt", "image_slot", "text", "image_codes"]
-Schedule = Literal["linear", "cosine", "dream"]
+Schedule = Literal["linear", "cosine", "dream", "shift", "sine"]
 """How many masked positions a denoising step commits."""
 Remasking = Literal[
     "low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin", "sequential",
-    "low_confidence_static", "low_confidence_dynamic",
+    "low_confidence_static", "low_confidence_dynamic", "full_entropy", "full_margin",
 ]  # fmt: skip
 """Which of them: an order, whatever the schedule and the family."""
 
@@ -80,6 +80,8 @@ class Span:
     block_length: int | None = None
     """Positions filled before the next block starts; None is one block."""
     schedule: Schedule = "linear"
+    schedule_shift: float = 3.0
+    """Of the ``shift`` schedule: above 1 it starts slowly, below 1 fast."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

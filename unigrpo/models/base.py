@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,6 +122,25 @@ class BlockCausalPolicy(Policy, Protocol):
             cache: holds every earlier position.
             rows: [n] rows of the cache; None is all.
         """
+
+
+class PrefixPolicy(Policy, Protocol):
+    """A policy whose prompt sees only the prompt, so that a sampler may compute it once."""
+
+    def keep_prompts(self, model_input: ModelInput) -> Any | None:
+        """Return keys and values of the prompts of N rows, equal prompts once; None where the prompt sees the answer.
+
+        Args:
+            model_input: rows whose prompts start at column 0, with ``prompt_lengths``.
+        """
+
+    def hidden_after(self, model_input: ModelInput, kept: Any, rows: torch.Tensor) -> torch.Tensor:
+        """Return [n, A, D] of the answers of rows [n], from whole rows [n, L]; each starts right after its prompt."""
+
+
+def has_prefix(policy: Policy) -> TypeGuard[PrefixPolicy]:
+    """Return whether a policy can keep what it computed of a prompt."""
+    return hasattr(policy, "keep_prompts") and hasattr(policy, "hidden_after")
 
 
 def is_block_causal(policy: Policy) -> TypeGuard[BlockCausalPolicy]:

@@ -43,6 +43,9 @@ class TextPolicy(ABC):
     untrainable_reason: ClassVar[str] = ""
     """Why the learner refuses the family; empty where it trains."""
 
+    banned_ids: tuple[int, ...] = ()
+    """Ids that the released sampler never draws; log-probs are of the distribution with them."""
+
     adapter: LoraSettings | None = None
     """The adapter that `unigrpo.models.adapter` put on, its targets as full names; None: all weights train."""
     revision: str | None = None
