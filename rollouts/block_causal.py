@@ -104,7 +104,7 @@ class BlockCausal:
         """Return [n, B, D]: the hidden states of each row's block, after whatever was not kept before it."""
         first = torch.zeros_like(start) if cache is None else self.num_kept[rows]
         is_long = stop - first > self.size
-        if cache is None or bool(is_long.all()) or not bool(is_long.any()):
+        if cache is None or cache.is_empty or bool(is_long.all()) or not bool(is_long.any()):
             return self._forward(rows, first, start, stop, cache, None)
         parts = [part.nonzero()[:, 0] for part in (is_long, ~is_long)]
         pieces = [self._forward(rows[p], first[p], start[p], stop[p], cache, p) for p in parts]

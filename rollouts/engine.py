@@ -87,6 +87,8 @@ def generate(policy: Policy, unit: WorkUnit, version: PolicyVersion) -> list[Rol
         guidance_scale=sampling.guidance_scale,
         remasking=sampling.remasking,
         remasking_temperature=sampling.remasking_temperature,
+        threshold=sampling.threshold,
+        editing_threshold=sampling.editing_threshold,
         stop_at_eos=sampling.stop_at_eos,
         seeds=unit.seeds,
     )

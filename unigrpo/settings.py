@@ -49,6 +49,8 @@ class SamplingSettings(Settings):
     remasking_temperature: float = Field(0.0, ge=0)
     schedule: Schedule = Field("linear", description="How many a step: equal shares, MaskGIT's cosine, Dream's timesteps, LaViDa's shift or sine.")
     schedule_shift: float = Field(3.0, gt=0, description="Of the shift schedule: above 1 it starts slowly, below 1 fast.")
+    threshold: float = Field(0.9, gt=0, lt=1, description="Probability above which low_confidence_dynamic commits a token, however many a step has already.")
+    editing_threshold: float | None = Field(None, gt=0, lt=1, description="Probability above which a token that is there is replaced while its block is worked on (LLaDA2.1, block-causal policies); null is never.")
     restrict_vocabulary: bool = Field(True, description="Text tokens only for text, codes only for pictures; false is the reference text samplers' whole vocabulary.")
     stop_at_eos: bool = True
 
@@ -219,6 +221,7 @@ class SftTaskSettings(Settings):
     batch_size: int = Field(ge=1)
     completion_length: int = Field(ge=1)
     weight: float = Field(1.0, gt=0)
+    masks: Literal["random", "complementary"] = Field("random", description="complementary: each row twice, with exactly the other tokens of its completion masked (LaViDa).")
     noise: float = Field(0.0, ge=0, le=1, description="Fraction of demonstrations that the source is to get wrong, so that a later stage has something to sharpen.")
 
 

@@ -49,6 +49,7 @@ def complete(policy: Any, canvas: Canvas, sampling: SamplingSettings, seed: int)
     out = sample(
         policy, [canvas], temperature=sampling.temperature, guidance_scale=sampling.guidance_scale,
         remasking=sampling.remasking, remasking_temperature=sampling.remasking_temperature,
+        threshold=sampling.threshold, editing_threshold=sampling.editing_threshold,
         stop_at_eos=sampling.stop_at_eos, seeds=[seed],
     )  # fmt: skip
     token_ids = out.token_ids[0].cpu().numpy()
