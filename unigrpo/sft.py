@@ -33,7 +33,7 @@ from unigrpo.run import ENVIRONMENT
 from unigrpo.run import environment as environment
 from unigrpo.settings import SftRecipe
 from unigrpo.sft_losses import text_weights
-from unigrpo.sft_rows import Demonstrations, RememberedCodes, Rows, add_noise
+from unigrpo.sft_rows import Demonstrations, RememberedCodes, Rows, add_noise, with_complement
 from unigrpo.sft_weights import load_training_state, save_training_state
 from unigrpo.types import ModelInput, Task
 
@@ -173,7 +173,8 @@ class _Training:
         metrics: dict[str, float] = {}
         total = 0.0
         for task, rows in rows_by_task.items():
-            loss = task_loss(self.policy, task, rows, self.recipe.min_mask_ratio)
+            is_complementary = self.recipe.tasks[task].masks == "complementary"
+            loss = task_loss(self.policy, task, rows, self.recipe.min_mask_ratio, is_complementary=is_complementary)
             weighted = self.recipe.tasks[task].weight * loss
             weighted.backward()
             metrics[f"loss/{task}"] = loss.item()
@@ -206,19 +207,27 @@ class _Training:
         )
 
 
-def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float) -> Tensor:
+def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float, *, is_complementary: bool = False) -> Tensor:
     """Return the loss of one task's rows, in nats; logits exist at the masked positions only.
 
     Text: the sum over masked tokens of cross-entropy / mask probability / answer length, averaged over rows (the
-    reference's loss with answer lengths). Pictures: the mean over all masked codes.
+    reference's loss with answer lengths). Pictures: the mean over all masked codes. Complementary masks: the mean over
+    the masked tokens of both halves, without weights (LaViDa's loss).
     """
     device = policy.device
     noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=min_mask_ratio)
-    is_padding = None if rows.is_padding is None else rows.is_padding.to(device)
+    if is_complementary:
+        rows, noisy = with_complement(rows, noisy, policy.vocabulary.mask_token_id)
     clean_ids = rows.clean_ids.to(device)
-    model_input = ModelInput(token_ids=noisy.token_ids.to(device), is_padding=is_padding, clean_ids=clean_ids)
+    model_input = ModelInput(
+        token_ids=noisy.token_ids.to(device),
+        is_padding=None if rows.is_padding is None else rows.is_padding.to(device),
+        clean_ids=clean_ids,
+        image_features=rows.image_features,
+        prompt_lengths=rows.prompt_lengths.to(device),
+    )
     logprobs = token_logprobs(policy, model_input, clean_ids, noisy.is_masked.to(device))
-    if task == "imagine":
+    if task == "imagine" or is_complementary:
         return -logprobs.mean()
     weights = text_weights(noisy.is_masked, noisy.mask_prob, rows.is_open.sum(dim=1))
     return -(weights.to(device) * logprobs).sum()

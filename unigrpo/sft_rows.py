@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from unigrpo.image_features import join_features, shift_ids
 from unigrpo.models.pictures import picture_to_pixels
 from unigrpo.seeding import fold, uniform
 from unigrpo.settings import SamplingSettings, SftTaskSettings
@@ -36,6 +37,13 @@ class Rows:
     """[N, L] bool; None where no row has any."""
     keys: torch.Tensor
     """[N] int64: keys the noise of each row."""
+    image_features: torch.Tensor | None = None
+    """[F, D] of all rows together, see ``ModelInput``."""
+
+    @property
+    def prompt_lengths(self) -> torch.Tensor:
+        """Return [N] int64: positions before the first open one."""
+        return self.is_open.to(torch.int8).argmax(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +96,10 @@ class Demonstrations:
         noise = 0.0 if is_clean else self._settings.noise
         prompts = [self._source[step * count + row] for row in range(count)]
         self._encode_together(prompts)
-        rows = [self._row(prompt, key, noise) for prompt, key in zip(prompts, keys, strict=True)]
+        canvases = [self._canvas(prompt) for prompt in prompts]
+        rows = [
+            self._row(prompt, canvas, key, noise) for prompt, canvas, key in zip(prompts, canvases, keys, strict=True)
+        ]
         length = max(len(clean) for clean, _, _ in rows)
         clean_ids = torch.full((count, length), self._policy.vocabulary.pad_token_id, dtype=torch.int64)
         is_open = torch.zeros(count, length, dtype=torch.bool)
@@ -98,17 +109,18 @@ class Demonstrations:
             is_open[number, : len(clean)] = torch.from_numpy(is_open_row)
             is_padding[number, : len(clean)] = torch.from_numpy(is_padding_row)
         has_padding = bool(is_padding.any())
+        features, offsets = join_features([canvas.image_features for canvas in canvases])
         return Rows(
-            clean_ids=clean_ids,
+            clean_ids=shift_ids(clean_ids, offsets, self._policy.vocabulary.size),
+            image_features=features,
             is_open=is_open,
             is_padding=is_padding if has_padding else None,
             keys=torch.tensor(keys),
         )
 
-    def _row(self, prompt: Prompt, key: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _row(self, prompt: Prompt, canvas: Canvas, key: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return clean ids [L], is_open [L] and is_padding [L] of one demonstration."""
         generator = np.random.default_rng(key)
-        canvas = self._canvas(prompt)
         completion = self._source.demonstration(prompt, generator, noise)
         is_open = np.zeros(len(canvas.token_ids), dtype=bool)
         for span in canvas.open_spans:
@@ -156,6 +168,26 @@ class Demonstrations:
         pixels = picture_to_pixels(picture, self._policy.image_size)
         codes = self._policy.image_tokenizer.encode(pixels[None].to(self._policy.device))[0]
         return codes.cpu().numpy() + self._policy.vocabulary.image_range[0]
+
+
+def with_complement(rows: Rows, noisy: NoisyRows, mask_token_id: int) -> tuple[Rows, NoisyRows]:
+    """Return 2N rows: the noisy ones, and each again with exactly the other tokens of its completion masked.
+
+    Every token of a completion is then learnt from in every step (LaViDa, arXiv 2505.16839, complementary masking).
+    """
+    is_masked = torch.cat((noisy.is_masked, rows.is_open & ~noisy.is_masked))
+    doubled = replace(
+        rows,
+        clean_ids=rows.clean_ids.repeat(2, 1),
+        is_open=rows.is_open.repeat(2, 1),
+        is_padding=None if rows.is_padding is None else rows.is_padding.repeat(2, 1),
+        keys=rows.keys.repeat(2),
+    )
+    return doubled, NoisyRows(
+        token_ids=doubled.clean_ids.masked_fill(is_masked, mask_token_id),
+        is_masked=is_masked,
+        mask_prob=torch.cat((noisy.mask_prob, 1.0 - noisy.mask_prob)),
+    )
 
 
 class RememberedCodes:

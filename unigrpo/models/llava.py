@@ -193,10 +193,17 @@ class LlavaPolicy(TextPolicy):
             )
         if not images:
             return super().logits(token_ids, is_padding)
-        grown = self._grow(token_ids, is_padding, [self.module.eye.features(image) for image in images])
-        return self.head(self.hidden(grown))
+        features = [self.module.eye.features(image) for image in images]
+        return self.head(self.hidden(self.grow(token_ids, is_padding, features)))
 
-    def _grow(self, token_ids: Tensor, is_padding: Tensor | None, features: Sequence[Tensor]) -> ModelInput:
+    def grow(self, token_ids: Tensor, is_padding: Tensor | None, features: Sequence[Tensor]) -> ModelInput:
+        """Return rows in which each ``PLACEHOLDER`` has become the ids of the next picture's features.
+
+        Args:
+            token_ids: [N, L].
+            is_padding: [N, L] bool.
+            features: [F, D] of each picture, in the order of the placeholders, row by row.
+        """
         counts = [len(part) for part in features]
         start, rows, hidden_rows = self.vocabulary.size, [], []
         for row, token_row in enumerate(token_ids.tolist()):
