@@ -326,7 +326,8 @@ def save_merged(policy: Policy, folder: str | Path) -> None:
     temporary = folder / f".{weights.WEIGHTS}.partial"
     save_file(state, temporary, metadata={"format": "pt"})
     temporary.replace(folder / weights.WEIGHTS)
-    config = read_config(policy.folder) | {"torch_dtype": str(next(iter(state.values())).dtype).removeprefix("torch.")}
+    config = policy.complete_config(read_config(policy.folder), policy.folder)
+    config["torch_dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     sources = [policy.folder]
     if policy.tokenizer is not None and policy.tokenizer.folder is not None:

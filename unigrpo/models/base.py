@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -61,6 +61,10 @@ class Policy(Protocol):
     @property
     def lora_targets(self) -> list[str]:
         """Return regular-expression-free full module names that LoRA wraps by default."""
+
+    @classmethod
+    def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return a folder's config with what the family keeps in other files there."""
 
     def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
         """Return the canvas of a prompt: chat template, image codes, open spans, the unconditional twin."""

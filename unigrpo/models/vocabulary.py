@@ -72,7 +72,7 @@ def _named_ids(
     token_text: Mapping[str, str],
 ) -> dict[str, int]:
     """Return every id that can be found: the caller's first, then config.json's, the tokenizer's, the release's."""
-    configured = {name: config.get(f"{name}_token_id") for name in ("mask", "eos", "pad", "bos")}
+    configured = {name: config.get(f"{name}_token_id") for name in ("mask", "eos", "pad", *SPECIAL)}
     ids: dict[str, int] = {}
     for name in ("mask", "eos", "pad", *SPECIAL):
         in_file = tokenizer.token_id(token_text[name]) if tokenizer and name in token_text else None
@@ -129,7 +129,7 @@ def resolve_vocabulary(
         raise ValueError(
             f"ids {outside} are not inside the embedding's 0:{size}; is the tokenizer of another checkpoint?"
         )
-    offset = given.get("image_offset", length)
+    offset = given.get("image_offset", config.get("image_offset", length))
     image_range = None
     if codebook_size is not None and offset is not None:
         image_range = (offset, offset + codebook_size)
