@@ -121,7 +121,7 @@ ROLE_TEXT: dict[str, Any] = {
     "eos_token": "<|endoftext|>",
 }
 LLADA2_BODY: dict[str, Any] = {
-    "attention_dropout": 0.0, "embedding_dropout": 0.0, "first_k_dense_replace": 1, "head_dim": 16,
+    "attention_dropout": 0.0, "block_size": 4, "embedding_dropout": 0.0, "first_k_dense_replace": 1, "head_dim": 16,
     "hidden_act": "silu", "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 96,
     "max_position_embeddings": 16384, "max_window_layers": 28, "moe_intermediate_size": 32,
     "moe_router_enable_expert_bias": True, "n_group": 4, "norm_head": False, "norm_softmax": False,
@@ -136,7 +136,7 @@ LLADA2_BODY: dict[str, Any] = {
 LLADA2_MINI = {
     "hidden_size": 2048, "num_hidden_layers": 20, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128,
     "rotary_dim": 64, "intermediate_size": 5120, "num_experts": 256, "num_experts_per_tok": 8,
-    "moe_intermediate_size": 512, "n_group": 8, "topk_group": 4, "vocab_size": 157184,
+    "moe_intermediate_size": 512, "n_group": 8, "topk_group": 4, "vocab_size": 157184, "block_size": 32,
 }  # fmt: skip
 LLADA2_RELEASES = {
     "mini": LLADA2_MINI,
