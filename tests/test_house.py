@@ -24,7 +24,7 @@ LAYERS = {
     ),
     2: (
         "estimators", "objectives", "models", "rewards", "data", "metrics", "alarms", "tracking", "checkpoint",
-        "sft_losses",
+        "likelihood", "sft_losses",
     ),
     3: ("rollouts", "sft_rows"),
     4: ("rollouts.actor", "rewards.worker", "learner"),
