@@ -32,19 +32,13 @@ class BlockCausal:
         """Take the rows to fill; without the cache each pass computes a row from its first token on.
 
         Raises:
-            ValueError: more denoising steps a block than it has positions, or guidance.
+            ValueError: more denoising steps a block than it has positions, or what only full attention has.
         """
         layout = filling.layout
         self.filling, self.policy, self.plan, self.use_cache = filling, policy, plan, use_cache
         self.size = plan.block_length
         self.num_steps = plan.num_denoising_steps // -(-plan.positions.shape[1] // self.size)
-        if self.num_steps > self.size:
-            raise ValueError(
-                f"{self.num_steps} denoising steps for a block of {self.size} positions: each commits at least one "
-                f"token, so give at most {self.size} a block"
-            )
-        if layout.twin_ids is not None:
-            raise ValueError("a block-causal policy is sampled without guidance: set guidance_scale to 0")
+        self._check()
         num_rows, length = filling.ids.shape
         is_padding = torch.zeros_like(filling.ids, dtype=torch.bool) if layout.is_padding is None else layout.is_padding
         self.length = length - is_padding.sum(dim=1)
@@ -64,6 +58,20 @@ class BlockCausal:
         """[N]: editing rounds that it has made there, passes without a mask."""
         self.num_kept = torch.zeros_like(self.block)
         """[N]: positions whose keys and values are kept: whole finished blocks."""
+
+    def _check(self) -> None:
+        if self.num_steps > self.size:
+            raise ValueError(
+                f"{self.num_steps} denoising steps for a block of {self.size} positions: each commits at least one "
+                f"token, so give at most {self.size} a block"
+            )
+        if self.filling.layout.twin_ids is not None:
+            raise ValueError("a block-causal policy is sampled without guidance: set guidance_scale to 0")
+        if self.plan.schedule != "linear" or self.filling.how.remasking_temperature > 0:
+            raise ValueError(
+                f"a block-causal policy is sampled with the linear schedule, not {self.plan.schedule!r}, and without "
+                f"remasking noise (remasking_temperature {self.filling.how.remasking_temperature})"
+            )
 
     def fill(self) -> None:
         """Fill the span of every row."""
@@ -164,7 +172,8 @@ class BlockCausal:
         is_done = ~(is_masked & ~is_committed).any(dim=1)
         if how.editing_threshold is not None:
             new_tokens = tokens.masked_scatter(is_drawn, draw.token_ids)
-            is_edited = is_open & ~is_masked & (new_tokens != tokens) & (confidence.exp() > how.editing_threshold)
+            is_sure = torch.zeros_like(is_drawn).masked_scatter(is_drawn, draw.logprobs.exp() > how.editing_threshold)
+            is_edited = is_open & ~is_masked & (new_tokens != tokens) & is_sure
             is_committed = is_committed | is_edited
             is_round = ~is_masked.any(dim=1)
             self.num_rounds[rows] += is_round.long()

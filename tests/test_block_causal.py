@@ -169,6 +169,8 @@ def test_mask_token_is_never_drawn_over_all_of_the_vocabulary(policy: SdarPolicy
         ({"num_denoising_steps": 5}, "multiple of 2"),
         ({"num_denoising_steps": 12}, "at most 4 a block"),
         ({"num_denoising_steps": 4, "remasking": "origin"}, "is for full attention"),
+        ({"num_denoising_steps": 4, "schedule": "cosine"}, "with the linear schedule, not 'cosine'"),
+        ({"num_denoising_steps": 4, "remasking_temperature": 1.0}, "without remasking noise"),
     ],
 )
 def test_impossible_settings_are_errors_that_say_what_is_wanted(

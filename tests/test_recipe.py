@@ -220,7 +220,7 @@ def test_supervised_recipe_is_checked_too(recipe_values: dict[str, Any], tmp_pat
         load_sft_recipe(path, ["tasks.imagine.completion_length=17"])
 
 
-@pytest.mark.parametrize("name", ["llada_gsm8k", "mmada_unified"])
+@pytest.mark.parametrize("name", ["llada_gsm8k", "mmada_unified", "sdar_gsm8k"])
 def test_recipe_of_released_checkpoints_is_sound_where_its_data_lies(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
