@@ -41,6 +41,7 @@ class Aesthetics:
 
     range = (0.0, 10.0)
     wanted_columns = ()
+    is_deterministic = True
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class ClipAlignment:
     """
 
     wanted_columns = ("images",)
+    is_deterministic = True
 
     def __init__(self, model: str, pretrained: str | None = None, *, scale: float = 1.0, device: str = "cpu") -> None:
         """Load the model, or take the one that another reward of this process holds.

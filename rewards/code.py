@@ -36,6 +36,7 @@ class Code:
 
     range = (0.0, 1.0)
     wanted_columns = COLUMNS
+    is_deterministic = True
 
     def __init__(
         self,

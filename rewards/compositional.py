@@ -42,6 +42,7 @@ class Compositional:
 
     range = (0.0, 1.0)
     wanted_columns = ("include", "exclude", "tag")
+    is_deterministic = True
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class Correctness:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ("answer",)
+    is_deterministic = True
 
     def __init__(
         self,

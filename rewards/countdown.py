@@ -71,6 +71,7 @@ class Countdown:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ("answer",)
+    is_deterministic = True
 
     def __init__(
         self,

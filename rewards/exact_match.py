@@ -41,6 +41,7 @@ class ExactMatch:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ("answer",)
+    is_deterministic = True
 
     def __init__(
         self, *, normalisation: Normalisation = "squad", sources: Collection[AnswerSource] = ALL_SOURCES

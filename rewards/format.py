@@ -61,6 +61,7 @@ class Format:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ()
+    is_deterministic = True
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class ImageReward:
     """
 
     wanted_columns = ()
+    is_deterministic = True
 
     def __init__(
         self,

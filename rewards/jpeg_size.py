@@ -29,6 +29,8 @@ class JpegSize:
         jpeg_size: {use: "unigrpo.rewards.jpeg_size:JpegSize", arguments: {direction: smaller}, tasks: [imagine]}
     """
 
+    is_deterministic = True
+
     def __init__(self, direction: Literal["smaller", "larger"] = "smaller", *, scale: float = 500.0) -> None:
         """Choose what is rewarded.
 

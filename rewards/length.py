@@ -25,6 +25,7 @@ class Length:
     range = (-1.0, 0.0)
     memory_limit_gb = 4.0
     wanted_columns = ()
+    is_deterministic = True
 
     def __init__(self, *, max_length: int, soft_margin: int, unit: LengthUnit = "tokens") -> None:
         """Set up.

@@ -45,6 +45,7 @@ class MultipleChoice:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ("answer", "choices")
+    is_deterministic = True
 
     def __init__(self, *, num_choices: int = 10, sources: Collection[AnswerSource] = ALL_SOURCES) -> None:
         """Set up.

@@ -35,6 +35,7 @@ class PickScore:
     """
 
     wanted_columns = ()
+    is_deterministic = True
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class Repetition:
 
     memory_limit_gb = 4.0
     wanted_columns = ()
+    is_deterministic = True
 
     def __init__(self, *, ngram_size: int = 3, max_penalty: float = -1.0, unit: RepetitionUnit = "tokens") -> None:
         """Set up.

@@ -112,6 +112,7 @@ class Scene:
     """
 
     range = (0.0, 1.0)
+    is_deterministic = True
 
     def __init__(self, *, exact_weight: float = 0.0) -> None:
         """Set the share of the value that only a picture without any mistake gets.

@@ -39,6 +39,7 @@ class Sudoku:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ("answer", "puzzle")
+    is_deterministic = True
 
     def __init__(self, *, needs_givens: bool = False) -> None:
         """Set up.

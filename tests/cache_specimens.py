@@ -1,6 +1,8 @@
 """Rewards that say how often they were called; worker processes load them by path."""
 
 import os
+import random
+from collections import Counter
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -12,6 +14,13 @@ def counted(completions, answer, counter, **columns):
     return [float(len(one)) if isinstance(one, str) else float(one.size[0]) for one in completions]
 
 
+counted.is_deterministic = True
+
+
+def says_nothing(completions, counter, **columns):
+    return counted(completions, None, counter)
+
+
 def fails_on_bomb(completions, counter, **columns):
     counted(completions, None, counter)
     if "bomb" in completions:
@@ -19,9 +28,15 @@ def fails_on_bomb(completions, counter, **columns):
     return [None if one == "none" else 1.0 for one in completions]
 
 
+fails_on_bomb.is_deterministic = True
+
+
 def logs(completions, log_metric, **columns):
     log_metric("number", len(completions))
     return [1.0] * len(completions)
+
+
+logs.is_deterministic = True
 
 
 def extras(completions, log_extra, **columns):
@@ -36,8 +51,19 @@ async def asks_somebody(completions, counter, **columns):
     return counted(completions, None, counter)
 
 
+def rarity(completions, **columns):
+    counts = Counter(completions)
+    return [1.0 / counts[completion] for completion in completions]
+
+
+def chance(completions, **columns):
+    generator = random.SystemRandom()
+    return [generator.random() for _ in completions]
+
+
 class Weights:
     range = (0.0, 10.0)
+    is_deterministic = True
     wanted_columns = ("answer",)
 
     def __init__(self, counter, fingerprint="a"):
@@ -45,6 +71,13 @@ class Weights:
 
     def __call__(self, *, completions, **columns):
         return counted(completions, None, self.counter)
+
+
+class Reweighted(Weights):
+    """A call of its own: what the base says is not of it."""
+
+    def __call__(self, *, completions, **columns):
+        return [value / len(completions) for value in super().__call__(completions=completions)]
 
 
 class Diversity:

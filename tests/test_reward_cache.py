@@ -85,6 +85,25 @@ def test_failures_and_none_are_not_kept(tmp_path):
     assert set(given) == {"bomb", "none"}
 
 
+def test_by_default_every_one_of_eight_equal_completions_is_scored():
+    settings = {"rarity": reward("rarity"), "chance": reward("chance")}
+    with RewardPool(settings) as pool:
+        table = pool.score(rollouts(["a"] * 8))
+        assert len(set(pool.score(rollouts(["a"] * 8)).values[:, 1]) - set(table.values[:, 1])) == 8
+    assert table.values[:, 0].tolist() == [1 / 8] * 8
+    assert len(set(table.values[:, 1])) == 8
+
+
+@pytest.mark.parametrize("name", ["says_nothing", "Reweighted"])
+@pytest.mark.parametrize(("settings", "num_scored"), [({}, 4), ({"cache": "memory"}, 1)])
+def test_what_says_nothing_is_kept_only_where_the_recipe_says_so(tmp_path, name, settings, num_scored):
+    counter = tmp_path / "count"
+    with RewardPool({"it": reward(name, counter, **settings)}) as pool:
+        for _ in range(2):
+            pool.score(rollouts(["a", "a"]))
+    assert len(lines(counter)) == num_scored
+
+
 @pytest.mark.parametrize(("name", "settings"), [("asks_somebody", {}), ("counted", {"cache": "off"})])
 def test_nothing_is_kept_of_a_reward_that_asks_somebody_or_where_the_recipe_says_off(tmp_path, name, settings):
     counter = tmp_path / "count"

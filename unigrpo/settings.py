@@ -108,7 +108,7 @@ class RewardSettings(Settings):
     placement: Literal["local", "ray"] = Field("local", description="Where its processes run: on this machine, or on nodes of the Ray cluster.")
     num_gpus: float = Field(0.0, ge=0, description="With placement: ray, GPUs of each process.")
     num_cpus: float = Field(1.0, ge=0, description="With placement: ray, CPUs of each process.")
-    cache: Literal["off", "memory", "disk"] | None = Field(None, description="Where values are kept, so that an equal completion is not scored again; null is in memory if the reward is deterministic, else off. Equal completions of one step are scored once anyway, if it is deterministic.")
+    cache: Literal["off", "memory", "disk"] | None = Field(None, description="Where values are kept, so that an equal completion is not scored again; null is in memory if the reward says `is_deterministic = True`, else off. Where values are kept, equal completions of one step are scored once, too.")
     cache_file: str | None = Field(None, description="With cache: disk, a SQLite file that runs may share.")
     max_failed_fraction: float = Field(0.2, ge=0, le=1, description="Failed completions of a step beyond which the run stops (from three).")
     on_error: Literal["mask", "value", "drop_group", "raise"] = Field("mask", description="What an infrastructure failure becomes.")

@@ -10,9 +10,6 @@ from typing import Any
 from unigrpo import __version__
 from unigrpo.rewards.plugin import AdaptedReward
 
-_NOT_OF_THE_ITEM_ALONE = ("completion_ids", "trainer_state", "log_extra")
-"""A reward that takes one of these may answer otherwise for an equal item, or do more than answer."""
-
 
 def needs_whole_groups(reward: AdaptedReward) -> bool:
     """Return whether its class says ``needs_whole_groups = True``: a call then never splits a group."""
@@ -22,18 +19,25 @@ def needs_whole_groups(reward: AdaptedReward) -> bool:
 def is_repeatable(reward: AdaptedReward) -> bool:
     """Return whether an item that was scored need not be scored again.
 
-    What ``is_deterministic`` of the class or function says, where it says it. Else not for a coroutine function, which
-    asks somebody else, and not for one that takes ``completion_ids``, ``trainer_state`` or ``log_extra``. Never where
-    an item's value depends on its group.
+    Only where the class or function says ``is_deterministic = True``: each value depends on its own item alone, not on
+    chance, on time or on the rest of the batch. What a base class says is of its own ``__call__``, not of one that a
+    subclass puts in its place. Never where an item's value depends on its group.
     """
-    if needs_whole_groups(reward):
-        return False
-    said = getattr(reward.target, "is_deterministic", None)
-    if said is not None:
-        return bool(said)
-    if inspect.iscoroutinefunction(reward.target) or inspect.iscoroutinefunction(type(reward.target).__call__):
-        return False
-    return not set(_NOT_OF_THE_ITEM_ALONE).intersection(inspect.signature(reward.target).parameters)
+    target = reward.target
+    is_said = bool(getattr(target, "is_deterministic", False)) and _is_of_its_call(target)
+    return is_said and not needs_whole_groups(reward)
+
+
+def _is_of_its_call(target: Any) -> bool:
+    """Return whether ``is_deterministic`` was said no further up than where ``__call__`` was written."""
+    if inspect.isroutine(target) or "is_deterministic" in getattr(target, "__dict__", {}):
+        return True
+    for kind in type(target).__mro__:
+        if "is_deterministic" in vars(kind):
+            return True
+        if "__call__" in vars(kind):
+            return False
+    return False
 
 
 def identity(reward: AdaptedReward) -> str:
