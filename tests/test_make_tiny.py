@@ -64,3 +64,24 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pyt
     assert "not empty" in capsys.readouterr().err
     assert run(["make-tiny", "llada", str(tmp_path / "x"), "n_layers"]) == 2
     assert "wanted KEY=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["missing", "special"])
+def test_a_tokenizer_that_loses_the_tags_of_a_thought_is_refused(tmp_path: Path, fault: str) -> None:
+    path = make_tiny("mmada", tmp_path / "policy") / "tokenizer.json"
+    content = json.loads(path.read_text())
+    if fault == "special":
+        content["added_tokens"][-1]["special"] = True
+    else:  # the vocabulary keeps no piece of it, neither characters nor bytes
+        content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "</think>"]
+        content["model"]["vocab"] = [piece for piece in content["model"]["vocab"] if piece[0] not in ("/", "<0x2F>")]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="policy loses </think>: encoded and decoded"):
+        load_policy(tmp_path / "policy", vocabulary={"mask_token_id": 1} if fault == "missing" else None)
+
+
+def test_image_codes_that_do_not_fit_behind_the_tokenizer_are_refused(tmp_path: Path) -> None:
+    path = make_tiny("mmada", tmp_path / "policy") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"codebook_size": 8192}))
+    with pytest.raises(ValueError, match=r"8192 image codes from id \d+ end at \d+, but the embedding has \d+ rows"):
+        load_policy(tmp_path / "policy")

@@ -270,6 +270,7 @@ def test_chat_template_of_a_folder_replaces_ours(policy: MmadaPolicy, tmp_path: 
         "<|startoftext|><|start_header_id|>user<|end_header_id|>\na<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n"
     )
     shutil.copytree(GOLDEN / "mmada_tiny", tmp_path / "copy", ignore=shutil.ignore_patterns("*.npz", "magvit_tiny"))
+    own._tokenizer.add_tokens(["<think>", "</think>"])
     own._tokenizer.save(str(tmp_path / "copy" / "tokenizer.json"))
     (tmp_path / "copy" / "chat_template.jinja").write_text("{{ messages[0].content }} left")
     loaded = load_policy(tmp_path / "copy", dtype="float32")

@@ -24,3 +24,7 @@ class RecipeError(UserError):
         else:
             text = "\n".join([f"{source}: {len(problems)} problems", *(f"  {problem}" for problem in problems)])
         super().__init__(text)
+
+
+class ConformanceError(AssertionError):
+    """A contract that is not kept: which, what was given and what was wanted."""

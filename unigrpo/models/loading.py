@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,19 @@ def _find_tokenizer(folder: Path, tokenizer: str | Path | TextTokenizer | None) 
     return TextTokenizer.from_folder(folder) if has_tokenizer(folder) else None
 
 
+def _check_text(tokenizer: TextTokenizer | None, required: Sequence[str]) -> None:
+    """Refuse tokenizer files that lose a text; a tokenizer that the caller made is the caller's business."""
+    if tokenizer is None or tokenizer.folder is None:
+        return
+    lost = [text for text in required if tokenizer.decode(tokenizer.encode(text)) != text]
+    if lost:
+        raise ValueError(
+            f"the tokenizer in {tokenizer.folder} loses {', '.join(lost)}: encoded and decoded, it does not come back, "
+            "so no reward would see it; it must be a token that is not special, or spelled by others. Give the "
+            "checkpoint's own files, or load_policy(tokenizer=FOLDER)"
+        )
+
+
 def _check_device(device: torch.device) -> None:
     if device.type != "cuda":
         return
@@ -123,6 +136,7 @@ def load_policy(
     config = family.complete_config(config, folder)
     module = empty_module(family, config)
     text_tokenizer = _find_tokenizer(folder, tokenizer)
+    _check_text(text_tokenizer, family.required_text)
     ids = resolve_vocabulary(
         config,
         size=family.embedding_rows(config),

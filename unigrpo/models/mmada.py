@@ -38,6 +38,8 @@ where the tokenizer brings none, and replaces the file's own in the release, as 
 class MmadaPolicy(LladaPolicy):
     """MMaDA behind the policy contract: text and pictures in, text or a picture out."""
 
+    required_text = ("<think>", "</think>")
+
     @classmethod
     def codebook_size(cls, config: Mapping[str, Any]) -> int | None:
         """Return the number of image codes of a config.json, 8192 where it is silent."""

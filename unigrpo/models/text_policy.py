@@ -39,6 +39,8 @@ class TextPolicy(ABC):
 
     token_text: ClassVar[Mapping[str, str]] = TOKEN_TEXT
     """The tokens by which the family's tokenizer file names the ids (mask, eos, ...)."""
+    required_text: ClassVar[tuple[str, ...]] = ()
+    """What the tokenizer must bring back from its own ids, such as the tags of a thought."""
     is_trainable: ClassVar[bool] = True
     untrainable_reason: ClassVar[str] = ""
     """Why the learner refuses the family; empty where it trains."""

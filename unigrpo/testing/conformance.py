@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unigrpo.errors import ConformanceError
 from unigrpo.rewards.plugin import AdaptedReward
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(policy_checks, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
-
-
-class ConformanceError(AssertionError):
-    """A contract that is not kept: which, what was given and what was wanted."""
 
 
 def check_reward(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import ConformanceError
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import (
     adapter_disabled,
@@ -22,7 +23,6 @@ from unigrpo.models.adapter import (
 )
 from unigrpo.rollouts.sampler import SampleOutput, sample
 from unigrpo.settings import LoraSettings
-from unigrpo.testing.conformance import ConformanceError
 from unigrpo.types import ModelInput
 
 if TYPE_CHECKING:
