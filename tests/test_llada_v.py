@@ -12,11 +12,12 @@ from llava_specimens import PICTURES, Golden, sampling_of
 from PIL import Image
 
 from unigrpo.models import load_policy
+from unigrpo.models.adapter import add_lora
 from unigrpo.models.llava import PLACEHOLDER, SYSTEM, Eye, embed, tower_config
 from unigrpo.models.siglip import SiglipConfig
 from unigrpo.models.tiles import cut_tiles
 from unigrpo.rollouts import sample
-from unigrpo.settings import SamplingSettings
+from unigrpo.settings import LoraSettings, SamplingSettings
 from unigrpo.sft_losses import loss_lm, text_mask_prob
 from unigrpo.testing.make_tiny import make_tiny
 from unigrpo.types import Message, ModelInput, Prompt, Span
@@ -210,6 +211,8 @@ def test_the_eye_is_not_among_what_trains_or_takes_lora(policy) -> None:
     trained = {name for name, weight in policy.module.named_parameters() if weight.requires_grad}
     assert trained and not any("vision_tower" in name or "projector" in name or "newline" in name for name in trained)
     assert not any("vision" in name for name in policy.lora_targets)
+    with pytest.raises(ValueError, match="no linear layer"):
+        add_lora(policy, LoraSettings(targets=["model.mm_projector.0"]), seed=0)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from unigrpo.data import COLUMN_NAMES, check_jsonl
 from unigrpo.errors import UserError
-from unigrpo.models.folders import HUB_ID, resolve_folder
+from unigrpo.models.folders import HUB_ID, read_json, resolve_folder
 from unigrpo.references import locate
 from unigrpo.reward_checks import composition_problems
 from unigrpo.settings import (
@@ -25,6 +25,8 @@ from unigrpo.settings import (
 from unigrpo.types import Task
 
 PICTURE_TASKS = ("understand", "imagine")
+PIXEL_FAMILIES = ("llada-v", "lavida")
+"""Parts of the names under which families with a vision tower are published."""
 NOISY_ORDERS = ("random", "origin")
 """Orders that differ from row to row at temperature 0, too."""
 
@@ -70,12 +72,25 @@ def is_hub_id(path: str) -> bool:
     return bool(HUB_ID.match(path)) and not Path(path).exists()
 
 
+def reads_pixels(path: str) -> bool:
+    """Return whether a checkpoint has a vision tower of its own, so that its picture questions need no image codes.
+
+    Args:
+        path: a folder, whose config.json tells; ``asset:NAME``; or a hub id, whose name does.
+    """
+    if is_hub_id(path):
+        return any(name in path.lower() for name in PIXEL_FAMILIES)
+    file = (Path(path) if not path.startswith("asset:") else resolve_folder(path)) / "config.json"
+    return file.is_file() and "mm_vision_tower" in read_json(file)
+
+
 def _policy(settings: PolicySettings, tasks: set[str]) -> Iterator[str]:
     yield from _folder(settings.path, "policy.path", "config.json", "a checkpoint")
     if settings.image_tokenizer is not None:
         yield from _folder(settings.image_tokenizer, "policy.image_tokenizer", "*.safetensors", "an image tokenizer")
     else:
-        for task in sorted(tasks.intersection(PICTURE_TASKS)):
+        needing = tasks.intersection(PICTURE_TASKS) - ({"understand"} if reads_pixels(settings.path) else set())
+        for task in sorted(needing):
             yield f"policy.image_tokenizer: missing; the task {task} needs one to turn pictures into codes"
     if settings.adapter is not None:
         yield from _folder(settings.adapter, "policy.adapter", "adapter_model.safetensors", "a PEFT adapter")

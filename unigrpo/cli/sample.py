@@ -65,7 +65,12 @@ def sample(
 ) -> None:
     """Sample one completion from a policy."""
     is_picture = task in (Kind.imagine, Kind.inpaint, Kind.extrapolate)
-    _check_options(task, prompt, image, mask, box, image_tokenizer, out)
+    from unigrpo.recipe_checks import reads_pixels
+
+    needs_codes = task is not Kind.reason and not (task is Kind.understand and reads_pixels(model))
+    if needs_codes and image_tokenizer is None:
+        raise UserError(f"--task {task.value} needs --image-tokenizer: the folder or hub id of the MAGVIT-v2 tokenizer")
+    _check_options(task, prompt, image, mask, box, out)
     _check_places(is_picture, length, out)
     region = mask if box is None else parse_box(box)
     settings = _settings(is_picture, length, steps, block_length, temperature, guidance)
@@ -88,14 +93,11 @@ def sample(
 
 
 def _check_options(
-    task: Kind, prompt: str, image: Path | None, mask: Path | None, box: str | None, image_tokenizer: str | None,
-    out: Path | None,
-) -> None:  # fmt: skip
+    task: Kind, prompt: str, image: Path | None, mask: Path | None, box: str | None, out: Path | None
+) -> None:
     """Refuse options that a task lacks or has no use for, before anything heavy is loaded."""
     if not prompt and task is not Kind.extrapolate and task is not Kind.inpaint:
         raise UserError(f"--task {task.value} needs --prompt TEXT")
-    if task is not Kind.reason and image_tokenizer is None:
-        raise UserError(f"--task {task.value} needs --image-tokenizer: the folder or hub id of the MAGVIT-v2 tokenizer")
     needs_image = task in (Kind.understand, Kind.inpaint, Kind.extrapolate)
     if needs_image != (image is not None):
         raise UserError(f"--task {task.value} {'needs' if needs_image else 'takes no'} --image")
@@ -172,7 +174,7 @@ def _write(made: str | Image, out: Path | None) -> None:
         return
     temporary = out.with_name(f".{out.name}.part")
     if isinstance(made, str):
-        temporary.write_text(made, encoding="utf-8")
+        temporary.write_text(made, encoding="utf-8", errors="backslashreplace")
     else:
         made.save(temporary, format="PNG")
         typer.echo(f"picture: {out} ({made.width} x {made.height})")

@@ -51,7 +51,11 @@ def _target_names(policy: Policy, targets: list[str] | None) -> list[str]:
     """Return full module names; a short name means the layers of that name in the blocks."""
     if targets is None:
         return policy.lora_targets
-    linears = [name for name, layer in policy.module.named_modules() if isinstance(layer, nn.Linear)]
+    linears = [
+        name
+        for name, layer in policy.module.named_modules()
+        if isinstance(layer, nn.Linear) and not getattr(layer, "is_frozen", False)
+    ]
     names: list[str] = []
     for target in targets:
         found = [target] if target in linears else [name for name in policy.lora_targets if name.endswith("." + target)]

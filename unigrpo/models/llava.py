@@ -81,6 +81,8 @@ class Eye:
         model.image_newline = nn.Parameter(torch.empty(width))
         for part in (model.vision_tower, model.mm_projector, model.image_newline):
             part.requires_grad_(False)
+        for layer in (*model.vision_tower.modules(), *model.mm_projector.modules()):
+            layer.is_frozen = True  # an adapter there would never get a gradient
 
     @torch.no_grad()
     def features(self, picture: Image) -> Tensor:
