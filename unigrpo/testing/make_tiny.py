@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
+CONFIG = "config.json"
 SHARD_BYTES = 5_000_000_000
 """Largest shard of the released checkpoints."""
 EMBEDDING = re.compile(r"(wte|embed_tokens|word_embeddings|tok_embeddings)\.weight$")
@@ -73,16 +74,17 @@ def make_tiny(
     sizes = {entry.layers_key: layers, entry.width_key: width, **dict.fromkeys(entry.vocabulary_keys, vocabulary)}
     given = {key: value for key, value in sizes.items() if value is not None} | dict(changes or {})
     tokenizer = _tokenizer(entry)
-    config = _config(family, entry, tokenizer, release, given) | {"torch_dtype": dtype}
+    files = _files(family, entry, tokenizer, release, given)
+    files[CONFIG]["torch_dtype"] = dtype
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:  # a failure leaves nothing behind
         whole = Path(partial) / "whole"
-        for name, content in {"config.json": config, **entry.files}.items():
+        for name, content in files.items():
             path = whole / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         _write_tokenizer(whole, entry, tokenizer)
-        _write_weights(whole, entry, config, dtype, seed, shard_bytes)
+        _write_weights(whole, entry, files[CONFIG], dtype, seed, shard_bytes)
         whole.replace(out)
     return out
 
@@ -93,17 +95,19 @@ def _tokenizer(entry: TinyFamily) -> Tokenizer:
     return build_tokenizer(entry.special_tokens)
 
 
-def _config(
+def _files(
     family: str, entry: TinyFamily, tokenizer: Tokenizer, release: str | None, given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return config.json: the entry's, the release's sizes, what was asked for, then the vocabulary and the ids."""
+) -> dict[str, dict[str, Any]]:
+    """Return the JSON files; config.json has the entry's values, the release's, what was asked for, then the ids."""
     if release is not None and release not in entry.releases:
         raise UserError(f"{family} has no release {release!r}; known are {', '.join(entry.releases) or 'none'}")
     config: dict[str, Any] = copy.deepcopy(dict(entry.config))
     length = tokenizer.get_vocab_size(with_added_tokens=True)
-    rows = -(-(length + 1) // 32) * 32 + entry.codebook_size
+    text_rows = length if entry.rounding == 1 else -(-(length + 1) // entry.rounding) * entry.rounding
+    if entry.text_rows_key is not None:
+        _set(config, entry.text_rows_key, text_rows)
     for key in entry.vocabulary_keys:
-        _set(config, key, rows)
+        _set(config, key, text_rows + entry.codebook_size + entry.extra_rows)
     strangers = [key for key in given if not _is_there(config, key)]
     if strangers:
         near = get_close_matches(strangers[0], config, n=3) or sorted(config)
@@ -115,9 +119,11 @@ def _config(
     short = {key: _get(config, key) for key in entry.vocabulary_keys if _get(config, key) < length}
     if short:
         raise UserError(f"config.json has {short}, but the tokenizer alone has {length} tokens; give more rows")
-    for key, token in entry.ids.items():
-        _set(config, key, tokenizer.token_to_id(token))
-    return config
+    files = {CONFIG: config, **copy.deepcopy({name: dict(content) for name, content in entry.files.items()})}
+    for place, token in entry.ids.items():
+        name, _, key = place.rpartition(":")
+        _set(files[name or CONFIG], key, tokenizer.token_to_id(token))
+    return files
 
 
 def _place(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

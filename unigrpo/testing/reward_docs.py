@@ -40,11 +40,11 @@ A plain function is a reward, too: `def length(completions, **columns): return [
 OpenRLHF and flow_grpo there are adapters (`Trl`, `Verl`, `OpenRlhf`, `FlowGrpo`). An adapter's entry names the function
 in `arguments.function`; `arguments.make` holds the keywords of a function that makes the reward, `{}` for none.
 
-Plain functions and adapters score every completion of every step. A class or function that says `is_deterministic = True`
-promises that each value depends on its own item alone: equal items are then scored once, and remembered for later steps.
-The rewards below say so, apart from `Judge`, `Diversity` and the adapters; `cache: off` or `cache: memory` in a recipe's
-entry overrules what a reward says. One that says `needs_whole_groups = True` is called with whole groups and with the column
-`group_ids`, is never split, and nothing of it is kept.
+Plain functions and adapters score every completion of every step. A class or function that says
+`is_deterministic = True` promises that each value depends on its own item alone: equal items are then scored once, and
+remembered for later steps. The rewards below say so, apart from `Judge`, `Diversity` and the adapters; `cache: off` or
+`cache: memory` in a recipe's entry overrules what a reward says. One that says `needs_whole_groups = True` is called
+with whole groups and with the column `group_ids`, is never split, and nothing of it is kept.
 """
 
 

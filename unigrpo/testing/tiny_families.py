@@ -44,7 +44,7 @@ class TinyFamily:
     config: Mapping[str, Any]
     """config.json without ids and vocabulary sizes, at tiny sizes."""
     ids: Mapping[str, str]
-    """Keys of config.json (dotted where nested) and the token whose id stands there."""
+    """Keys of config.json (dotted where nested; after FILE: of another file) and the token whose id stands there."""
     special_tokens: tuple[str, ...]
     """Of the tokenizer, in order."""
     chat_template: str
@@ -56,8 +56,14 @@ class TinyFamily:
     """Keys of config.json that hold the rows of the embedding."""
     layers_key: str = "num_hidden_layers"
     width_key: str = "hidden_size"
+    text_rows_key: str | None = None
+    """Key of config.json that holds the rows of the embedding that come before the image codes."""
+    rounding: int = 32
+    """The text's rows are a multiple of this."""
     codebook_size: int = 0
-    """Image codes behind the text's tokens."""
+    """Image codes behind the text's rows."""
+    extra_rows: int = 0
+    """Rows besides: special tokens that the tokenizer does not hold, the mask."""
     releases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Values of config.json at released sizes, by the name of the size; dotted where nested."""
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -145,6 +151,33 @@ LLADA2_RELEASES = {
         "moe_intermediate_size": 1024,
     },
 }  # fmt: skip
+GEMMA: dict[str, Any] = {
+    "architectures": ["DiffusionGemmaForBlockDiffusion"], "model_type": "diffusion_gemma", "canvas_length": 8,
+    "initializer_range": 0.02, "tie_word_embeddings": True,
+    "text_config": {
+        "attention_bias": False, "attention_dropout": 0.0, "final_logit_softcapping": 30.0, "head_dim": 16,
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 64, "initializer_range": 0.02,
+        "intermediate_size": 96, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "max_position_embeddings": 4096, "model_type": "diffusion_gemma_text", "moe_intermediate_size": 32,
+        "num_attention_heads": 4, "num_experts": 8, "num_hidden_layers": 3, "num_key_value_heads": 2,
+        "per_layer_config": {"2": {"head_dim": 32, "num_key_value_heads": 1}}, "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+        "sliding_window": 8, "tie_word_embeddings": True, "top_k_experts": 2, "use_bidirectional_attention": "vision",
+    },
+    "vision_config": {
+        "attention_bias": False, "attention_dropout": 0.0, "head_dim": 16, "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 32, "initializer_range": 0.02, "intermediate_size": 48, "max_position_embeddings": 131072,
+        "model_type": "gemma4_vision", "num_attention_heads": 2, "num_hidden_layers": 2, "num_key_value_heads": 2,
+        "patch_size": 4, "pooling_kernel_size": 2, "position_embedding_size": 64, "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_theta": 100.0, "rope_type": "axial"}, "standardize": False,
+        "use_clipped_linears": False,
+    },
+}  # fmt: skip
+SHOWO_RELEASE = {"llm_model_path": "microsoft/phi-1_5", "llm_vocab_size": 50295, "vocab_size": 58498,
+                 "codebook_size": 8192, "num_vq_tokens": 256}  # fmt: skip
 BERT_TEXT: dict[str, Any] = {
     "special_tokens": ("[PAD]", "[CLS]", "[SEP]", "[MASK]"),
     "chat_template": BRACKETS,
@@ -174,6 +207,7 @@ TINY_FAMILIES: dict[str, TinyFamily] = {
         vocabulary_keys=("vocab_size", "embedding_size", "new_vocab_size"),
         layers_key="n_layers",
         width_key="d_model",
+        text_rows_key="llm_vocab_size",
         codebook_size=16,
         releases={"8b": LLADA_8B | {"vocab_size": 134656, "embedding_size": 134656, "new_vocab_size": 134656,
                                     "llm_vocab_size": 126464, "codebook_size": 8192, "num_vq_tokens": 1024}},
@@ -259,6 +293,42 @@ TINY_FAMILIES: dict[str, TinyFamily] = {
     ),
     "llada21": TinyFamily(
         config=LLADA2_BODY | {"model_type": "llada21_moe"}, releases=LLADA2_RELEASES, **ROLE_TEXT
+    ),
+    "diffusion_gemma": TinyFamily(
+        config=GEMMA,
+        ids={"text_config.eos_token_id": "<eos>", "text_config.bos_token_id": "<bos>",
+             "text_config.pad_token_id": "<pad>", "boi_token_id": "<|image>", "eoi_token_id": "<image|>",
+             "image_token_id": "<|image|>"},
+        special_tokens=("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>", "<|image|>"),
+        chat_template=TURNS,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        vocabulary_keys=("text_config.vocab_size",),
+        layers_key="text_config.num_hidden_layers",
+        width_key="text_config.hidden_size",
+        files={"generation_config.json": {"confidence_threshold": None, "max_denoising_steps": None, "t_max": None,
+                                          "sampler_config": None, "stability_threshold": None, "t_min": None}},
+    ),
+    "showo": TinyFamily(
+        config={"_class_name": "Showo", "_diffusers_version": "0.32.2", "codebook_size": 16, "num_vq_tokens": 16,
+                "llm_model_path": "phi_config", "load_from_showo": True, "w_clip_vit": False},
+        ids={"phi_config/config.json:eos_token_id": "<|endoftext|>",
+             "phi_config/config.json:bos_token_id": "<|endoftext|>"},
+        special_tokens=("<|endoftext|>",),
+        chat_template=USER_ASSISTANT,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        text_rows_key="llm_vocab_size",
+        rounding=1,
+        codebook_size=16,
+        extra_rows=11,
+        releases={"256": SHOWO_RELEASE, "512": SHOWO_RELEASE | {"num_vq_tokens": 1024}},
+        files={"phi_config/config.json": {
+            "model_type": "phi", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 4, "partial_rotary_factor": 0.5, "qk_layernorm": True,
+            "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+        }},
     ),
     "bert": TinyFamily(
         config={
