@@ -71,13 +71,24 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+PICTURES: dict[str, Any] = {
+    "policy": RECIPE["policy"] | {"image_tokenizer": "asset:tiny_magvit", "image_size": 64},
+    "tasks": {"imagine": {"data": {"use": "unigrpo.demo.scenes:ImagineScenes"}, "prompts_per_step": 2,
+                          "sampling": {"completion_length": 16, "num_denoising_steps": 4, "schedule": "cosine"}}},
+    "rewards": {"size": {"use": "unigrpo.rewards.jpeg_size:JpegSize"}},
+}  # fmt: skip
+"""What the families learn whose text does not train."""
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("family", TRAINED)
 def test_three_steps_through_the_trainer_with_one_actor_move_the_adapter(checkpoint: Make, family: str) -> None:
     folder = checkpoint(family)
     (folder / "rewards.py").write_text(REWARD)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"name": family}))
+    (folder / "recipe.yaml").write_text(
+        yaml.safe_dump(RECIPE | {"name": family} | (PICTURES if family == "showo" else {}))
+    )
     run_dir = folder / "run"
     summary = train(load_recipe(folder / "recipe.yaml"), run_dir)
     assert (summary["status"], summary["num_steps"]) == ("finished", 3)
