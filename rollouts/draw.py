@@ -68,7 +68,7 @@ def draw_tokens(
             guided = base + (1.0 + guidance_scale) * (logits - base)
         guided = _without(guided, getattr(policy, "banned_ids", ()), vocabulary_range, torch.finfo(guided.dtype).min)
         allowed = guided if banned_id is None else _without(guided, (banned_id,), vocabulary_range, -torch.inf)
-        drawn = _choose(allowed, temperature, uniforms[chunk])
+        drawn = choose(allowed, temperature, uniforms[chunk])
         confidence = _logprob(guided, drawn)
         logprobs = confidence if guided is logits else _logprob(logits, drawn)
         parts.append((drawn, confidence if score is None else score(guided, drawn, temperature), logprobs))
@@ -86,7 +86,8 @@ def _without(
     return logits.index_fill(-1, torch.tensor(columns, device=logits.device), value) if columns else logits
 
 
-def _choose(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
+def choose(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
+    """Return [S] tokens of logits [S, V] at one uniform each; the arg max at temperature 0."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     cumulative = torch.softmax(logits / temperature, dim=-1).double().cumsum(dim=-1)

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from unigrpo.image_features import shift_ids
-from unigrpo.models.base import is_block_causal
+from unigrpo.models.base import denoises_canvases, is_block_causal
 from unigrpo.rollouts.block_causal import BlockCausal
+from unigrpo.rollouts.entropy_bound import EntropyBound
 from unigrpo.rollouts.filling import Filling, HowToFill
 from unigrpo.rollouts.layout import plan_of_ids, plans_of_canvases
 from unigrpo.rollouts.recompute import Recompute
@@ -141,9 +142,12 @@ def _fill(filling: Filling, use_cache: bool) -> None:
     """Run the engine that the policy's attention allows.
 
     Raises:
-        ValueError: several spans for a block-causal policy, or editing for another one.
+        ValueError: several spans for a policy that fills one, or editing for one that does not edit.
     """
     plans = filling.layout.plans
+    if denoises_canvases(filling.policy):
+        EntropyBound(filling, filling.policy).fill()
+        return
     if is_block_causal(filling.policy):
         if len(plans) != 1:
             raise ValueError(f"the canvases have {len(plans)} open spans; a block-causal policy fills one span of text")

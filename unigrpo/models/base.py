@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +32,8 @@ class Vocabulary:
     """Half-open range of ids that text may use."""
     image_range: tuple[int, int] | None = None
     """Half-open range of the image codes; None for a text-only policy."""
+    corruption: Literal["mask", "uniform"] = "mask"
+    """What noise puts at a position: the mask token, or a random id; then the mask token only marks what is open."""
     special: dict[str, int] | None = None
     """Named ids: bos, soi, eoi, t2i, mmu, ipad, start_header, end_header, eot."""
 
@@ -140,6 +142,52 @@ class PrefixPolicy(Policy, Protocol):
 
     def hidden_after(self, model_input: ModelInput, kept: Any, rows: torch.Tensor) -> torch.Tensor:
         """Return [n, A, D] of the answers of rows [n], from whole rows [n, L]; each starts right after its prompt."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CanvasSampling:
+    """How a canvas of random ids is denoised, by the checkpoint's own generation_config.json."""
+
+    entropy_bound: float = 0.1
+    """Nats by which the tokens that one step accepts may depend on each other."""
+    lowest_temperature: float = 0.4
+    """Of the logits at the end; in between it follows the steps linearly."""
+    highest_temperature: float = 0.8
+    """Of the logits at the start."""
+    stability_threshold: int = 1
+    """Earlier steps with the same likeliest tokens before a row may stop; 0 asks for none."""
+    confidence_threshold: float = 0.005
+    """Mean entropy in nats below which a row may stop."""
+
+
+class CanvasPolicy(Policy, Protocol):
+    """A policy that denoises whole canvases of random ids, one after another, behind what it has read."""
+
+    canvas_length: int
+    canvas_sampling: CanvasSampling
+
+    def read(self, token_ids: torch.Tensor, is_padding: torch.Tensor | None = None, kept: Any = None) -> Any:
+        """Return keys and values of rows [N, P], which come after what was kept.
+
+        Args:
+            token_ids: [N, P].
+            is_padding: [N, P] bool; padding stands before a row's first token.
+            kept: of an earlier call, which is changed; None at the start.
+        """
+
+    def denoise(self, canvas: torch.Tensor, kept: Any, previous: torch.Tensor | None) -> torch.Tensor:
+        """Return logits [N, C, V] of canvas ids [N, C], in float32.
+
+        Args:
+            canvas: ids, some of them noise.
+            kept: what `read` returned; it is left as it is.
+            previous: tempered logits of the step before, which the policy conditions itself on; None at the first.
+        """
+
+
+def denoises_canvases(policy: Policy) -> TypeGuard[CanvasPolicy]:
+    """Return whether a policy is sampled by denoising canvases of random ids."""
+    return hasattr(policy, "canvas_length") and hasattr(policy, "denoise")
 
 
 def has_prefix(policy: Policy) -> TypeGuard[PrefixPolicy]:

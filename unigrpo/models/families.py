@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from unigrpo.types import Task
 
 if TYPE_CHECKING:
     from unigrpo.models.text_policy import TextPolicy
 
+TASKS: tuple[Task, ...] = get_args(Task)
 FAMILIES: dict[str, str] = {
     "llada": "unigrpo.models.llada:LladaPolicy",
     "LLaDAModelLM": "unigrpo.models.llada:LladaPolicy",
@@ -35,6 +38,20 @@ FAMILIES: dict[str, str] = {
     "modernbert": "unigrpo.models.masked_lm:MaskedLmPolicy",
 }
 """Policy class by config.json's `model_type`, its first architecture, or (diffusers) its `_class_name`."""
+
+UNIFORM_CORRUPTION = (
+    "DiffusionGemma is noised with random ids, not with a mask token, and no estimator here scores that; it generates "
+    "only"
+)
+NEXT_TOKEN_TEXT = (
+    "Show-o predicts text from what stands before it, so a masked token says nothing about it; its text can be "
+    "evaluated, its pictures train"
+)
+UNTRAINED_TASKS: dict[str, dict[Task, str]] = {
+    "unigrpo.models.diffusion_gemma:DiffusionGemmaPolicy": dict.fromkeys(TASKS, UNIFORM_CORRUPTION),
+    "unigrpo.models.showo:ShowoPolicy": dict.fromkeys(("reason", "understand"), NEXT_TOKEN_TEXT),
+}
+"""Why the learner refuses a task of a family."""
 
 MIXTURE_OF_EXPERTS = "LLaDAMoEModelLM"
 MASKED_LM = "ForMaskedLM"
@@ -67,6 +84,15 @@ def family_name(config: Mapping[str, Any]) -> str:
     if known:
         return known[0]
     raise ValueError(f"config.json names the family {named}; known here are {', '.join(FAMILIES)}")
+
+
+def untrained_tasks(config: Mapping[str, Any]) -> Mapping[Task, str]:
+    """Return the tasks that a config.json's family cannot train, each with the reason; torch is not imported.
+
+    Raises:
+        ValueError: a family that is not known here.
+    """
+    return UNTRAINED_TASKS.get(family_name(config), {})
 
 
 def import_family(name: str) -> type[TextPolicy]:
