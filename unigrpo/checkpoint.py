@@ -34,9 +34,12 @@ class Checkpoint:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, also after a crash."""
+    """Write a text file so that a reader sees the old one or the new one, also after a crash.
+
+    A lone surrogate, which no file can hold, is written as its escape; in JSON that is the same text.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -30,6 +30,6 @@ def write_page(out: Path, template: str, **values: Any) -> Path:
     page = environment.get_template(template).render(**values)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.write_text(page, encoding="utf-8")
+    temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     temporary.replace(out)
     return out

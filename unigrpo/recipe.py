@@ -104,7 +104,7 @@ def dump_recipe(recipe: Recipe | SftRecipe, path: Path) -> None:
     """Write a recipe with every default filled in; loading it gives an equal recipe."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     temporary.replace(path)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unigrpo.legible import legible
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -42,7 +44,7 @@ class TensorBoard:
 
     def completion(self, name: str, text: str, step: int) -> None:
         """Write one completion; distinct names keep every one of them visible."""
-        self._writer.add_text(name, text, step)
+        self._writer.add_text(name, legible(text), step)
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
         """Write one picture, [H, W, 3] uint8."""

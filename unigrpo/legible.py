@@ -1,0 +1,28 @@
+"""Text of others as it may stand on a terminal: what would steer it, or cannot be encoded, becomes an escape."""
+
+from __future__ import annotations
+
+import io
+import re
+
+_ILLEGIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def legible(text: str) -> str:
+    """Return text with control characters and lone surrogates as escapes; line ends and tabs stay."""
+    return _ILLEGIBLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class LegibleStream(io.TextIOWrapper):
+    """A text stream that writes legible text only."""
+
+    def write(self, text: str) -> int:
+        """Write; return the number of characters given."""
+        super().write(legible(text))
+        return len(text)
+
+
+def legible_stream(stream: io.TextIOWrapper) -> LegibleStream:
+    """Return a stream that writes legible text to where another one writes, which must not be closed meanwhile."""
+    stream.flush()
+    return LegibleStream(stream.buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
