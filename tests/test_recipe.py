@@ -93,6 +93,7 @@ BAD_OVERRIDES = [
     ("rewards={}", "rewards: none; wanted at least one"),
     ("rewards.length.weight=0", "none with a weight applies to the task reason"),
     ("rewards.length.tasks=[]", "rewards.length.tasks: empty"),
+    ("rewards.length.weight=.nan", "rewards.length.weight: given nan, wanted a finite number"),
     ("rewards.length.gate=[fromat]", "rewards.length.gate: there is no reward 'fromat'"),
     ("rewards.length.on_error=value", "go together; one was given without the other"),
     ("rewards.length.use=length", 'names no code; wanted "module:Name" or "path/to/file.py:name"'),

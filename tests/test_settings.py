@@ -1,10 +1,12 @@
 import ast
+import math
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from unigrpo import settings
+from unigrpo.settings import ObjectiveSettings, RewardSettings
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = [
@@ -42,3 +44,12 @@ def test_values_do_not_change_after_loading() -> None:
     learner = settings.LearnerSettings(lr=1e-3)
     with pytest.raises(ValidationError, match="frozen"):
         learner.lr = 1.0
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_of_every_section_are_finite(number: float) -> None:
+    for values in ({"weight": number}, {"clip": (0.0, number)}, {"pass_at": number}, {"timeout_s": number}):
+        with pytest.raises(ValidationError, match="finite number"):
+            RewardSettings(use="x:y", **values)
+    with pytest.raises(ValidationError, match="finite number"):
+        ObjectiveSettings(kl_coef=number)

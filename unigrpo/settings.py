@@ -10,9 +10,9 @@ from unigrpo.types import Remasking, Schedule, Task
 
 
 class Settings(BaseModel):
-    """A section of a recipe: unknown keys are errors, values do not change."""
+    """A section of a recipe: unknown keys are errors, numbers are finite, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PolicySettings(Settings):
