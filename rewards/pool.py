@@ -80,6 +80,8 @@ class RewardPool:
         """By reward, of the last step."""
         self.last_keys: Keys = {}
         """Of the last step; with its table they are what :meth:`remember` takes."""
+        self.last_reasons: dict[str, list[str]] = {}
+        """By reward, one a rollout of the last step: why it failed; empty where it did not."""
 
     def start(self) -> None:
         """Start all workers and return at once: rewards load while the caller loads a policy.
@@ -129,6 +131,7 @@ class RewardPool:
         self.last_stats = {name: found.stats for name, found in scored.items()}
         ranges = [scorer.traits.range for scorer in self._scorers.values()]
         outcomes = {name: found.outcomes for name, found in scored.items()}
+        self.last_reasons = {name: [outcome.reason for outcome in found] for name, found in outcomes.items()}
         table = table_of(self._settings, ranges, rollouts, group_ids, outcomes)
         self.last_keys = {
             name: [None if key is None else key.hex() for key in found.keys] for name, found in scored.items()

@@ -287,3 +287,47 @@ def test_each_bench_pass_sees_items_of_its_own(tmp_path: Path, lines: Lines) -> 
     rates = bench_rewards(rewards, read_items(lines(texts(*map(str, range(8))))), num_passes=3)
     assert seen.read_text().split("\n") == ["0 1", "2 3", "4 5", "6 7", ""]
     assert rates["noted"] > 0
+
+
+def test_a_lone_surrogate_is_shown_and_written_as_its_escape(
+    lines: Lines, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = "\ud800 \x1b[31mx"
+    path = lines([{"prompt": odd, "completion": odd, "answer": odd, "id": odd}, {"prompt": "p", "completion": "y"}])
+    out = path.parent / "out"
+    monkeypatch.chdir(path.parent)
+    assert run(["score", f"{SPECIMENS}:length", path.name, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "\\ud800 \\x1b[31mx" in shown and "\x1b[31m" not in shown
+    assert json.loads((out / "scores.jsonl").read_text().splitlines()[0])["id"] == odd
+    assert "\\ud800" in (out / "scores.html").read_text()
+
+
+def test_samples_and_pages_with_a_lone_surrogate_are_written(tmp_path: Path) -> None:
+    made = rollout("\ud800 x", columns={"note": "\udfff"})
+    with RewardPool({"it": RewardSettings(use=f"{SPECIMENS}:length")}) as pool:
+        table = pool.score([made])
+    write_samples(tmp_path / "step.jsonl", [(made, table, 0)])
+    record = json.loads((tmp_path / "step.jsonl").read_text())
+    assert (record["completion"], record["note"]) == ("\ud800 x", "\udfff")
+
+
+def test_why_items_failed_is_shown_and_written(lines: Lines, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lines(texts("a", "bomb", "nan"))
+    out = path.parent / "out"
+    assert run(["score", f"{SPECIMENS}:raise_on_bomb", str(path), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert f"raise_on_bomb error  {path.name}:2  KeyError: 'no such thing'" in shown.replace(f"{path.parent}/", "")
+    records = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
+    assert [record.get("reasons") for record in records] == [None, {"raise_on_bomb": "KeyError: 'no such thing'"}, None]
+    assert "no such thing" in (out / "scores.html").read_text()
+
+
+def test_a_reward_that_failed_on_all_items_ends_the_command_with_one(
+    lines: Lines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = lines(texts("a", "b", "c", "d"))
+    assert run(["score", f"{SPECIMENS}:always_raises", str(path)]) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("the server is down") == 1
+    assert "Traceback" not in shown

@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from unigrpo.checkpoint import write_atomically
 from unigrpo.errors import UserError
+from unigrpo.legible import legible
 from unigrpo.rewards.pool import RewardPool, RewardStats
 from unigrpo.score_items import PictureRefusedError, ScoreItem
 from unigrpo.settings import RewardSettings
@@ -39,6 +40,8 @@ class ItemScores:
     """Weighted mean in [0, 1], as in training."""
     refusal: str = ""
     """Why its picture was not scored."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """By reward, why it failed; nothing of the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +76,12 @@ class RewardSummary:
     latency_p95_s: float | None
     items_per_s: float | None
 
+    @property
+    def has_failed(self) -> bool:
+        """Return whether there is no item that it scored, or did not apply to."""
+        num_timeouts = self.failures.get(RewardStatus.TIMEOUT.name.lower(), 0)
+        return bool(self.failures) and self.num_scored == num_timeouts and not self.num_not_applicable
+
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {name: getattr(self, name) for name in self.__slots__} | {"failures": dict(self.failures)}
@@ -94,6 +103,14 @@ class Scores:
             return [], ordered[:count]
         num_each = min(count, len(ordered) // 2)
         return ordered[:num_each], ordered[: -num_each - 1 : -1]
+
+    def failed(self, name: str, count: int) -> list[ItemScores]:
+        """Return the first items of which a reward failed with a reason, each reason once."""
+        found: dict[str, ItemScores] = {}
+        for item in self.items:
+            if name in item.reasons and len(found) < count:
+                found.setdefault(item.reasons[name], item)
+        return list(found.values())
 
 
 def score_items(
@@ -130,7 +147,7 @@ def score_items(
             readable = [rollout for rollout in rollouts if rollout is not None]
             table = pool.score(readable) if readable else None
             ranges = ranges if table is None else dict(zip(table.names, table.ranges, strict=True))
-            scored += _item_scores(tuple(settings), batch, rollouts, refusals, table)
+            scored += _item_scores(tuple(settings), batch, rollouts, refusals, table, pool.last_reasons)
             for name in settings if table is not None else ():
                 _note_time(times[name], pool.last_stats[name])
             on_progress(len(scored))
@@ -188,7 +205,10 @@ def bench_rewards(
 
 
 def write_scores(folder: Path, scores: Scores) -> None:
-    """Write ``scores.jsonl``, one item a line in the order given, and ``summary.json``."""
+    """Write ``scores.jsonl``, one item a line in the order given, and ``summary.json``.
+
+    A line has ``reasons`` where a reward failed, by its name, and ``refusal`` where a picture could not be read.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(_record(scored), ensure_ascii=False) for scored in scores.items]
     write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")
@@ -211,7 +231,8 @@ def _record(scored: ItemScores) -> dict[str, Any]:
         "rewards": dict(scored.values),
         "status": dict(scored.status),
     }
-    return record | ({"refusal": scored.refusal} if scored.refusal else {})
+    reasons = {"reasons": dict(scored.reasons)} if scored.reasons else {}
+    return record | reasons | ({"refusal": scored.refusal} if scored.refusal else {})
 
 
 def _check_token_ids(pool: RewardPool, items: Sequence[ScoreItem]) -> None:
@@ -254,6 +275,7 @@ def _item_scores(
     rollouts: Sequence[Rollout | None],
     refusals: Sequence[str],
     table: RewardTable | None,
+    reasons: Mapping[str, Sequence[str]],
 ) -> Iterator[ItemScores]:
     totals = np.array([]) if table is None else table.unit_total
     row = 0
@@ -272,6 +294,7 @@ def _item_scores(
                 for column, name in enumerate(table.names)
             },
             reward=_number(totals[row]),
+            reasons={name: legible(reason[row]) for name, reason in reasons.items() if reason[row]},
         )
         row += 1
 

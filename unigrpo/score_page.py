@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unigrpo.legible import legible
 from unigrpo.page import write_page
 from unigrpo.score import ItemScores, RewardSummary, Scores
 from unigrpo.score_items import PictureRefusedError, ScoreItem, read_picture
@@ -92,6 +93,7 @@ def _cards(items: Sequence[ItemScores], name: str) -> Iterator[dict[str, Any]]:
         others = [f"{other} {scored.values[other]:.3g}" for other in scored.values if scored.values[other] is not None]
         yield {
             "value": scored.status[name] if scored.status[name] != "ok" else f"{value:.4g}",
+            "reason": "" if scored.refusal else scored.reasons.get(name, ""),
             "source": item.source,
             "others": " · ".join(others) if len(others) > 1 else "",
             "prompt": item.prompt_text[:MAX_TEXT],
@@ -137,4 +139,5 @@ def histogram(values: Sequence[float]) -> str:
 def snippet(item: ScoreItem, length: int = 60) -> str:
     """Return the start of a completion on one line, or its picture's name."""
     text = item.picture.name if item.picture is not None else " ".join((item.text or "").split())
+    text = legible(text)
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -1,6 +1,7 @@
 """The commands by name, and what becomes of their errors.
 
-Exit codes: 0 done; 1 a bug (with its traceback); 2 something the user can mend (one short message); 130 interrupted.
+Exit codes: 0 done; 1 a bug (with its traceback), or a reward that failed on all that it was to score; 2 something that
+the user can mend (one short message); 130 interrupted.
 """
 
 from __future__ import annotations

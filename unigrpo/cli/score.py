@@ -47,7 +47,10 @@ def score(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Items scored together.")] = 32,
     bench: Annotated[bool, typer.Option("--bench", help="Only measure each reward's throughput, alone.")] = False,
 ) -> None:
-    """Score saved completions: a table, the worst and best items, and files with --out."""
+    """Score saved completions: a table, the worst and best items, and files with --out.
+
+    The exit code is 1 where every item of a reward failed.
+    """
     from rich.console import Console
 
     from unigrpo.recipe import load_rewards
@@ -72,6 +75,8 @@ def score(
     for page in pages:
         write_score_page(page, scores, f"{file.name} by {rewards}")
         console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+    if any(reward.has_failed for reward in scores.rewards):
+        raise typer.Exit(1)
 
 
 def _check_places(out: Path | None, html: Path | None, is_bench: bool) -> None:
@@ -135,8 +140,12 @@ def _show(console: Console, scores: Scores) -> None:
         worst, best = scores.extremes(reward.name, NUM_EXTREMES)
         for kind, chosen in (("worst", worst), ("best" if worst else "always", best)):
             for scored in chosen:
-                text = f"{reward.name} {kind} {scored.values[reward.name]:.4g}  {scored.item.source}  "
-                console.print(Text.assemble(text, (snippet(scored.item), "dim")), no_wrap=True, overflow="ellipsis")
+                head = f"{reward.name} {kind} {scored.values[reward.name]:.4g}  {scored.item.source}  "
+                console.print(Text.assemble(head, (snippet(scored.item), "dim")), no_wrap=True, overflow="ellipsis")
+        for scored in scores.failed(reward.name, NUM_EXTREMES):
+            reason = " ".join(scored.reasons[reward.name].split())
+            text = Text(f"{reward.name} {scored.status[reward.name]}  {scored.item.source}  {reason}", "yellow")
+            console.print(text, soft_wrap=True)
     refused = [scored for scored in scores.items if scored.refusal]
     if refused:
         console.print(Text(f"{len(refused)} pictures could not be read; the first: {refused[0].refusal}", "yellow"))
