@@ -16,7 +16,12 @@ import yaml
 from pydantic import ValidationError
 
 from unigrpo.errors import RecipeError
-from unigrpo.recipe_checks import problems_of_scoring, problems_of_supervision, problems_of_training
+from unigrpo.recipe_checks import (
+    problems_of_evaluation,
+    problems_of_scoring,
+    problems_of_supervision,
+    problems_of_training,
+)
 from unigrpo.recipe_problems import describe
 from unigrpo.recipe_yaml import apply_overrides, read_mapping
 from unigrpo.references import locate, split_reference
@@ -31,17 +36,18 @@ class RewardsSection(Settings):
     rewards: dict[str, RewardSettings]
 
 
-def load_recipe(path_or_name: str | Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(path_or_name: str | Path, overrides: list[str] | None = None, *, is_trained: bool = True) -> Recipe:
     """Return a training recipe that can run.
 
     Args:
         path_or_name: a YAML file, or the name of a packaged recipe ("quickstart").
         overrides: ``key.path=value``, the value as YAML.
+        is_trained: false for one that is only evaluated, by a family that may not train its tasks.
 
     Raises:
         RecipeError: with every problem found: unknown keys, wrong values, sums that do not work out, missing files.
     """
-    return _load(path_or_name, overrides or [], Recipe, problems_of_training)
+    return _load(path_or_name, overrides or [], Recipe, problems_of_training if is_trained else problems_of_evaluation)
 
 
 def load_sft_recipe(path_or_name: str | Path, overrides: list[str] | None = None) -> SftRecipe:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from unigrpo.data import COLUMN_NAMES, check_jsonl
 from unigrpo.errors import UserError
+from unigrpo.models.families import is_known, untrained_tasks
 from unigrpo.models.folders import HUB_ID, read_json, resolve_folder
 from unigrpo.references import locate
 from unigrpo.reward_checks import composition_problems
@@ -33,6 +34,11 @@ NOISY_ORDERS = ("random", "origin")
 
 def problems_of_training(recipe: Recipe) -> list[str]:
     """Return one line a problem of a training recipe; empty where it can run."""
+    return [*problems_of_evaluation(recipe), *_untrained(recipe.policy, list(recipe.tasks))]
+
+
+def problems_of_evaluation(recipe: Recipe) -> list[str]:
+    """Return one line a problem of a recipe that is only evaluated, by a family that may not train its tasks."""
     problems = list(_policy(recipe.policy, set(recipe.tasks)))
     if not recipe.tasks:
         problems.append("tasks: none; wanted at least one of reason, understand, imagine")
@@ -57,6 +63,7 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
         if task == "imagine":
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
     problems += _precision(recipe.policy, recipe.lora)
+    problems += _untrained(recipe.policy, list(recipe.tasks))
     return problems
 
 
@@ -80,8 +87,26 @@ def reads_pixels(path: str) -> bool:
     """
     if is_hub_id(path):
         return any(name in path.lower() for name in PIXEL_FAMILIES)
-    file = (Path(path) if not path.startswith("asset:") else resolve_folder(path)) / "config.json"
-    return file.is_file() and "mm_vision_tower" in read_json(file)
+    return "mm_vision_tower" in _config(path)
+
+
+def _config(path: str) -> dict[str, Any]:
+    """Return the config.json of a folder or asset; nothing where there is none, or for a hub id."""
+    if is_hub_id(path):
+        return {}
+    try:
+        file = (resolve_folder(path) if path.startswith("asset:") else Path(path)) / "config.json"
+    except FileNotFoundError:
+        return {}  # `_folder` says so
+    return read_json(file) if file.is_file() else {}
+
+
+def _untrained(settings: PolicySettings, tasks: list[Task]) -> Iterator[str]:
+    """Refuse tasks that the family cannot train; a hub id is asked when it is loaded (`models.opening`)."""
+    config = _config(settings.path)
+    if is_known(config):
+        reasons = untrained_tasks(config)
+        yield from (f"tasks.{task}: {reasons[task]}" for task in tasks if task in reasons)
 
 
 def _policy(settings: PolicySettings, tasks: set[str]) -> Iterator[str]:

@@ -27,6 +27,7 @@ from unigrpo.logprobs import token_logprobs
 from unigrpo.metrics import MetricLog
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora, merge_adapter, save_adapter, save_merged
+from unigrpo.models.opening import refuse_untrained
 from unigrpo.observer import Observer, SilentObserver
 from unigrpo.recipe import dump_recipe
 from unigrpo.run import ENVIRONMENT
@@ -124,6 +125,7 @@ class _Training:
             revision=settings.revision,
             gradient_checkpointing=settings.gradient_checkpointing,
         )
+        refuse_untrained(self.policy, recipe.tasks)
         if self.policy.image_tokenizer is not None:
             self.policy.image_tokenizer = RememberedCodes(self.policy.image_tokenizer)
         if settings.adapter is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from unigrpo.evaluate import evaluate
 from unigrpo.image_features import with_image_features
 from unigrpo.masking import collate
 from unigrpo.metrics import StepTimer
+from unigrpo.models.opening import refuse_untrained
 from unigrpo.observer import Observer, SilentObserver
 from unigrpo.run import Run, clear_without_result, create_run_dir, open_run, read_run
 from unigrpo.samples import write_samples
@@ -26,6 +27,10 @@ from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
 from unigrpo.step_metrics import step_metrics
 from unigrpo.summary import finish, finished_summary, remember_evaluation, remembered_evaluation
+
+
+class ScoringStopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM came while rewards were scored."""
 
 
 def train_step(run: Run) -> dict[str, Any]:
@@ -89,17 +94,27 @@ def resume(run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]
 
 def _run(recipe: Recipe, run_dir: Path, observer: Observer) -> Mapping[str, Any]:
     with open_run(recipe, run_dir, observer) as run:
+        refuse_untrained(run.policy, recipe.tasks)
         before = _evaluated(run, "before") if run.num_done == 0 else remembered_evaluation(run_dir, "before")
         observer.phase("training")
-        with stop_requests() as is_asked:
+        with stop_requests(lambda: run.rewards.is_scoring) as is_asked:
             while run.num_done < recipe.num_steps:
-                _record(run, train_step(run))
+                _record(run, _step_or_save(run))
                 every, is_stopping = recipe.checkpoint.every, is_asked()
                 if run.num_done == recipe.num_steps or (every and run.num_done % every == 0) or is_stopping:
                     run.save()
                 if is_stopping:
                     raise KeyboardInterrupt
         return finish(run, before, _evaluated(run, "after"))
+
+
+def _step_or_save(run: Run) -> dict[str, Any]:
+    """Take a step; where its scoring is stopped, nothing is learnt from it, and the steps before are saved."""
+    try:
+        return train_step(run)
+    except ScoringStopped:
+        run.save()
+        raise
 
 
 def _record(run: Run, metrics: dict[str, Any]) -> None:
@@ -129,14 +144,20 @@ def _evaluated(run: Run, name: str) -> dict[str, float]:
 
 
 @contextmanager
-def stop_requests() -> Iterator[Any]:
-    """Yield a function that says whether SIGINT or SIGTERM asked to stop; a second SIGINT stops at once."""
+def stop_requests(is_scoring: Callable[[], bool]) -> Iterator[Any]:
+    """Yield a function that says whether SIGINT or SIGTERM asked to stop.
+
+    A second SIGINT stops at once, and so does any request while ``is_scoring``: a reward may wait for long, and what it
+    waits for can be asked again.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
 
     def ask(number: int, frame: object) -> None:
+        if is_scoring():
+            raise ScoringStopped
         if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()

@@ -22,7 +22,8 @@ def evaluate(
     from unigrpo.recipe import load_recipe
 
     run_dir = existing_training_run(Path(target)) if Path(target).is_dir() else None
-    recipe = load_recipe(target if run_dir is None else run_dir / "recipe.yaml", overrides or [])
+    source = target if run_dir is None else run_dir / "recipe.yaml"
+    recipe = load_recipe(source, overrides or [], is_trained=False)
     console = Console()
     with make_observer(console) as observer:
         observer.phase("loading torch")

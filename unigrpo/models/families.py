@@ -86,6 +86,15 @@ def family_name(config: Mapping[str, Any]) -> str:
     raise ValueError(f"config.json names the family {named}; known here are {', '.join(FAMILIES)}")
 
 
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json names a family, and one only."""
+    try:
+        family_name(config)
+    except ValueError:
+        return False
+    return True
+
+
 def untrained_tasks(config: Mapping[str, Any]) -> Mapping[Task, str]:
     """Return the tasks that a config.json's family cannot train, each with the reason; torch is not imported.
 

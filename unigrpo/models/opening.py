@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from unigrpo.errors import UserError
 from unigrpo.models.adapter import add_lora, merge_adapter
-from unigrpo.models.loading import load_policy
+from unigrpo.models.families import untrained_tasks
+from unigrpo.models.loading import load_policy, read_config
 from unigrpo.settings import LoraSettings, PolicySettings
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
+    from unigrpo.types import Task
 
 
 def open_policy(settings: PolicySettings, lora: LoraSettings, seed: int, is_frozen: bool = False) -> Policy:
@@ -33,3 +37,15 @@ def open_policy(settings: PolicySettings, lora: LoraSettings, seed: int, is_froz
     if lora.enabled and not is_frozen:
         add_lora(policy, lora, seed)
     return policy
+
+
+def refuse_untrained(policy: Policy, tasks: Iterable[Task]) -> None:
+    """Refuse to train tasks that the policy's family only generates.
+
+    Raises:
+        UserError: with the family's reason.
+    """
+    reasons = untrained_tasks(read_config(policy.folder)) if policy.folder is not None else {}
+    for task in tasks:
+        if task in reasons:
+            raise UserError(f"{policy.source} does not train the task {task}: {reasons[task]}")
