@@ -11,7 +11,6 @@ them, else made up. A row whose packages are not here is left out, and said so. 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import platform
@@ -20,7 +19,6 @@ import sys
 import tempfile
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,16 +26,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from reward_items import (
+    GROUP,
+    Columns,
+    choices,
+    compositions,
+    countdowns,
+    groups,
+    lettered,
+    maths,
+    pictures,
+    programs,
+    questions,
+    scenes,
+    sudokus,
+    thoughts,
+    tokens,
+)
 
 from unigrpo.rewards.plugin import load_reward
 
 NUM_PASSES = 5
-GROUP = 8
+TOYS = ("clip_alignment", "aesthetics")
+"""Rows that --toy makes tiny."""
 GOLDEN = Path(__file__).parent.parent / "golden"
-Columns = dict[str, list[Any]]
 Call = Callable[..., list[Any]]
 
 
@@ -90,91 +105,17 @@ def trl(name: str, make: Mapping[str, Any] | None = None) -> Callable[[Setup], C
     return made
 
 
-@functools.cache
-def generations() -> list[tuple[str, str, str]]:
-    """Return prompt, completion and answer of saved generations; empty without the folder."""
-    folder = os.environ.get("UNIGRPO_TEST_DATA")
-    paths = sorted(Path(folder).glob("llada_generations/gsm8k_*.json")) if folder else []
-    found = [item for path in paths for item in json.loads(path.read_text())["generations"]]
-    return [(item["question"], item["generations"], str(item["ground_truth"])) for item in found]
-
-
-def maths(count: int) -> Columns:
-    """Return answers to word problems: real ones, else made-up ones of the same shape."""
-    rng = np.random.default_rng(0)
-    rows = generations()[:count] or [
-        (f"What is {n} and {n + 1}?", f"We add {n} and {n + 1}.\n\\boxed{{{2 * n + int(wrong)}}}", str(2 * n + 1))
-        for n, wrong in enumerate(rng.integers(1, 3, count))
-    ]
-    prompts, completions, answers = (list(column) for column in zip(*rows, strict=True))
-    return {"prompts": prompts, "completions": completions, "answer": answers}
-
-
-def thoughts(count: int) -> Columns:
-    columns = maths(count)
-    columns["completions"] = [f"<think>\n{text}\n</think>\nSo much." for text in columns["completions"]]
-    return columns
-
-
-def tokens(count: int) -> Columns:
-    columns = maths(count)
-    columns["completion_ids"] = [
-        [zlib.crc32(word.encode()) % 50_000 for word in text.split()] for text in columns["completions"]
-    ]
-    return columns
-
-
-def countdowns(count: int) -> Columns:
-    texts = [f"We try a few.\n\\boxed{{{n + 60} + {n + 3} - {n}}}" for n in range(count)]
-    answers = [f"[[{n + 60}, {n + 3}, {n}], {n + 63}]" for n in range(count)]
-    return {"prompts": ["?"] * count, "completions": texts, "answer": answers}
-
-
-def sudokus(count: int) -> Columns:
-    rng = np.random.default_rng(0)
-    solutions = ["1234341221434321" for _ in range(count)]
-    puzzles = ["".join(cell if rng.random() < 0.5 else "0" for cell in solution) for solution in solutions]
-    answers = [f"{n}</reasoning><answer>{solution}</answer>" for n, solution in enumerate(solutions)]
-    return {"prompts": [f"Solve:\n{puzzle}" for puzzle in puzzles], "completions": answers, "answer": solutions}
-
-
-def choices(count: int) -> Columns:
-    letters = ["ABCD"[n % 4] for n in range(count)]
-    texts = [f"Number {n} is round, so the answer is ({letter})." for n, letter in enumerate(letters)]
-    return {"prompts": ["?"] * count, "completions": texts, "answer": letters, "choices": [list("wxyz")] * count}
-
-
-def programs(count: int) -> Columns:
-    texts = [f"```python\ndef add(a, b):\n    return a + b  # {n}\n```" for n in range(count)]
-    tests = [["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]] * count
-    return {"prompts": ["Write add."] * count, "completions": texts, "tests": tests}
-
-
-def pictures(count: int, side: int = 512) -> Columns:
-    """Return soft noise, GROUP pictures a caption, as a policy's groups are."""
-    rng = np.random.default_rng(0)
-    coarse = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(count)]
-    captions = [f"a photo of {n // GROUP + 2} round stones on a table" for n in range(count)]
-    made = [picture.resize((side, side), Image.Resampling.BICUBIC) for picture in coarse]
-    return {"prompts": captions, "completions": made}
-
-
-def scenes(count: int) -> Columns:
-    objects = [[["red", "circle"], ["blue", "square"]]] * count
-    return {**pictures(count, 64), "objects": objects, "relation": ["left of"] * count}
-
-
-def random_weights(setup: Setup) -> str:
-    """Return a file of random weights for ViT-B-32, the same for both sides of a row."""
+def random_weights(setup: Setup, name: str = "ViT-B-32") -> str:
+    """Return a file of random weights for an architecture, the same for both sides of a row."""
     import open_clip
     import torch
     from safetensors.torch import save_file
 
-    file = setup.folder / "weights.safetensors"
+    file = setup.folder / f"{name}.safetensors"
     if not file.exists():
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            save_file(open_clip.create_model("ViT-B-32").state_dict(), file)
+            save_file(open_clip.create_model(name).state_dict(), file)
     return str(file)
 
 
@@ -207,6 +148,32 @@ def open_clip_loop(setup: Setup) -> Call:
         return values
 
     return score
+
+
+def hps(setup: Setup) -> Call:
+    from clip_specimens import architecture
+
+    name = architecture(setup.folder / "configs", "tiny-ViT-H-14", width=24)
+    arguments = {"weights": random_weights(setup, name), "model": name, "device": setup.device}
+    return load_reward("unigrpo.rewards.hps_v2:HpsV2", arguments)
+
+
+def pick(setup: Setup) -> Call:
+    from clip_specimens import transformers_clip
+
+    folder = transformers_clip(setup.folder / "PickScore_v1")
+    return load_reward("unigrpo.rewards.pick_score:PickScore", {"model": f"local-dir:{folder}", "device": setup.device})
+
+
+def aesthetics(setup: Setup) -> Call:
+    from clip_specimens import architecture
+
+    name = "ViT-L-14-quickgelu"
+    if setup.is_toy:
+        name = architecture(setup.folder / "configs", "tiny-ViT-L-14-quickgelu", width=768, is_quick=True)
+    head = str(GOLDEN / "aesthetic_affine.safetensors")
+    arguments = {"model": name, "pretrained": random_weights(setup, name), "head": head, "device": setup.device}
+    return load_reward("unigrpo.rewards.aesthetics:Aesthetics", arguments)
 
 
 def image_reward(setup: Setup) -> Call:
@@ -263,7 +230,24 @@ ROWS = (
         name="clip_alignment", ours=clip, items=pictures, peer=open_clip_loop,
         peer_name="open_clip, one picture at a time", share=0.25, note="ViT-B-32, 512 x 512",
     ),
+    Row(name="aesthetics", ours=aesthetics, items=pictures, share=0.04, note="ViT-L-14, 512 x 512"),
+    Row(name="hps_v2", ours=hps, items=pictures, share=0.25, note="tiny weights, 512 x 512"),
+    Row(name="pick_score", ours=pick, items=pictures, share=0.25, note="tiny weights, 512 x 512"),
     Row(name="image_reward", ours=image_reward, items=pictures, share=0.25, note="tiny weights, 512 x 512"),
+    Row(name="ocr", ours=reward("ocr:Ocr"), items=lettered, share=0.05, note="RapidOCR's own models, 512 x 512"),
+    Row(
+        name="compositional", items=compositions, share=0.5, note="the scene reader in place of Mask2Former, 64 x 64",
+        ours=reward("compositional:Compositional", detector="unigrpo.rewards.vision.detector_scene:SceneDetector"),
+    ),
+    Row(name="vqa_accuracy", ours=reward("vqa_accuracy:VQAAccuracy"), items=questions, note="ten answers a question"),
+    Row(
+        name="diversity of texts", ours=reward("diversity:Diversity"), items=lambda count: groups(maths(count)),
+        note=f"groups of {GROUP}",
+    ),
+    Row(
+        name="diversity of pictures", ours=reward("diversity:Diversity"), items=lambda count: groups(pictures(count)),
+        share=0.5, note=f"pixels, groups of {GROUP}, 512 x 512",
+    ),
     Row(name="judge", ours=judge, items=maths, share=0.5, note="a local server that answers at once"),
     Row(name="code", ours=code, items=programs, share=0.1, note="two tests a program"),
 )  # fmt: skip
@@ -292,7 +276,7 @@ def measure(row: Row, num_items: int, *, is_toy: bool, device: str) -> dict[str,
     columns = row.items(max(at_least, round(num_items * row.share)))
     entry: dict[str, Any] = {
         "name": row.name,
-        "note": "tiny weights" if is_toy and row.name == "clip_alignment" else row.note,
+        "note": "tiny weights" if is_toy and row.name in TOYS else row.note,
         "peer": row.peer_name,
         "items": len(columns["prompts"]),
     }
@@ -315,7 +299,8 @@ def markdown(entries: list[dict[str, Any]], command: str, device: str) -> str:
     """Return the page that documents the figures."""
     lines = [
         "# Throughput of the rewards", "",
-        f"Completions a second in one process on {os.cpu_count()} CPU cores ({platform.machine()}), device {device}, "
+        f"Completions a second in one process with {num_threads()} on {os.cpu_count()} shared CPU cores "
+        f"({platform.machine()}), device {device}, "
         f"made by `{command}`: a pass warms up, then the median of {NUM_PASSES} counts, each on items of its own.", "",
         "| reward | items | ours, /s | the peer's own function | /s | ours ÷ peer | same value | note |",
         "|---|--:|--:|---|--:|--:|--:|---|",
@@ -331,6 +316,14 @@ def markdown(entries: list[dict[str, Any]], command: str, device: str) -> str:
         cells = [entry["name"], f"{entry['items']}", _rate(entry["items_per_s"]), *peer, entry["note"]]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def num_threads() -> str:
+    """Return how many threads numeric libraries have here, in words."""
+    import torch
+
+    count = torch.get_num_threads()
+    return "one thread" if count == 1 else f"{count} threads"
 
 
 def _rate(value: float) -> str:
