@@ -211,8 +211,15 @@ def test_timeout_counts_against_the_program(server: Server) -> None:
 def test_bad_reply_is_an_error_of_the_server_not_of_the_program(server: Server, mood: str, message: str) -> None:
     server.mood = mood
     with pytest.raises(SandboxServerError, match=message):
-        remote(server).run(ADD, SCRIPT)
+        remote(server).run(ADD, Task(tests=("assert add(1, 2) == 3",)) if mood == "huge" else SCRIPT)
     assert len(server.requests) == 1
+
+
+def test_program_cannot_make_a_reply_too_long_to_read(server: Server) -> None:
+    printing = remote(server).run("print('x' * (20 << 20))", Task(runs=(("", "x"), ("", "y"))))
+    assert (printing.num_passed, len(server.requests)) == (0, 1)
+    cases = Task(entry_point="f", cases=(([1], 1), *[([2], 2)] * 6))
+    assert remote(server).run("def f(n): return 1 if n == 1 else '\"' * (3 << 20)", cases).num_passed == 1
 
 
 @pytest.mark.parametrize("mood", ["stdout is a number", "passed, it says"])

@@ -131,7 +131,8 @@ _NOTHING = {"nothing": 0}
 
 
 def _raised(answer: dict[str, Any]) -> str:
-    return f"{answer.get('raised', 'nothing')}: {answer.get('text', '')}"[:200]
+    told = [answer.get(name, "nothing") for name in ("raised", "text")]
+    return ": ".join(text if isinstance(text, str) else "nonsense" for text in told)[:200]
 
 
 def _run_scripts(channel: Channel, program: str, runs: Sequence[tuple[str, str]], tally: Tally) -> None:
@@ -146,7 +147,7 @@ def _run_scripts(channel: Channel, program: str, runs: Sequence[tuple[str, str]]
             return
         output, problem = (reply.get("output"), reply.get("problem")) if isinstance(reply, dict) else (None, "nonsense")
         has_passed = not problem and isinstance(output, str) and is_same_output(output, wanted)
-        tally.count(has_passed, str(problem or "a wrong output"))
+        tally.count(has_passed, problem if problem and isinstance(problem, str) else "a wrong output")
 
 
 def _run_tests(channel: Channel, box: Box, program: str, task: Task, clock: Clock) -> Verdict:

@@ -217,7 +217,7 @@ class Sandbox:
             return str(error)
         except GoneError as error:
             return f"it {error}"
-        return "" if reply == {"reply": {"answer": ""}} else f"it answered {reply}"
+        return "" if reply == {"reply": ["answer"]} else f"it answered {reply}"
 
     def _command_of(self, interpreter: Path) -> list[str]:
         if self.is_unsafe:

@@ -18,7 +18,7 @@ import select
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_MESSAGE = 8 * 2**20
@@ -26,6 +26,7 @@ MAX_MESSAGE = 8 * 2**20
 _CHUNK = 2**16
 _MAX_INT_BITS = 8192
 _MUTABLE = (list, dict, set, bytearray)
+_CONTAINERS: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
 class GoneError(BaseException):
@@ -33,7 +34,7 @@ class GoneError(BaseException):
 
 
 class UnshippableError(Exception):
-    """A test passes something to the program that is not data, such as a function of its own."""
+    """A test passes something of its own to the program that is not data, such as a function."""
 
 
 class RaisedError(Exception):
@@ -66,9 +67,12 @@ class Channel:
         """Send a message.
 
         Raises:
-            GoneError: if the other side is gone, or does not read in time.
+            GoneError: if the other side is gone, or does not read in time; if what it gave is too deep to be sent back.
         """
-        data = memoryview(json.dumps(message).encode() + b"\n")
+        try:
+            data = memoryview(json.dumps(message).encode() + b"\n")
+        except (ValueError, RecursionError) as error:
+            raise GoneError("gave what cannot be written") from error
         try:
             while data:
                 _wait(self._writing, select.POLLOUT, deadline)
@@ -134,32 +138,33 @@ def encode(value: Any, keep: Callable[[Any], Any]) -> Any:
     return keep(value)
 
 
-def decode(data: Any, find: Callable[[Any], Any]) -> Any:
-    """Return the value of JSON with tags; ``find`` gives what a ``kept`` number stands for.
+def decode(data: Any, opaque: Mapping[str, Callable[[Any], Any]]) -> Any:
+    """Return the value of JSON with tags: plain data, and what ``opaque`` makes of the tags that it names.
+
+    Nothing here looks up a name or calls anything by what the data says, so that the hostile side chooses among plain
+    values alone; what else a tag may stand for is up to the receiver.
 
     Raises:
         ValueError, TypeError: if the data is not of this format.
     """
     if isinstance(data, list):
-        return [decode(item, find) for item in data]
+        return [decode(item, opaque) for item in data]
     if not isinstance(data, dict):
         return data
     if len(data) != 1:
         raise ValueError("data with other than one tag")
     ((tag, content),) = data.items()
-    simple: dict[str, Callable[[Any], Any]] = {
-        "int": lambda text: int(text, 16),
-        "bytes": bytes.fromhex,
-        "complex": lambda pair: complex(*pair),
-        "kept": find,
-        "builtin": lambda name: getattr(builtins, name),
-    }
-    if tag in simple:
-        return simple[tag](content)
-    if tag == "dict":
-        return {decode(key, find): decode(item, find) for key, item in content}
-    kinds: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
-    return kinds[tag](decode(item, find) for item in content)
+    if tag in opaque:
+        return opaque[tag](content)
+    if tag in ("int", "bytes") and isinstance(content, str):
+        return int(content, 16) if tag == "int" else bytes.fromhex(content)
+    if tag in _CONTAINERS and isinstance(content, list):
+        return _CONTAINERS[tag](decode(item, opaque) for item in content)
+    if tag == "complex" and isinstance(content, list) and all(isinstance(part, float) for part in content):
+        return complex(*content)
+    if tag == "dict" and isinstance(content, list):
+        return {decode(key, opaque): decode(item, opaque) for key, item in content}
+    raise ValueError("an unknown tag, or not what it takes")
 
 
 def run_source(source: str, name: str, namespace: dict[str, Any]) -> None:
@@ -172,6 +177,8 @@ class Candidate:
 
     def __init__(self) -> None:
         self._objects: list[Any] = []
+        self._opaque = {"kept": self._find, "builtin": lambda name: getattr(builtins, name)}
+        """What the judge may name; nobody names anything to the judge."""
         self._module = types.ModuleType("solution")
         sys.modules["solution"] = self._module
 
@@ -189,15 +196,11 @@ class Candidate:
                     text = str(trap.error)[:200]
                 channel.send({"raised": kinds[0], "text": text})
 
-    def do_load(self, setup: str, program: str) -> dict[str, str]:
-        """Run the program; return its names, with the module that a name stands for or an empty text."""
+    def do_load(self, setup: str, program: str) -> list[str]:
+        """Run the program; return its names."""
         for source in (setup, program):
             run_source(source, "<program>", self._module.__dict__)
-        return {
-            name: value.__name__ if isinstance(value, types.ModuleType) else ""
-            for name, value in list(self._module.__dict__.items())
-            if not name.startswith("__")
-        }
+        return [name for name in self._module.__dict__ if not name.startswith("__")]
 
     def do_get(self, name: str) -> Any:
         """Return a name of the program; of ``Class.method``, the method of a new object."""
@@ -209,9 +212,9 @@ class Candidate:
 
     def do_call(self, target: Any, arguments: list[Any], keywords: dict[str, Any]) -> dict[str, Any]:
         """Call; return the value, and those arguments that the call changed in place."""
-        given = [decode(argument, self._find) for argument in arguments]
-        named = {name: decode(argument, self._find) for name, argument in keywords.items()}
-        value = decode(target, self._find)(*given, **named)
+        given = [decode(argument, self._opaque) for argument in arguments]
+        named = {name: decode(argument, self._opaque) for name, argument in keywords.items()}
+        value = decode(target, self._opaque)(*given, **named)
         after = {index: encode(item, self._keep) for index, item in enumerate(given) if isinstance(item, _MUTABLE)}
         changed = {index: item for index, item in after.items() if item != arguments[index]}
         return {"value": encode(value, self._keep), "changed": changed}
@@ -222,8 +225,8 @@ class Candidate:
             "attribute": getattr, "set": setattr, "list": list, "length": len, "truth": bool, "text": str,
             "item": lambda value, key: value[key], "set_item": lambda value, key, item: value.__setitem__(key, item),
         }  # fmt: skip
-        given = [decode(argument, self._find) for argument in arguments]
-        return encode(operations[operation](decode(target, self._find), *given), self._keep)
+        given = [decode(argument, self._opaque) for argument in arguments]
+        return encode(operations[operation](decode(target, self._opaque), *given), self._keep)
 
     def do_run(self, program: str, stdin: str, timeout_s: float, max_bytes: int) -> dict[str, Any]:
         """Run the program as a script in a fork; return its output and how it ended."""

@@ -34,6 +34,10 @@ class SandboxServerError(SandboxError):
     """The server is down, too slow or speaks another language."""
 
 
+class _ReplyTooLongError(SandboxServerError):
+    """The server sent more than is read."""
+
+
 class _ServerBusyError(SandboxServerError):
     """A failure that may pass: worth another try."""
 
@@ -83,7 +87,11 @@ class RemoteSandbox:
         if left_s == 0:
             tally.stop("gave no answer in time")
             return
-        result = self._run_code(program, given, left_s)
+        try:
+            result = self._run_code(program, given, left_s)
+        except _ReplyTooLongError:
+            tally.stop(f"printed more than {MAX_REPLY} bytes")
+            return
         if result.get("status") == "TimeLimitExceeded":
             tally.stop("gave no answer in time")
             return
@@ -173,7 +181,7 @@ class RemoteSandbox:
         if time.monotonic() >= deadline:
             raise SandboxServerError(f"{where} gave no whole answer in {left_s:.1f} s")
         if len(text) > MAX_REPLY:
-            raise SandboxServerError(f"{where} sent more than {MAX_REPLY} bytes")
+            raise _ReplyTooLongError(f"{where} sent more than {MAX_REPLY} bytes")
         if reply.status != 200:
             failure = _ServerBusyError if reply.status in _RETRIED else SandboxServerError
             raise failure(f"{where} answered {reply.status}: {text[:200].decode(errors='replace')}")

@@ -2,7 +2,9 @@
 
 A name of the program is a stand-in here. Calling it ships the arguments as data and brings the value back as data;
 what is not data comes back as another stand-in, which equals nothing but itself, so that an object with an ``__eq__``
-of its own convinces nobody. Built-in names and standard modules are always the judge's.
+of its own convinces nobody. A stand-in is a number that is only ever sent back to the program. Nothing that the program
+sends is looked up here: built-in names, standard modules and the kinds of exceptions are the judge's own choice, by
+what the tests say before the program has run.
 """
 
 from __future__ import annotations
@@ -31,6 +33,19 @@ from unigrpo.rewards.sandboxing.sandbox_harness import (
 )
 
 _FIRST_DESCRIPTOR = 10
+_RUNNING_TEXT = ("eval", "exec", "compile", "__import__")
+_RUNNING_MODULES = ("pickle", "marshal", "shelve", "code", "runpy", "subprocess", "ctypes")
+_RAISABLE = {
+    name: kind
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type)
+    and issubclass(kind, Exception)
+    and not issubclass(kind, StopIteration | StopAsyncIteration)
+}
+"""What a program may raise here: not what would end a loop of the tests, as ``all(map(f, given))`` is one, early."""
+_TESTS = "tests"
+_MADE_BY_TESTS = (types.FunctionType, types.GeneratorType, types.ModuleType, range, map, filter, zip, enumerate)
+"""Kinds of built-in values that no attribute of a program's data is of."""
 
 
 class Client:
@@ -67,13 +82,13 @@ class Client:
             self.gone = str(error)
             raise
         if "raised" in answer:
-            raise _as_raised(str(answer["raised"]), str(answer.get("text", "")))
+            raise _as_raised(answer["raised"], answer.get("text"))
         return answer.get("reply")
 
     def value(self, reply: Any) -> Any:
         """Return the value of tagged data; nonsense ends the conversation."""
         try:
-            return decode(reply, lambda index: StandIn(self, int(index)))
+            return decode(reply, {"kept": self._stand_in})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise self._nonsense() from error
 
@@ -96,18 +111,23 @@ class Client:
         given = [encode(argument, _ship) for argument in arguments]
         return self.value(self.ask("special", operation, encode(target, _ship), given))
 
+    def _stand_in(self, index: Any) -> StandIn:
+        if type(index) is not int or index < 0:
+            raise TypeError("kept takes a number")
+        return StandIn(self, index)
+
     def _nonsense(self) -> GoneError:
         self.gone = "sent nonsense"
         return GoneError(self.gone)
 
 
-def _as_raised(kind: str, text: str) -> Exception:
+def _as_raised(kind: Any, text: Any) -> Exception:
     """Return the built-in exception of that name, where there is one that takes a text."""
+    kind, text = (told if isinstance(told, str) else "nothing" for told in (kind, text))
     error: Exception = RaisedError(f"{kind}: {text}")
-    found = getattr(builtins, kind, None)
-    if isinstance(found, type) and issubclass(found, Exception):
+    if kind in _RAISABLE:
         with Trap():
-            error = found(text)
+            error = _RAISABLE[kind](text)
     return error
 
 
@@ -117,7 +137,11 @@ def _ship(value: Any) -> Any:
     name = getattr(value, "__name__", "")
     if getattr(builtins, name or "-", None) is value:
         return {"builtin": name}
-    raise UnshippableError(f"a {type(value).__name__} is not data")
+    kind = type(value)
+    is_of_tests = isinstance(value, _MADE_BY_TESTS) or kind.__module__ not in ("builtins", __name__, Trap.__module__)
+    if is_of_tests or (isinstance(value, type) and value.__module__ == _TESTS):
+        raise UnshippableError(f"a {kind.__name__} is not data")
+    raise TypeError(f"a {kind.__name__} is not data: it came of what the program gave")
 
 
 def _change(old: Any, new: Any) -> None:
@@ -185,7 +209,7 @@ class Judge:
 
     def __init__(self, order: dict[str, Any], client: Client, send: Callable[[dict[str, Any]], None]) -> None:
         self._order, self._client, self._send = order, client, send
-        self._namespace: dict[str, Any] = {"__name__": "tests"}
+        self._namespace: dict[str, Any] = {"__name__": _TESTS}
 
     def report(self, **facts: Any) -> None:
         """Tell the outside, with the order's nonce."""
@@ -225,6 +249,8 @@ class Judge:
                 trees.append(ast.parse(source))
                 if index == 0:
                     run_source(source, "<setup>", self._namespace)
+                if found := _run_by_tests(trees[-1]):
+                    raise ValueError(f"it uses {found}, by which a program's text could take over the judge")
             if trap.error is not None:
                 place = f"test {index - 1}" if index else "the setup"
                 self.report(broken=f"{place} does not run: {_reason(trap.error)}")
@@ -236,11 +262,14 @@ class Judge:
         entry = self._order["entry_point"]
         classes = {node.name for node in trees[0].body if isinstance(node, ast.ClassDef)}
         used = {node.id for tree in trees[1:] for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        used -= {name for name in used if name.startswith("__")}
+        asked = {*classes, entry, entry.split(".")[0]}
+        for name in used - set(self._namespace) - asked:
+            if module := _module_meant(name, trees[1:]):
+                self._namespace[name] = module
         own = set(self._namespace) | set(dir(builtins))
         for name in used & set(names):
-            if names[name] in sys.stdlib_module_names and name not in self._namespace:
-                self._namespace[name] = importlib.import_module(names[name])
-            elif name in classes or name == entry or name not in own:
+            if name in asked or name not in own:
                 self._namespace[name] = self._client.value(self._client.ask("get", name))
         if entry:
             self._namespace["candidate"] = self._client.value(self._client.ask("get", entry))
@@ -251,6 +280,50 @@ class Judge:
         check = self._namespace.pop("check", None)
         if isinstance(check, types.FunctionType) and "candidate" in self._namespace:
             check(self._namespace["candidate"])
+
+
+def _run_by_tests(tree: ast.Module) -> str:
+    """Return what the tests use that runs a text which may be the program's, or an empty text."""
+    fixed: set[int] = set()
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if (
+            isinstance(node, ast.Call)
+            and not node.keywords
+            and all(isinstance(item, ast.Constant) for item in node.args)
+        ):
+            fixed.add(id(node.func))
+        elif isinstance(node, ast.Name) and node.id in _RUNNING_TEXT and id(node) not in fixed:
+            names = [node.id]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [(node.module or "").split(".")[0]]
+        if found := [name for name in names if name in _RUNNING_TEXT + _RUNNING_MODULES]:
+            return found[0]
+    return ""
+
+
+def _module_meant(name: str, trees: list[ast.Module]) -> types.ModuleType | None:
+    """Return the standard module that the tests mean by a name: they use it for the module's attributes alone."""
+    if name not in sys.stdlib_module_names or name in _RUNNING_MODULES:
+        return None
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    attributes = [
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
+    ]
+    num_uses = sum(isinstance(node, ast.Name) and node.id == name for node in nodes)
+    if len(attributes) < num_uses:
+        return None
+    module = None
+    with Trap():
+        module = importlib.import_module(name)
+        for attribute in attributes:
+            with Trap():
+                importlib.import_module(f"{name}.{attribute}")
+    return module if all(hasattr(module, attribute) for attribute in attributes) else None
 
 
 def _reason(error: BaseException | None) -> str:

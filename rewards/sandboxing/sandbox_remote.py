@@ -20,6 +20,8 @@ from unigrpo.rewards.sandboxing.sandbox_judge import Client, Judge
 
 _NOBODY = 65534
 _PR_SET_DUMPABLE = 4
+_MAX_VALUES = 4 * 2**20
+"""Characters of all values of a program, so that it cannot make the server's reply too long to be read."""
 
 
 def _print(message: dict[str, Any]) -> None:
@@ -107,10 +109,14 @@ def _call(order: dict[str, Any], judge: Judge, client: Client) -> None:
         if trap.error is not None and not client.gone:
             judge.report(stopped=f"{type(trap.error).__name__}: {trap.error}"[:200])
             return
+        num_left = _MAX_VALUES
         for index, arguments in enumerate(order["calls"]):
             client.deadline = time.monotonic() + order["timeout_s"]
             with Trap() as trap:
                 reply = client.ask("call", client.ask("get", order["entry_point"]), arguments, {})
+                num_left -= len(json.dumps(reply["value"]))
+                if num_left < 0:
+                    raise ValueError(f"the values of all calls have more than {_MAX_VALUES} characters")
                 judge.report(index=index, value=reply["value"])
             if client.gone:
                 break
