@@ -18,7 +18,7 @@ MAX_LINES = 400
 LAYERS = {
     0: ("unigrpo", "types", "errors", "legible", "torchvision_hook", "assets"),
     1: (
-        "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "references", "plugin",
+        "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "references", "plugin", "ray_start",
         "reward_checks", "image_features",
         "models.base", "rewards.base", "rollouts.base", "estimators.base",
     ),
@@ -32,7 +32,7 @@ LAYERS = {
     6: ("recipe", "recipe_checks", "recipe_problems", "recipe_yaml", "arithmetic", "recipes"),
     7: (
         "run", "train", "sft", "sft_weights", "evaluate", "samples", "step_metrics", "summary", "export", "report",
-        "report_data", "report_figures", "page", "score", "score_items", "score_page", "demo", "testing",
+        "report_data", "report_figures", "page", "inspection", "score", "score_items", "score_page", "demo", "testing",
     ),
     8: ("cli",),
     9: ("__main__",),

@@ -39,16 +39,27 @@ class ModelSize:
     kv_width: int
     vocabulary: int
     is_tied: bool
+    counted: int | None = None
+    """Weights, where they were counted from the shapes of all tensors; None is the count by the sizes above."""
+    counted_adapter: int | None = None
+    """Sum of inputs and outputs of the linear layers that LoRA wraps by default, where that was counted."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelSize | None:
-        """Read a released layout's names; None where one is missing."""
+        """Read a released layout's names; None where one is missing.
+
+        Of a mixture of experts the MLP's width is that of the experts that a token goes through together.
+        """
+        config = config.get("text_config") or config
 
         def first(*names: str) -> int | None:
             return next((int(config[name]) for name in names if config.get(name)), None)
 
         layers, width = first("n_layers", "num_hidden_layers"), first("d_model", "hidden_size")
-        mlp, vocabulary = first("mlp_hidden_size", "intermediate_size"), first("embedding_size", "vocab_size")
+        experts = (first("num_experts_per_tok", "top_k_experts") or 0) + (first("num_shared_experts") or 0)
+        expert = first("moe_intermediate_size", "expert_intermediate_size")
+        mlp = experts * expert if experts and expert else first("mlp_hidden_size", "intermediate_size")
+        vocabulary = first("embedding_size", "vocab_size")
         heads = first("n_heads", "num_attention_heads")
         if not (layers and width and mlp and vocabulary and heads):
             return None
@@ -75,13 +86,17 @@ class ModelSize:
 
     @property
     def num_parameters(self) -> int:
-        """Return the weights of a pre-norm Llama-type model without biases."""
+        """Return the weights: as counted, or of a pre-norm Llama-type model without biases."""
+        if self.counted is not None:
+            return self.counted
         block = sum(a * b for a, b in self.linear_shapes.values()) + 2 * self.width
         embeddings = self.vocabulary * self.width * (1 if self.is_tied else 2)
         return self.num_layers * block + self.width + embeddings
 
     def num_adapter_parameters(self, rank: int, targets: list[str] | None) -> int:
         """Return the weights of LoRA of a rank on the named linear layers of the blocks; None is all of them."""
+        if targets is None and self.counted_adapter is not None:
+            return rank * self.counted_adapter
         shapes = [shape for name, shape in self.linear_shapes.items() if targets is None or name in targets]
         return self.num_layers * rank * sum(a + b for a, b in shapes)
 
@@ -99,7 +114,7 @@ def batch_arithmetic(recipe: Recipe) -> dict[str, list[Row]]:
         recipe: a checked recipe.
     """
     sections = {"tasks": _task_rows(recipe), "a step": _step_rows(recipe)}
-    memory = _memory_rows(recipe)
+    memory = memory_rows(recipe)
     if memory:
         sections["memory of the learner, estimated"] = memory
     return sections
@@ -184,8 +199,14 @@ def _step_rows(recipe: Recipe) -> list[Row]:
     ]
 
 
-def _memory_rows(recipe: Recipe) -> list[Row]:
-    size = _model_size(recipe)
+def memory_rows(recipe: Recipe, size: ModelSize | None = None) -> list[Row]:
+    """Return what the learner and each actor hold, estimated; nothing where the model's sizes are not known.
+
+    Args:
+        recipe: a checked recipe.
+        size: of the policy; None reads it from config.json, or knows it by a released name.
+    """
+    size = size or _model_size(recipe)
     if size is None:
         return []
     num_bytes = 2 if recipe.policy.dtype == "bfloat16" else 4

@@ -11,6 +11,7 @@ import typer
 from unigrpo.cli.check import check
 from unigrpo.cli.evaluate import evaluate
 from unigrpo.cli.export import export
+from unigrpo.cli.inspect import inspect
 from unigrpo.cli.make_tiny import make_tiny
 from unigrpo.cli.report import report
 from unigrpo.cli.resume import resume
@@ -37,6 +38,7 @@ app.command("eval")(evaluate)
 app.command()(score)
 app.command()(report)
 app.command()(export)
+app.command()(inspect)
 app.command("make-tiny")(make_tiny)
 
 
@@ -96,5 +98,5 @@ def _show(error: Exception) -> None:
         message = f"{error.filename}: {error.strerror.lower()}"
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(Text.assemble(("error: ", "bold red"), (message, "red")))
-    if not type(error).__module__.startswith("unigrpo."):
+    if getattr(error, "__notes__", None) or not type(error).__module__.startswith("unigrpo."):
         console.print(Text(f"(run again with {DEBUG} for the traceback)", "dim"))

@@ -124,6 +124,8 @@ def embed(table: nn.Embedding, token_ids: Tensor, image_features: Tensor | None)
 class LlavaPolicy(TextPolicy):
     """Pictures and text in, text out, over several turns; a family says how its body is built and called."""
 
+    tasks = ("reason", "understand")
+
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """Return the config without a start id outside the vocabulary: the conversion script's, which nothing uses."""

@@ -38,6 +38,7 @@ where the tokenizer brings none, and replaces the file's own in the release, as 
 class MmadaPolicy(LladaPolicy):
     """MMaDA behind the policy contract: text and pictures in, text or a picture out."""
 
+    tasks = ("reason", "understand", "imagine")
     required_text = ("<think>", "</think>")
 
     @classmethod

@@ -77,6 +77,7 @@ def omni_visible(token_ids: Tensor, is_padding: Tensor | None, *, soi: int, eoi:
 class ShowoPolicy(MmadaPolicy):
     """Show-o behind the policy contract: a picture out, or a picture and a question in and text out."""
 
+    tasks = ("understand", "imagine")
     token_text: ClassVar[Mapping[str, str]] = {}
     module: Phi  # type: ignore[assignment]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unigrpo.models.base import Vocabulary
     from unigrpo.models.tokenizer import TextTokenizer
     from unigrpo.settings import LoraSettings, SamplingSettings
-    from unigrpo.types import Canvas, Prompt, Span
+    from unigrpo.types import Canvas, Prompt, Span, Task
 
 
 class TextPolicy(ABC):
@@ -39,6 +39,8 @@ class TextPolicy(ABC):
 
     token_text: ClassVar[Mapping[str, str]] = TOKEN_TEXT
     """The tokens by which the family's tokenizer file names the ids (mask, eos, ...)."""
+    tasks: ClassVar[tuple[Task, ...]] = ("reason",)
+    """What the family can do with a prompt; whether a task trains is said in `unigrpo.models.families`."""
     required_text: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer must bring back from its own ids, such as the tags of a thought."""
     is_trainable: ClassVar[bool] = True

@@ -141,6 +141,26 @@ def tied_names(module: nn.Module) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
+def match_names(
+    module: nn.Module,
+    stored: Mapping[str, tuple[int, ...]],
+    source: str,
+    module_name: Callable[[str], str | None] = str,
+) -> tuple[dict[str, str], list[tuple[str, list[str]]]]:
+    """Return the module's name of each stored tensor, and for each tied parameter the name that is stored and all.
+
+    Raises:
+        ValueError: tensors that are missing, unexpected or misshapen.
+    """
+    renamed = {name: own for name in stored if (own := module_name(name)) is not None}
+    found = {own: stored[name] for name, own in renamed.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    tied = [(next((name for name in names if name in found), names[0]), names) for names in tied_names(module)]
+    left_out = {name for kept, names in tied for name in names if name != kept and name not in found}
+    compare_shapes({name: shape for name, shape in wanted.items() if name not in left_out}, found, source)
+    return renamed, tied
+
+
 def fill(
     module: nn.Module,
     folder: Path,
@@ -162,13 +182,7 @@ def fill(
         ValueError: pickled, damaged or unfitting weights.
     """
     files = weight_files(folder)
-    stored = read_shapes(files)
-    renamed = {name: own for name in stored if (own := module_name(name)) is not None}
-    found = {own: stored[name] for name, own in renamed.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    tied = [(next((name for name in names if name in found), names[0]), names) for names in tied_names(module)]
-    left_out = {name for source, names in tied for name in names if name != source and name not in found}
-    compare_shapes({name: shape for name, shape in wanted.items() if name not in left_out}, found, str(folder))
+    renamed, tied = match_names(module, read_shapes(files), str(folder), module_name)
     state = {renamed[name]: tensor for name, tensor in read_tensors(files, frozenset(renamed), dtype, device)}
     for source, names in tied:
         state.update(dict.fromkeys(names, state[source]))
