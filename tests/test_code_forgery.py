@@ -192,9 +192,6 @@ def test_name_of_the_entry_point_is_the_programs_even_where_a_module_has_it(code
 
 DEEP = """
 import os, sys
-class Raw:
-    def __init__(self, depth): self.text = '{"reply":' + "[" * depth + "]" * depth + "}\\n"
-depth = [0]
 harness = sys.modules["unigrpo.rewards.sandboxing.sandbox_harness"]
 def send(self, message, deadline=None):
     text = '{"reply":' + "[" * DEPTH + "]" * DEPTH + "}" if ready else '{"reply": []}'
@@ -206,7 +203,7 @@ harness.Channel.send = send
 
 
 def test_depth_at_the_limit_of_the_reader_fails_the_program_and_not_the_batch(code: Code) -> None:
-    depths = [*range(940, 1000, 2), 100_000]
+    depths = [*range(965, 996), 100_000]
     programs = [f"```python\n{DEEP.replace('DEPTH', str(depth))}\n```" for depth in depths]
     values = code(
         completions=programs, entry_point=["f"] * len(depths), cases=[[{"input": [1], "output": 2}]] * len(depths)
