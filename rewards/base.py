@@ -24,6 +24,22 @@ class Failed:
     reason: str
 
 
+class TimedOut(float):
+    """In place of a value: scoring the answer did not end, and the answer is to blame.
+
+    It is this number, the range's lowest, with the status TIMEOUT, and is never kept for later. Return it only for time
+    that the answer itself took, such as CPU seconds: one that merely waited is ``Failed``.
+    """
+
+    reason: str
+
+    def __new__(cls, value: float, reason: str) -> TimedOut:
+        """Make the number."""
+        made = super().__new__(cls, value)
+        made.reason = reason
+        return made
+
+
 @runtime_checkable
 class Reward(Protocol):
     """A reward with settings or weights. A plain function of the same call is a reward, too (its range is [0, 1])."""

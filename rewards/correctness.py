@@ -1,8 +1,9 @@
 r"""Correctness: 1 where the final answer equals the gold answer, else 0.
 
 Most answers are decided here by spelling and exact fractions. The rest goes to math-verify in a child process with a
-deadline: an answer that hangs a computer algebra system is wrong, and cannot hang the run. No signal, no thread and no
-event loop is involved, so it works the same in a script, a thread, an asyncio loop and a Ray actor.
+deadline in CPU seconds of that child: an answer that hangs a computer algebra system is wrong, and cannot hang the run;
+a busy machine makes no answer wrong. The child's start belongs to no answer. No signal, no thread and no event loop is
+involved, so it works the same in a script, a thread, an asyncio loop and a Ray actor.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import logging
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.maths.answers import (
     ALL_SOURCES,
     MAX_ANSWER_LENGTH,
@@ -29,18 +31,27 @@ from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_eq
 from unigrpo.rewards.maths.normalise import Normal, normalise
 from unigrpo.rewards.maths.spelling import are_spelt_alike
 from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
+from unigrpo.rewards.runtime.pauses import paused
 
 _LOGGER = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
-"""For the worker's imports on a machine that is busy starting a run."""
+"""For the worker's imports and first comparisons on a machine that is busy starting a run."""
+WALL_FACTOR = 10.0
+MIN_WALL_S = 60.0
+"""A comparison may wait this long for its CPU seconds, and ``WALL_FACTOR`` deadlines; then the machine is to blame."""
 Equality = Literal["mathematics", "spelling"]
+_Value: TypeAlias = float | Failed | None
 
 _NUM_CACHED = 20_000
 _ANCHOR = re.compile(r"(?i)(?:answer|result|option|choice)\s*(?:is|:|=)?\s*[:=]?\s*")
 _SENTENCE_END = re.compile(r"\.(?:\s|$)|\n")
 _CHOICE = re.compile(r"\(([A-Za-z])\)|(?<![A-Za-z])([A-Z])(?![A-Za-z'])")
 _PROSE_LENGTH = 300
+
+
+class AlgebraError(RuntimeError):
+    """The worker that compares could not be started: no answer is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +97,8 @@ class Correctness:
         r"""Set up; the worker starts with the first answer that needs it.
 
         Args:
-            deadline_s: seconds for one comparison; then its worker is killed and the answer is wrong.
+            deadline_s: CPU seconds for one comparison; then its worker is killed and the answer is wrong. The recipe's
+                ``timeout_s`` does not count them.
             sources: where an answer may stand: ``box`` (``\boxed{}``), ``tag`` (``<answer>``), ``hashes`` (``####``),
                 ``text`` (unmarked, behind ``</think>`` and ``</reasoning>``).
             equality: ``spelling`` calls right only what the published MATH tables do, to stand beside them.
@@ -101,16 +113,19 @@ class Correctness:
         self._equality: Equality = equality
         self._lock = threading.Lock()
         self._child: Child | None = None
-        self._cache: OrderedDict[_Pair, float | None] = OrderedDict()
+        self._cache: OrderedDict[_Pair, _Value] = OrderedDict()
         self.num_timeouts = 0
-        """Comparisons that were killed so far."""
+        """Comparisons that used up their CPU seconds so far."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as settings: a worker belongs to one process."""
         return (_make, (self._deadline_s, self._sources, self._equality))
 
-    def __call__(self, *, completions: Sequence[Any], answer: Sequence[Any], **columns: object) -> list[float | None]:
+    def __call__(self, *, completions: Sequence[Any], answer: Sequence[Any], **columns: object) -> list[Any]:
         """Return 1 (right), 0 (wrong) or None (no gold answer, or one that cannot be read) for each completion.
+
+        A 0 for a comparison that does not end is a ``TimedOut``; where the machine, the worker's start or a gold answer
+        is to blame, the value is ``Failed``. Neither is remembered.
 
         Raises:
             ValueError: if there are not as many answers as completions.
@@ -119,7 +134,7 @@ class Correctness:
             raise ValueError(
                 f"Correctness got {len(completions)} completions and {len(answer)} answers; give one answer each"
             )
-        values: list[float | None] = []
+        values: list[_Value] = []
         open_pairs: list[tuple[int, _Pair]] = []
         for index, (completion, gold) in enumerate(zip(completions, answer, strict=True)):
             verdict = judge_cheaply(
@@ -138,9 +153,18 @@ class Correctness:
         return values
 
     def start(self) -> None:
-        """Start the worker ahead of the first call."""
+        """Start the worker ahead of the first call, and wait until it compares at full speed.
+
+        Raises:
+            AlgebraError: if it does not start.
+        """
         with self._lock:
             self._running_child()
+
+    def warm_up(self) -> None:
+        """Start the worker if answers may need it; a pool calls this while it loads."""
+        if self._equality == "mathematics":
+            self.start()
 
     def close(self) -> None:
         """End the worker; a later call starts another."""
@@ -149,49 +173,78 @@ class Correctness:
                 self._child.kill()
                 self._child = None
 
-    def _compare(self, pairs: Sequence[_Pair]) -> dict[_Pair, float | None]:
+    def _compare(self, pairs: Sequence[_Pair]) -> dict[_Pair, _Value]:
         """Return the verdict of each pair, from the cache or the worker."""
         distinct = list(dict.fromkeys(pairs))
         verdicts = {pair: self._cache[pair] for pair in distinct if pair in self._cache}
         waiting = [pair for pair in distinct if pair not in verdicts]
         is_second_try = False
         while waiting:
-            num_done = 0
+            found: list[_Value] = []
             try:
-                child = self._running_child()
-                child.send(
-                    {"pairs": [[p.prediction, p.gold, p.is_prose] for p in waiting], "deadline_s": self._deadline_s}
-                )
-                for pair in waiting:
-                    verdicts[pair] = self._value(child.receive(timeout_s=self._deadline_s)["verdict"], pair)
-                    num_done += 1
-            except (ChildTimeoutError, ChildDiedError) as error:
+                for value in self._answers(waiting):
+                    found.append(value)
+            except ChildDiedError as error:
                 # A worker may have died of anything: the pair that it worked on gets one more chance.
-                is_guilty = isinstance(error, ChildTimeoutError) or (is_second_try and num_done == 0)
-                is_second_try = not is_guilty
-                if is_guilty:
-                    self.num_timeouts += 1
-                    verdicts[waiting[num_done]] = 0.0
-                    _LOGGER.warning(
-                        "comparing %r with %r: %s",
-                        waiting[num_done].prediction[:80],
-                        waiting[num_done].gold[:80],
-                        error,
-                    )
-                    num_done += 1
-            waiting = waiting[num_done:]
+                if is_second_try and not found:
+                    found.append(self._late(waiting[0], str(error)))
+                is_second_try = not found or len(found) < len(waiting)
+            except (AlgebraError, ChildTimeoutError) as error:
+                _LOGGER.warning("%d answers could not be compared: %s", len(waiting) - len(found), error)
+                found += [Failed(str(error))] * (len(waiting) - len(found))
+            verdicts |= dict(zip(waiting, found, strict=False))
+            waiting = waiting[len(found) :]
         for pair in distinct:
             self._remember(pair, verdicts[pair])
         return verdicts
 
+    def _answers(self, pairs: Sequence[_Pair]) -> Iterator[_Value]:
+        """Yield what the worker says of each pair, up to one that ends the worker by its CPU time.
+
+        Raises:
+            AlgebraError: if the worker does not start.
+            ChildDiedError: if it dies of anything else than CPU time.
+            ChildTimeoutError: if it does not get its CPU seconds in a much longer time.
+        """
+        child = self._running_child()
+        child.send({"pairs": [[p.prediction, p.gold, p.is_prose] for p in pairs], "cpu_s": self._deadline_s})
+        wall_s = max(MIN_WALL_S, WALL_FACTOR * self._deadline_s)
+        for pair in pairs:
+            has_gold = False
+            try:
+                with paused(2 * wall_s):
+                    reply = child.receive(timeout_s=wall_s)
+                    if "is_partial" in reply:
+                        has_gold = True
+                        reply = child.receive(timeout_s=wall_s)
+            except ChildDiedError as error:
+                if not error.is_out_of_cpu_time:
+                    raise
+                yield self._value("late" if has_gold else "gold_late", pair)
+                return
+            yield self._value(reply["verdict"], pair)
+
     def _running_child(self) -> Child:
         if self._child is None or not self._child.is_alive:
             self._child = Child("unigrpo.rewards.maths.math_worker")
-            self._child.send({"hello": True})
-            self._child.receive(timeout_s=START_TIMEOUT_S)
+            try:
+                with paused(START_TIMEOUT_S):
+                    self._child.send({"hello": True})
+                    self._child.receive(timeout_s=START_TIMEOUT_S)
+            except (ChildDiedError, ChildTimeoutError) as error:
+                raise AlgebraError(
+                    f"the process that compares answers did not start: {error}. Its log is above; math-verify must be "
+                    "installed, and 2 GB of memory free"
+                ) from error
         return self._child
 
-    def _value(self, verdict: str, pair: _Pair) -> float | None:
+    def _value(self, verdict: str, pair: _Pair) -> _Value:
+        if verdict == "late":
+            return self._late(pair, f"it took more than its {self._deadline_s:g} CPU seconds")
+        if verdict == "gold_late":
+            reason = f"the gold answer {pair.gold[:80]!r} could not be read in {self._deadline_s:g} CPU seconds"
+            _LOGGER.warning("%s; raise deadline_s, or mend it", reason)
+            return Failed(reason)
         if verdict == "unreadable":
             _LOGGER.warning(
                 "the gold answer %r cannot be read as mathematics; only its exact spelling counts", pair.gold
@@ -199,7 +252,14 @@ class Correctness:
             return None
         return float(verdict == "right")
 
-    def _remember(self, pair: _Pair, value: float | None) -> None:
+    def _late(self, pair: _Pair, reason: str) -> TimedOut:
+        self.num_timeouts += 1
+        _LOGGER.warning("comparing %r with %r: %s", pair.prediction[:80], pair.gold[:80], reason)
+        return TimedOut(0.0, f"comparing {pair.prediction[:80]!r}: {reason}")
+
+    def _remember(self, pair: _Pair, value: _Value) -> None:
+        if isinstance(value, TimedOut | Failed):
+            return
         self._cache[pair] = value
         self._cache.move_to_end(pair)
         if len(self._cache) > _NUM_CACHED:

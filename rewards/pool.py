@@ -80,6 +80,7 @@ class RewardPool:
         """By reward, of the last step."""
         self.last_keys: Keys = {}
         """Of the last step; with its table they are what :meth:`remember` takes."""
+        self.is_scoring = False
         self.last_reasons: dict[str, list[str]] = {}
         """By reward, one a rollout of the last step: why it failed; empty where it did not."""
 
@@ -119,7 +120,18 @@ class RewardPool:
             RewardOutageError: if a reward fails on too many items.
             RewardFailedError: if one fails and the recipe says so.
             RewardLoadError: if a reward could not be made.
+            KeyboardInterrupt: if a signal handler raises it meanwhile; then the workers have been ended.
         """
+        try:
+            self.is_scoring = True
+            return self._score(rollouts, step, remember)
+        except KeyboardInterrupt:
+            self._end_processes()
+            raise
+        finally:
+            self.is_scoring = False
+
+    def _score(self, rollouts: Sequence[Rollout], step: int, remember: bool) -> RewardTable:
         self.start()
         executor = self._executor
         assert executor is not None
@@ -127,7 +139,11 @@ class RewardPool:
         given = Step(number=step, rollouts=rollouts, group_ids=group_ids.tolist(), digests=StepDigests(rollouts))
         with ThreadPoolExecutor(max(1, len(self._scorers)), thread_name_prefix="reward-step") as threads:
             running = {name: threads.submit(scorer.score, given, executor) for name, scorer in self._scorers.items()}
-            scored = {name: result_of(future, list(running.values())) for name, future in running.items()}
+            try:
+                scored = {name: result_of(future, list(running.values())) for name, future in running.items()}
+            except KeyboardInterrupt:
+                self._end_processes()  # Else the threads would be waited for as long as the workers take.
+                raise
         self.last_stats = {name: found.stats for name, found in scored.items()}
         ranges = [scorer.traits.range for scorer in self._scorers.values()]
         outcomes = {name: found.outcomes for name, found in scored.items()}
@@ -181,8 +197,7 @@ class RewardPool:
 
     def close(self) -> None:
         """End all workers."""
-        for process in self._processes.values():
-            process.close()
+        self._end_processes()
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
@@ -201,6 +216,10 @@ class RewardPool:
     ) -> None:
         """End the workers."""
         self.close()
+
+    def _end_processes(self) -> None:
+        for process in self._processes.values():
+            process.close()
 
     def _open_files(self) -> None:
         """Open each file that rewards keep values in; rewards may share one."""

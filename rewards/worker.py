@@ -12,9 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from unigrpo.rewards.base import Failed
+from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
 from unigrpo.rewards.runtime.child import Send, limit_memory, serve, unlimit_memory
+from unigrpo.rewards.runtime.pauses import announced
 from unigrpo.rewards.runtime.traits import identity, is_repeatable, needs_whole_groups
 from unigrpo.types import RewardStatus
 
@@ -48,14 +49,17 @@ class _Trap:
 
 
 class _Worker:
-    """Answers ``{"load": …}`` once a reward and ``{"columns": …}`` for each batch of the reward that it names."""
+    """Answers ``{"load": …}`` once a reward and ``{"columns": …}`` for each batch of the reward that it names.
+
+    A reward may have a method ``warm_up``; it belongs to the loading, so no call's time counts it.
+    """
 
     def __init__(self) -> None:
         self._rewards: dict[str, AdaptedReward] = {}
 
     def handle(self, message: dict[str, Any], send: Send) -> None:
         """Answer one message."""
-        with _Trap() as trap:
+        with _Trap() as trap, announced(send if message.get("takes_pauses") else None):
             reply = self._load(message["load"]) if "load" in message else self._score(message)
         send(trap.report() if trap.error is not None else reply)
 
@@ -64,6 +68,8 @@ class _Worker:
         reward = load_reward(order["use"], order["arguments"], name=order["name"], folder=folder)
         self._rewards[order["name"]] = reward
         self._limit_memory()
+        if callable(getattr(reward.target, "warm_up", None)):
+            reward.target.warm_up()
         return {
             "range": list(reward.range),
             "wanted_columns": reward.wanted_columns,
@@ -94,7 +100,7 @@ class _Worker:
             for column, logged in reward.extras.items()
             if len(logged) == len(values)
         }
-        reasons = [value.reason if isinstance(value, Failed) else "" for value in raw]
+        reasons = [value.reason if isinstance(value, Failed | TimedOut) else "" for value in raw]
         return {"values": values, "status": status, "reasons": reasons, "metrics": metrics, "extras": extras}
 
 
@@ -110,6 +116,10 @@ def judged(raw: Sequence[Any]) -> tuple[list[float | None], list[int]]:
     for value in raw:
         if hasattr(value, "item"):
             value = _plain(value)
+        if isinstance(value, TimedOut):
+            values.append(float(value))
+            status.append(RewardStatus.TIMEOUT)
+            continue
         is_number = isinstance(value, Real) and math.isfinite(value)
         values.append(float(value) if is_number else None)
         status.append(RewardStatus.OK if is_number else _status_of_none(value))

@@ -132,3 +132,9 @@ def always_hangs(completions, **columns):
 
 
 always_hangs.is_deterministic = False
+
+
+def timed_out(completions, **columns):
+    from unigrpo.rewards.base import TimedOut
+
+    return [TimedOut(0.0, "it would not end") for _ in completions]

@@ -39,6 +39,9 @@ Handler = Callable[[dict[str, Any], Send], None]
 class ChildDiedError(RuntimeError):
     """The child ended before it answered; the message holds the exit code or signal."""
 
+    is_out_of_cpu_time = False
+    """Whether the ``cpu_s`` of its message, or the last resort of ``deadline_s``, ended it."""
+
 
 class ChildTimeoutError(TimeoutError):
     """The child did not answer in time and has been killed."""
@@ -118,7 +121,9 @@ class Child:
         try:
             yield
         except wire.WireClosedError as error:
-            raise ChildDiedError(self._obituary()) from error
+            death = ChildDiedError(self._obituary())
+            death.is_out_of_cpu_time = self._process.returncode == -signal.SIGPROF
+            raise death from error
         except wire.WireTimeoutError as error:
             self.kill()
             raise ChildTimeoutError(f"process {self.pid} {complaint} and was killed") from error
@@ -134,7 +139,7 @@ class Child:
         self.kill()
         code = self._process.returncode
         if code is not None and code < 0:
-            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            hint = " (killed from outside or out of memory)" if code == -signal.SIGKILL else ""
             return f"process {self.pid} was ended by {signal.Signals(-code).name}{hint}"
         return f"process {self.pid} exited with code {code}"
 
@@ -168,8 +173,9 @@ def serve(handle: Handler, arguments: list[str]) -> None:
     """Answer messages until the parent closes the socket or dies. Runs in the child's main thread.
 
     A message may hold ``deadline_s``, the time to each of its replies; then a call that burns far more CPU than that is
-    ended by the kernel even if it holds the interpreter lock and the parent is gone. A message that this interpreter
-    cannot unpack comes as ``{"unreadable": reason}``.
+    ended by the kernel even if it holds the interpreter lock and the parent is gone. With ``cpu_s`` that is the limit,
+    to the letter: CPU seconds to each reply that is not ``is_partial``, so that a busy machine takes nothing from them.
+    A message that this interpreter cannot unpack comes as ``{"unreadable": reason}``.
 
     Args:
         handle: called with each message and a function that sends a reply.
@@ -185,11 +191,13 @@ def serve(handle: Handler, arguments: list[str]) -> None:
         message = messages.get()
         deadline_s = message.get("deadline_s")
         limit_s = 0.0 if deadline_s is None else _CPU_FACTOR * (deadline_s + _CPU_GRACE_S)
+        limit_s = message.get("cpu_s", limit_s)
 
         def reply(answer: Mapping[str, Any], limit_s: float = limit_s) -> None:
             if os.getpid() != owner:
                 os._exit(0)  # A fork that user code made and that came back: one answer is enough.
-            signal.setitimer(signal.ITIMER_PROF, limit_s)
+            if "is_partial" not in answer:
+                signal.setitimer(signal.ITIMER_PROF, limit_s)
             _reply(connection, answer)
 
         signal.setitimer(signal.ITIMER_PROF, limit_s)

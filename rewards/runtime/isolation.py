@@ -5,6 +5,7 @@
   the first few, taken from all over the batch, hang one and all, then the reward is down, and waiting on is useless.
 - A worker that dies: the call is tried once more, then halved; an item whose worker died twice is an ERROR.
 - ``Failed`` in place of a value: an ERROR of that item, and no second call.
+- ``TimedOut`` in place of a value: a TIMEOUT of that item, and no second call.
 - An exception: the batch is halved until the item that raises stands alone (ERROR).
 
 Where a reward needs whole groups, a group stands for an item: it is never split, and all its rows share one failure.
@@ -41,6 +42,8 @@ class Outcome:
     status: RewardStatus
     reason: str = ""
     """Of a failure."""
+    is_from_reward: bool = False
+    """Of a timeout: the reward itself was up, and put it down to the answer."""
 
     @property
     def is_failure(self) -> bool:
@@ -175,6 +178,7 @@ def outcomes_of(reply: dict[str, Any]) -> Reply:
             value=value,
             status=RewardStatus(status),
             reason=reason if status != RewardStatus.INVALID else "the value is not a finite number",
+            is_from_reward=status == RewardStatus.TIMEOUT,
         )
         for value, status, reason in zip(reply["values"], reply["status"], reply["reasons"], strict=True)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any, Protocol
 
 from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
 from unigrpo.settings import RewardSettings
+
+_PAUSE_GRACE_S = 60.0
+"""Beyond the limit that a pause names: whoever made it ends it."""
 
 
 class RewardLoadError(RuntimeError):
@@ -134,12 +138,17 @@ class RewardProcess:
             raise RewardLoadError(f"reward {name!r} ({use}) did not start: {error}") from error
         if "error" in reply:
             self.close()
-            raise RewardLoadError(f"reward {name!r} ({use}) could not be made: {reply['error']}\n{reply['traceback']}")
+            failure = RewardLoadError(f"reward {name!r} ({use}) could not be made: {reply['error']}")
+            failure.add_note(reply["traceback"])  # Shown with a traceback, not in the message.
+            raise failure
         self.traits[name] = Traits.of(reply)
         self._num_loaded += 1
 
     def exchange(self, message: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        """Return the answer to a message; the time counts from this caller's turn.
+        """Return the answer to a message.
+
+        The time counts from this caller's turn, after a new process has loaded, and without the pauses that a reward
+        announces (:mod:`unigrpo.rewards.runtime.pauses`).
 
         Raises:
             ChildTimeoutError, ChildDiedError: as a child does.
@@ -147,8 +156,21 @@ class RewardProcess:
         with self._turn:
             self.wait_until_loaded()
             assert self._child is not None
-            self._child.send(message)
-            return self._child.receive(timeout_s=timeout_s)
+            self._child.send({**message, "takes_pauses": True})
+            return self._answer(self._child, timeout_s)
+
+    def _answer(self, child: AnyChild, timeout_s: float) -> dict[str, Any]:
+        remaining_s = timeout_s
+        while True:
+            start_s = time.monotonic()
+            reply = child.receive(timeout_s=remaining_s)
+            if "pause_s" not in reply:
+                return reply
+            remaining_s = max(0.1, remaining_s - (time.monotonic() - start_s))
+            try:
+                child.receive(timeout_s=reply["pause_s"] + _PAUSE_GRACE_S)
+            except ChildTimeoutError as error:  # What the reward waited for is to blame, or the machine; no answer is.
+                raise ChildDiedError(f"a pause of {reply['pause_s']:g} s did not end: {error}") from error
 
     def close(self) -> None:
         """End the process, and let no retry start another."""

@@ -69,16 +69,21 @@ class StepLog:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note_failure(self, row: int, outcome: Outcome) -> None:
-        """Count a failed row.
+        """Count a failed row; an answer that a working reward could not end with is no sign of an outage.
 
         Raises:
             RewardOutageError: with the reward's name and three samples, when there are too many.
         """
         with self._lock:
             self.failures += [outcome] * self.num_equal.get(row, 1)
-            num_failed = len(self.failures)
-        if num_failed >= _MIN_FAILURES_OF_AN_OUTAGE and num_failed > self.max_fraction * self.num_items:
-            samples = "; ".join(failed.reason[:_SAMPLE_LENGTH] for failed in self.failures[:_NUM_SAMPLES_SHOWN])
+            suspects = [failed for failed in self.failures if not failed.is_from_reward]
+            num_failed = len(suspects)
+        if (
+            not outcome.is_from_reward
+            and num_failed >= _MIN_FAILURES_OF_AN_OUTAGE
+            and num_failed > self.max_fraction * self.num_items
+        ):
+            samples = "; ".join(failed.reason[:_SAMPLE_LENGTH] for failed in suspects[:_NUM_SAMPLES_SHOWN])
             raise RewardOutageError(
                 f"reward {self.name!r} failed on {num_failed} of {self.num_items} items of this step, more than "
                 f"{self.max_fraction:.0%}: {samples}. Fix the reward, or raise its timeout_s if it is only slow; "
