@@ -23,7 +23,7 @@ from unigrpo.models.masked_lm import MaskedLmPolicy
 from unigrpo.rollouts import sample
 from unigrpo.rollouts.engine import generate, plan_units
 from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings, SamplingSettings
-from unigrpo.types import Message, ModelInput, PolicyVersion, Prompt
+from unigrpo.types import Message, PolicyVersion, Prompt
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
 SIZES = {
@@ -241,14 +241,6 @@ def test_learner_raises_the_probability_of_the_rewarded_word(policy: MaskedLmPol
         for draw, old in zip(draws, learner.old_logprobs(batch, draws), strict=True):
             assert not learner.update(batch, draw, old, None, step).is_skipped
     assert np.mean(means[-3:]) > np.mean(means[:3]) + 0.3, means
-
-
-def test_positions_that_a_class_does_not_take_are_refused(tmp_path: Path) -> None:
-    policy = load_policy(write_checkpoint(tmp_path, "distilbert"), dtype="float32")
-    if policy._takes_positions:  # type: ignore[attr-defined]
-        pytest.skip("this transformers' class takes positions")
-    with pytest.raises(ValueError, match="takes no position ids"):
-        policy.hidden(ModelInput(token_ids=torch.ones(1, 2).long(), positions=torch.zeros(1, 2).long()))
 
 
 def test_a_folder_without_tokenizer_needs_the_ids(tmp_path: Path) -> None:

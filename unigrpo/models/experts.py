@@ -127,8 +127,8 @@ class ExpertMixture(nn.Module):
 def mix(hidden: Tensor, experts: nn.ModuleList, chosen: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted sum [T, D] over the chosen experts of each token.
 
-    Token-expert pairs are sorted by expert, so that each expert that was chosen runs once, on rows that lie together;
-    the sum over K is taken in the router's order, whatever the batch.
+    Token-expert pairs are sorted by expert, so that each expert that was chosen runs once, on its own rows, and what it
+    gives is added where it belongs while it is at hand. Experts come in order of their number, whatever the batch.
 
     Args:
         hidden: [T, D].
@@ -136,11 +136,12 @@ def mix(hidden: Tensor, experts: nn.ModuleList, chosen: Tensor, weights: Tensor)
         chosen: [T, K] int64.
         weights: [T, K] float32; rounded to the dtype of ``hidden`` before they multiply.
     """
-    num_chosen = chosen.shape[1]
     order = chosen.flatten().argsort(stable=True)
     counts = torch.bincount(chosen.flatten(), minlength=len(experts)).tolist()
-    parts = hidden.index_select(0, order // num_chosen).split(counts)
-    outputs = torch.cat([expert(part) for expert, part in zip(experts, parts, strict=True) if len(part)])
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    by_token = outputs.index_select(0, place).view(*chosen.shape, -1)
-    return (by_token * weights.to(hidden.dtype)[..., None]).sum(dim=1)
+    rows = (order // chosen.shape[1]).split(counts)
+    shares = weights.to(hidden.dtype).flatten().index_select(0, order)[:, None].split(counts)
+    mixed = torch.zeros_like(hidden)
+    for expert, row, share in zip(experts, rows, shares, strict=True):
+        if len(row):
+            mixed.index_add_(0, row, expert(hidden.index_select(0, row)) * share)
+    return mixed
