@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,15 +13,18 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from unigrpo.errors import RecipeError
 from unigrpo.metrics import read_metrics
 from unigrpo.models import load_policy
+from unigrpo.models.families import untrained_tasks
 from unigrpo.recipe import load_recipe
 from unigrpo.testing.conformance import check_policy, check_sampler
 from unigrpo.testing.make_tiny import make_tiny
 from unigrpo.testing.tiny_families import TINY_FAMILIES
 from unigrpo.train import train
 
-TRAINED = [family for family in TINY_FAMILIES if family not in ("diffusion_gemma",)]
+UNTRAINED = [family for family, entry in TINY_FAMILIES.items() if "reason" in untrained_tasks(entry.config)]
+TRAINED = [family for family in TINY_FAMILIES if family != "diffusion_gemma"]
 REWARD = """
 def early_letters(*, prompts, completions):
     return [sum(character in "abcdefghijklm" for character in text) for text in completions]
@@ -99,3 +103,13 @@ def test_three_steps_through_the_trainer_with_one_actor_move_the_adapter(checkpo
     moved = {name for name, tensor in load_file(adapter).items() if ".lora_B." in name and bool(tensor.any())}
     targets = load_policy(folder, dtype="float32").lora_targets
     assert moved == {f"base_model.model.{name}.lora_B.weight" for name in targets}
+
+
+@pytest.mark.parametrize("family", UNTRAINED)
+def test_a_task_that_does_not_train_is_refused_with_the_reason(checkpoint: Make, family: str) -> None:
+    folder = checkpoint(family)
+    (folder / "rewards.py").write_text(REWARD)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"name": family}))
+    reason = untrained_tasks(TINY_FAMILIES[family].config)["reason"]
+    with pytest.raises(RecipeError, match=re.escape(reason)):
+        load_recipe(folder / "recipe.yaml")
