@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,12 +18,14 @@ from unigrpo.rewards.runtime.digests import StepDigests
 from unigrpo.rewards.runtime.process import RewardProcess, child_of
 from unigrpo.rewards.runtime.scorer import RewardScorer, Step, result_of
 from unigrpo.rewards.runtime.step_log import RewardStats
-from unigrpo.rewards.runtime.table import RewardFailedError, groups_of, table_of
+from unigrpo.rewards.runtime.table import RewardFailedError, groups_of, ok_values, table_of, values_beyond
 from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.settings import RewardSettings
 from unigrpo.types import RewardStatus, RewardTable, Rollout
 
 __all__ = ["MAX_ITEMS_A_CALL", "RewardFailedError", "RewardPool", "RewardStats", "groups_of"]
+
+_LOGGER = logging.getLogger(__name__)
 
 MAX_ITEMS_A_CALL = RewardSettings.model_fields["batch_size"].default
 """Items that a reward gets in one call where the recipe does not say: its ``timeout_s`` is of a call, not of a step."""
@@ -81,6 +84,9 @@ class RewardPool:
         self.last_keys: Keys = {}
         """Of the last step; with its table they are what :meth:`remember` takes."""
         self.is_scoring = False
+        self._out_of_range: dict[str, float] = {}
+        """By reward, of the last step's values the fraction that lies outside of its range."""
+        self._warned: set[str] = set()
         self.last_reasons: dict[str, list[str]] = {}
         """By reward, one a rollout of the last step: why it failed; empty where it did not."""
 
@@ -149,6 +155,7 @@ class RewardPool:
         outcomes = {name: found.outcomes for name, found in scored.items()}
         self.last_reasons = {name: [outcome.reason for outcome in found] for name, found in outcomes.items()}
         table = table_of(self._settings, ranges, rollouts, group_ids, outcomes)
+        self._note_out_of_range(table)
         self.last_keys = {
             name: [None if key is None else key.hex() for key in found.keys] for name, found in scored.items()
         }
@@ -185,15 +192,31 @@ class RewardPool:
 
         ``reward/<name>/cache_hit_rate``: the fraction of its items that were not scored anew, because an equal one had
         been in an earlier step or stood in this one. ``reward/<name>/<metric>``: what it gave to ``log_metric``, over
-        the items that were scored.
+        the items that were scored. ``reward/<name>/out_of_range_rate``: the fraction of its values that lies outside of
+        the range that it declares.
         """
         found: dict[str, float] = {}
         for name, stats in self.last_stats.items():
             if stats.num_items:
                 found[f"reward/{name}/cache_hit_rate"] = stats.cache_hit_rate
+                found[f"reward/{name}/out_of_range_rate"] = self._out_of_range[name]
             prefix = f"reward/{name}/"
             found |= {prefix + metric.removeprefix(f"{name}/"): value for metric, value in stats.metrics.items()}
         return found
+
+    def _note_out_of_range(self, table: RewardTable) -> None:
+        """Count the values outside of their range, and warn of the first of each reward."""
+        for column, name in enumerate(table.names):
+            values, (low, high) = ok_values(table, column), table.ranges[column]
+            beyond = values_beyond(values, (low, high))
+            self._out_of_range[name] = len(beyond) / max(1, len(values))
+            if len(beyond) and name not in self._warned:
+                self._warned.add(name)
+                _LOGGER.warning(
+                    "reward %s gave %g, outside of its range [%g, %g]; it counts as it is: declare the range of "
+                    "what it gives, or set clip in the recipe",
+                    name, beyond[0], low, high,
+                )  # fmt: skip
 
     def close(self) -> None:
         """End all workers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import TextIO
 
 _ILLEGIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -22,7 +23,7 @@ class LegibleStream(io.TextIOWrapper):
         return len(text)
 
 
-def legible_stream(stream: io.TextIOWrapper) -> LegibleStream:
+def legible_stream(stream: TextIO) -> LegibleStream:
     """Return a stream that writes legible text to where another one writes, which must not be closed meanwhile."""
     stream.flush()
     return LegibleStream(stream.buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)

@@ -10,6 +10,9 @@ from unigrpo.rewards.runtime.isolation import Outcome
 from unigrpo.settings import RewardSettings
 from unigrpo.types import RewardStatus, RewardTable, Rollout
 
+_SLACK = 1e-6
+"""Of a range, within which a value beyond it is rounding."""
+
 
 class RewardFailedError(RuntimeError):
     """An item failed and the recipe says ``on_error: raise``."""
@@ -61,6 +64,19 @@ def table_of(
         gates=tuple(tuple(names.index(gate) for gate in settings[name].gate) for name in names),
         pass_at=tuple(settings[name].pass_at for name in names),
     )
+
+
+def ok_values(table: RewardTable, column: int) -> np.ndarray:
+    """Return the values that a reward gave, without those of failures and those that were masked."""
+    values = table.values[:, column]
+    return values[(table.status[:, column] == RewardStatus.OK) & np.isfinite(values)]
+
+
+def values_beyond(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Return the values outside of a range, by more than rounding."""
+    low, high = bounds
+    slack = _SLACK * (high - low)
+    return values[(values < low - slack) | (values > high + slack)]
 
 
 def groups_of(rollouts: Sequence[Rollout]) -> np.ndarray:
