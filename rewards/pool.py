@@ -83,12 +83,12 @@ class RewardPool:
         """By reward, of the last step."""
         self.last_keys: Keys = {}
         """Of the last step; with its table they are what :meth:`remember` takes."""
-        self.is_scoring = False
         self._out_of_range: dict[str, float] = {}
         """By reward, of the last step's values the fraction that lies outside of its range."""
         self._warned: set[str] = set()
         self.last_reasons: dict[str, list[str]] = {}
         """By reward, one a rollout of the last step: why it failed; empty where it did not."""
+        self.is_scoring = False
 
     def start(self) -> None:
         """Start all workers and return at once: rewards load while the caller loads a policy.

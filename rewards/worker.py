@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from unigrpo.legible import legible, legible_stream
 from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
 from unigrpo.rewards.runtime.child import Send, limit_memory, serve, unlimit_memory
@@ -42,8 +43,8 @@ class _Trap:
         assert self.error is not None
         trace = "".join(traceback.format_exception(self.error))
         return {
-            "error": f"{type(self.error).__name__}: {self.error}",
-            "traceback": trace[-_NUM_TRACEBACK_CHARACTERS:],
+            "error": legible(f"{type(self.error).__name__}: {self.error}"),
+            "traceback": legible(trace[-_NUM_TRACEBACK_CHARACTERS:]),
             "is_contract": isinstance(self.error, RewardContractError),
         }
 
@@ -141,6 +142,7 @@ def _status_of_none(value: object) -> RewardStatus:
 
 
 if __name__ == "__main__":
+    sys.stdout, sys.stderr = legible_stream(sys.stdout), legible_stream(sys.stderr)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("unigrpo").setLevel(logging.INFO)
     serve(_Worker().handle, sys.argv[1:])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unigrpo.ray_start import start_ray
 from unigrpo.rollouts.actor import RolloutActor
 from unigrpo.rollouts.base import (
     PolicyVersionMismatchError,
@@ -108,10 +109,7 @@ class RayPool:
         self._ray, self._recipe, self._on_wait = ray, recipe, on_wait
         self.stats = RolloutStats()
         self._is_owner = not ray.is_initialized()
-        if self._is_owner:
-            ray.init(
-                include_dashboard=False, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1"
-            )
+        start_ray()
         self._num_restarts = 0
         self._weights: tuple[Any, PolicyVersion] | None = None
         self._actors = [self._start() for _ in range(recipe.rollouts.num_actors)]

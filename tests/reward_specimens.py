@@ -138,3 +138,16 @@ def timed_out(completions, **columns):
     from unigrpo.rewards.base import TimedOut
 
     return [TimedOut(0.0, "it would not end") for _ in completions]
+
+
+def beyond(completions, **columns):
+    return [{"low": -0.5, "high": 3.0, "rounded": 1.0 + 1e-9}.get(completion, 0.5) for completion in completions]
+
+
+def prints(completions, **columns):
+    print("printed \x1b[31m\ud800")
+    return length(completions)
+
+
+def kills_itself(completions, **columns):
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unigrpo.ray_start import start_ray
 from unigrpo.rewards.runtime import wire
 from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
 
@@ -75,10 +76,7 @@ class RemoteChild:
         import ray
 
         self._ray = ray
-        if not ray.is_initialized():
-            ray.init(
-                include_dashboard=False, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1"
-            )
+        start_ray()
         remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0)(ChildHost)
         self._actor: Any = remote.remote(module, max(1, int(num_cpus)), list(arguments))
         self._is_placed = False
