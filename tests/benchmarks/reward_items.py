@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unigrpo.demo.scenes import random_scene, render
+from unigrpo.rewards.maths.answers import cut_at_eos
 
 GROUP = 8
 Columns = dict[str, list[Any]]
@@ -40,7 +41,7 @@ def maths(count: int) -> Columns:
 
 def thoughts(count: int) -> Columns:
     columns = maths(count)
-    columns["completions"] = [f"<think>\n{text}\n</think>\nSo much." for text in columns["completions"]]
+    columns["completions"] = [f"<think>\n{cut_at_eos(text)}\n</think>\nSo much." for text in columns["completions"]]
     return columns
 
 

@@ -208,7 +208,7 @@ ROWS = (
         peer=trl("accuracy_reward"), peer_name="TRL accuracy_reward",
     ),
     Row(
-        name="format", ours=reward("format:Format"), items=thoughts,
+        name="format", ours=reward("format:Format", variant="trl"), items=thoughts, note="variant trl",
         peer=trl("think_format_reward"), peer_name="TRL think_format_reward",
     ),
     Row(
