@@ -41,6 +41,7 @@ LAYERS = {
 
 ONLY_IN = {
     "ray": (
+        "ray_start",
         "rollouts.actor",
         "rollouts.pool",
         "rewards.runtime.remote_child",
