@@ -163,12 +163,14 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
 
 def test_truncated_foreign_and_missing_pictures_are_named_with_their_line(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    for name in ("cut.png", "cut.jpg"):
+    for name in ("cut.png", "cut.jpg", "cut.webp"):
         Image.fromarray(noise).save(tmp_path / name)
         whole = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ValueError, match=r"data\.jsonl:1: .*truncated or damaged"):
-            picture_prompts(tmp_path, name)[0]
+        assert len(picture_prompts(tmp_path, name)[0].images) == 1
+        for size in (len(whole) // 2, len(whole) - 20):
+            (tmp_path / name).write_bytes(whole[:size])
+            with pytest.raises(ValueError, match=r"data\.jsonl:1: .*truncated or damaged"):
+                picture_prompts(tmp_path, name)  # when the file is read, not in the middle of a run
     Image.fromarray(noise).save(tmp_path / "a.gif")
     (tmp_path / "huge.png").write_bytes(png_that_claims(5_000, 5_000))
     for name, message in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ Demonstration = str | Image.Image
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_IMAGE_PIXELS = 16_000_000
+_END_MARK = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+_TAIL_BYTES = 4096
+"""In which the end mark must stand: some writers leave bytes after it."""
 _ROLES = ("system", "user", "assistant")
 COLUMN_NAMES = ("prompt", "answer", "image", "id", "completion")
 """Our names of a JSONL file's columns; every other column goes to the rewards under its own."""
@@ -297,7 +301,8 @@ class _JsonlFile:
         if path in self._seen_pictures:
             return
         try:
-            with _opened(path, MAX_IMAGE_PIXELS):
+            with _opened(path, MAX_IMAGE_PIXELS) as picture:
+                _check_end(path, picture.format)
                 self._seen_pictures.add(path)
         except (ValueError, FileNotFoundError) as error:
             raise self.error(row.line, str(error)) from error
@@ -361,6 +366,18 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise ValueError(f"{path} is no picture of a format that is read: {', '.join(IMAGE_FORMATS)}") from error
     except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG chunk as SyntaxError
         raise ValueError(f"{path} cannot be read to its end ({error}); it is truncated or damaged") from error
+
+
+def _check_end(path: Path, kind: str | None) -> None:
+    """Refuse a file that was cut off, without decoding it: by its end mark, or by the size that its header states."""
+    with path.open("rb") as file:
+        header = file.read(8)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        tail = file.read()
+    is_whole = size >= 8 + int.from_bytes(header[4:], "little") if kind == "WEBP" else _END_MARK[kind or ""] in tail
+    if not is_whole:
+        raise ValueError(f"{path} ends too early; it is truncated or damaged")
 
 
 def _present(values: Mapping[str, Any]) -> str:
