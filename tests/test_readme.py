@@ -43,7 +43,7 @@ def test_every_file_and_function_that_the_readme_names_exists() -> None:
 
 def test_every_command_that_the_readme_shows_exists() -> None:
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert set(re.findall(r"^    unigrpo (\w+)", README, re.MULTILINE)) <= names
+    assert set(re.findall(r"^    unigrpo ([\w-]+)", README, re.MULTILINE)) <= names
 
 
 def test_readme_is_short() -> None:
