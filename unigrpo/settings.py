@@ -26,6 +26,7 @@ class PolicySettings(Settings):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = Field("cpu", description="cpu, cuda or cuda:N.")
     gradient_checkpointing: bool = Field(False, description="Recompute each block in backward: less memory, more time.")
+    compiled: bool = Field(False, description="torch.compile each block: faster on a GPU after the first passes; a first ratio is then 1 up to rounding only.")
 
 
 class LoraSettings(Settings):

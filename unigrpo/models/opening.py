@@ -28,7 +28,7 @@ def open_policy(settings: PolicySettings, lora: LoraSettings, seed: int, is_froz
     policy = load_policy(
         settings.path, dtype=settings.dtype, device=settings.device, image_tokenizer=settings.image_tokenizer,
         image_size=settings.image_size, revision=settings.revision,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing=settings.gradient_checkpointing, compiled=settings.compiled,
     )  # fmt: skip
     if settings.adapter is not None:
         merge_adapter(policy, settings.adapter)
