@@ -11,7 +11,7 @@ starts at [t2i] and only the twin is padded, up to the row's own length.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from unigrpo.models.layout import Piece, given_spans, open_span, text_canvas
 from unigrpo.models.llada import LladaPolicy
 from unigrpo.models.pictures import picture_to_pixels, pixels_to_picture
 from unigrpo.models.vocabulary import RELEASE_LENGTH
-from unigrpo.types import Canvas, Prompt, Span
+from unigrpo.types import Canvas, Prompt, Span, Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +38,7 @@ where the tokenizer brings none, and replaces the file's own in the release, as 
 class MmadaPolicy(LladaPolicy):
     """MMaDA behind the policy contract: text and pictures in, text or a picture out."""
 
-    tasks = ("reason", "understand", "imagine")
+    tasks: ClassVar[tuple[Task, ...]] = ("reason", "understand", "imagine")
     required_text = ("<think>", "</think>")
 
     @classmethod

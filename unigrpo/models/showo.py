@@ -26,7 +26,7 @@ from unigrpo.models.folders import read_json
 from unigrpo.models.layout import Piece, text_canvas
 from unigrpo.models.mmada import MmadaPolicy
 from unigrpo.models.phi import PHI_LINEARS, Phi, PhiConfig
-from unigrpo.types import Canvas, ModelInput, Prompt
+from unigrpo.types import Canvas, ModelInput, Prompt, Task
 
 if TYPE_CHECKING:
     from unigrpo.settings import SamplingSettings
@@ -77,7 +77,7 @@ def omni_visible(token_ids: Tensor, is_padding: Tensor | None, *, soi: int, eoi:
 class ShowoPolicy(MmadaPolicy):
     """Show-o behind the policy contract: a picture out, or a picture and a question in and text out."""
 
-    tasks = ("understand", "imagine")
+    tasks: ClassVar[tuple[Task, ...]] = ("understand", "imagine")
     token_text: ClassVar[Mapping[str, str]] = {}
     module: Phi  # type: ignore[assignment]
 
