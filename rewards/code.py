@@ -56,7 +56,7 @@ class Code:
             score: ``fraction`` of the tests passed, or ``all`` of them or nothing.
             timeout_s: wall seconds of one test; a program that takes longer fails the tests after it, too.
             total_timeout_s: wall seconds of all tests of one program.
-            memory_mb: address space of each process in the sandbox.
+            memory_mb: address space of each process in the sandbox, and what all of them may hold together.
             num_parallel: programs at one time.
             python: interpreter in the local sandbox; None finds one.
             sandbox_url: address of a SandboxFusion server, used in place of a local sandbox.

@@ -7,23 +7,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from code_boxes import boxed_code, boxes, fenced, tried
 
 from unigrpo.rewards.code import Code
-from unigrpo.rewards.sandboxing.sandbox import SandboxUnavailableError
 
-MEMORY_MB = 1024 + os.getpid() % 499
-"""Stands in the command line of every box of this test run, so that they can be told from others."""
 SECRET = "secret-7391"
 
 
 @pytest.fixture(scope="module")
 def code() -> Code:
-    try:
-        return Code(timeout_s=4.0, total_timeout_s=8.0, memory_mb=MEMORY_MB, num_parallel=3)
-    except SandboxUnavailableError as error:
-        pytest.skip(str(error))
+    return boxed_code()
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +27,6 @@ def _all_processes_end() -> Iterator[None]:
     while left := boxes():
         assert time.monotonic() < end, f"still there: {left}"
         time.sleep(0.05)
-
-
-def boxes() -> list[int]:
-    marker = f"'AS': {MEMORY_MB * 2**20}"
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if any(marker in word for word in process.info["cmdline"] or ()):
-            found.append(process.pid)
-    return found
-
-
-def fenced(program: str) -> str:
-    return f"```python\n{program}\n```"
 
 
 def all_kinds(code: Code, function: str, script: str) -> list[float | None]:
@@ -218,23 +199,6 @@ def test_fork_bomb_stays_small_and_ends(code: Code) -> None:
     watcher.join()
     assert values == [0.0, 0.0, 0.0]
     assert 32 < largest <= 3 * 36 + 3, "three boxes of at most 32 counted processes each, and the judge's"
-
-
-def attempt(action: str) -> str:
-    """Return a program that says whether an action works, and exits 0 either way."""
-    body = "\n".join(f"        {line}" for line in action.splitlines())
-    return (
-        f"def f():\n    import os, socket, glob\n    try:\n{body}\n"
-        "        return 'done'\n    except (OSError, MemoryError) as error:\n        return 'blocked'\n"
-    )
-
-
-def tried(code: Code, action: str) -> str:
-    """Return what the action came to, told by the program and found by the two tests of it."""
-    program = fenced(attempt(action))
-    done, blocked = code(completions=[program] * 2, tests=[["assert f() == 'done'"], ["assert f() == 'blocked'"]])
-    assert {done, blocked} == {0.0, 1.0}
-    return "done" if done else "blocked"
 
 
 def test_harmless_action_works_so_that_blocked_means_something(code: Code) -> None:

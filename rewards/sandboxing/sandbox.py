@@ -1,9 +1,9 @@
 """A sandbox for hostile programs: bubblewrap, hard limits and a wall clock. It fails closed.
 
 Each box is a fresh set of namespaces (users, processes, network, mounts, IPC) with a read-only ``/usr``, an interpreter
-without its site packages, and a small ``/tmp`` in memory. Started by root it runs as *nobody*, because the kernel does
-not count root's processes. The box ends with its context: the kernel ends every process of a PID namespace whose first
-one is killed. Not a boundary against a kernel exploit.
+without its site packages, a small ``/tmp`` in memory and fewer system calls. Started by root it runs as *nobody*,
+because the kernel does not count root's processes. The box ends with its context: the kernel ends every process of a
+PID namespace whose first one is killed. Not a boundary against a kernel exploit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from unigrpo.rewards.sandboxing.memory_watch import MemoryWatch
 from unigrpo.rewards.sandboxing.sandbox_harness import Channel, GoneError
+from unigrpo.rewards.sandboxing.seccomp import filter_program
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -49,10 +52,10 @@ class SandboxUnavailableError(SandboxError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one box may use. Memory is counted a process, so the most is ``memory_mb * num_processes``."""
+    """What one box may use."""
 
     memory_mb: int = 1024
-    """Address space of each process."""
+    """Address space of each process, and memory that all processes of the box hold together."""
     num_processes: int = 32
     """Processes and threads at one time, the interpreter and bubblewrap's own included."""
     disk_mb: int = 64
@@ -77,7 +80,15 @@ class Limits:
 class Box:
     """A running sandbox with one role of the harness in it; a context that leaves nothing behind."""
 
-    def __init__(self, command: Sequence[str], stdin: socket.socket, stdout: socket.socket | None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        stdin: socket.socket,
+        stdout: socket.socket | None,
+        *,
+        watch: MemoryWatch,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         is_root = os.geteuid() == 0
         self._process = subprocess.Popen(
             command,
@@ -90,7 +101,10 @@ class Box:
             user=NOBODY if is_root else None,
             group=NOBODY if is_root else None,
             extra_groups=[] if is_root else None,
+            pass_fds=pass_fds,
         )
+        self._watched = contextlib.ExitStack()
+        self._watched.enter_context(watch.of(self._process.pid, self._kill))
 
     @property
     def pid(self) -> int:
@@ -106,9 +120,13 @@ class Box:
 
     def close(self) -> None:
         """End every process of the box."""
+        self._watched.close()
+        self._kill()
+        self._process.wait()
+
+    def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -154,6 +172,7 @@ class Sandbox:
             SandboxUnavailableError: if no box works here.
         """
         self.limits = limits or Limits()
+        self._watch = MemoryWatch(self.limits.memory_mb * 2**20)
         self.is_unsafe = allow_unsafe_local
         if allow_unsafe_local:
             _LOGGER.warning(
@@ -165,7 +184,8 @@ class Sandbox:
             raise SandboxUnavailableError(_unavailable("the program bwrap is not installed"))
         reasons = []
         for interpreter in _interpreters(python):
-            self._command = self._command_of(interpreter)
+            self._interpreter = str(interpreter)
+            self._fence = [] if self.is_unsafe else _fence_of(interpreter, self.limits)
             reason = self._try()
             if not reason:
                 return
@@ -202,8 +222,11 @@ class Sandbox:
     def _box(self, role: str, stdin: socket.socket, stdout: socket.socket | None) -> Box:
         limits = self.limits.as_rlimits(is_counting_processes=not self.is_unsafe)
         source = f"{joined_sources('sandbox_harness', 'sandbox_judge')}module.main({role!r}, {limits!r})\n"
+        inside = [self._interpreter, "-I", "-S", "-c", source]
         try:
-            return Box([*self._command, "-I", "-S", "-c", source], stdin, stdout)
+            with contextlib.nullcontext(()) if self.is_unsafe else _filter() as pass_fds:
+                options = [word for number in pass_fds for word in ("--seccomp", str(number))]
+                return Box([*self._fence, *options, *inside], stdin, stdout, watch=self._watch, pass_fds=pass_fds)
         except OSError as error:
             raise SandboxError(f"a sandbox could not be started: {error}") from error
 
@@ -219,29 +242,42 @@ class Sandbox:
             return f"it {error}"
         return "" if reply == {"reply": ["answer"]} else f"it answered {reply}"
 
-    def _command_of(self, interpreter: Path) -> list[str]:
-        if self.is_unsafe:
-            return [str(interpreter)]
-        prefix = interpreter.parent.parent
-        mounts = ["--ro-bind", "/usr", "/usr"]
-        if not prefix.is_relative_to("/usr"):
-            mounts += ["--ro-bind", str(prefix), str(prefix)]
-        for folder in map(Path, ("/lib", "/lib64", "/bin")):
-            if folder.is_symlink():
-                mounts += ["--symlink", os.readlink(folder), str(folder)]
-            elif folder.is_dir():
-                mounts += ["--ro-bind", str(folder), str(folder)]
-        for device in ("null", "zero", "random", "urandom"):
-            mounts += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-        size = str(self.limits.disk_mb * 2**20)
-        environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
-        variables = [word for name, value in environment.items() for word in ("--setenv", name, value)]
-        return [
-            "bwrap", "--unshare-all", "--unshare-user", *_extra_options(), "--die-with-parent", "--new-session",
-            "--clearenv", *variables, "--hostname", "sandbox", "--uid", str(NOBODY), "--gid", str(NOBODY),
-            "--cap-drop", "ALL", *mounts, "--proc", "/proc", "--size", size, "--tmpfs", "/tmp", "--chdir", "/tmp",
-            "--remount-ro", "/", "--", str(interpreter),
-        ]  # fmt: skip
+
+def _fence_of(interpreter: Path, limits: Limits) -> list[str]:
+    """Return bubblewrap and its options."""
+    prefix = interpreter.parent.parent
+    mounts = ["--ro-bind", "/usr", "/usr"]
+    if not prefix.is_relative_to("/usr"):
+        mounts += ["--ro-bind", str(prefix), str(prefix)]
+    for folder in map(Path, ("/lib", "/lib64", "/bin")):
+        if folder.is_symlink():
+            mounts += ["--symlink", os.readlink(folder), str(folder)]
+        elif folder.is_dir():
+            mounts += ["--ro-bind", str(folder), str(folder)]
+    for device in ("null", "zero", "random", "urandom"):
+        mounts += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    size = str(limits.disk_mb * 2**20)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+    variables = [word for name, value in environment.items() for word in ("--setenv", name, value)]
+    return [
+        "bwrap", "--unshare-all", "--unshare-user", *_extra_options(), "--die-with-parent", "--new-session",
+        "--clearenv", *variables, "--hostname", "sandbox", "--uid", str(NOBODY), "--gid", str(NOBODY),
+        "--cap-drop", "ALL", *mounts, "--proc", "/proc", "--size", size, "--tmpfs", "/tmp", "--chdir", "/tmp",
+        "--remount-ro", "/",
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _filter() -> Iterator[Sequence[int]]:
+    """Give the open file of the filter of system calls; none on a machine that it is not made for."""
+    program = filter_program()
+    if program is None:
+        yield ()
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(program)
+        file.seek(0)
+        yield (file.fileno(),)
 
 
 def joined_sources(*names: str) -> str:

@@ -1,0 +1,65 @@
+"""The system calls that a box does not have, as a filter for the kernel.
+
+Left out is memory that no process is charged for (it would outlive every limit on processes), and doors of the kernel
+that a program under test has no use for. A call that is left out fails with ENOSYS, as on a kernel without it.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import struct
+
+DENIED = {
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "mq_open": (240, 180),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "bpf": (321, 280),
+    "io_uring_setup": (425, 425),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "process_vm_writev": (311, 271),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+}
+"""Numbers on x86_64 and on aarch64 (the kernel's tables ``syscall_64.tbl`` and ``asm-generic/unistd.h``)."""
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+"""By machine: the column of its numbers, and its AUDIT_ARCH."""
+_X32_BIT = 0x40000000
+"""Set in the numbers of the x32 ABI, which are the same calls again."""
+
+_LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_NUMBER_AT, _ARCHITECTURE_AT = 0, 4
+_ALLOW, _ERROR = 0x7FFF0000, 0x00050000
+
+
+def filter_program(machine: str | None = None) -> bytes | None:
+    """Return the filter as the kernel takes it (an array of ``sock_filter``); None for a machine whose calls we lack.
+
+    Calls of another architecture than the machine's own are refused whole.
+
+    Args:
+        machine: as :func:`platform.machine` names it; None is this one.
+    """
+    known = ARCHITECTURES.get(machine or platform.machine())
+    if known is None:
+        return None
+    column, architecture = known
+    numbers = [row[column] for row in DENIED.values()]
+    # A jump counts the instructions it skips; the refusal is the last one, after the permission.
+    checks = [(_IF_AT_LEAST, _X32_BIT), *((_IF_EQUAL, number) for number in numbers)]
+    lines = [
+        (_LOAD, 0, 0, _ARCHITECTURE_AT),
+        (_IF_EQUAL, 0, len(checks) + 2, architecture),
+        (_LOAD, 0, 0, _NUMBER_AT),
+        *((code, len(checks) - place, 0, value) for place, (code, value) in enumerate(checks)),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _ERROR | errno.ENOSYS),
+    ]
+    return b"".join(struct.pack("=HBBI", *line) for line in lines)
