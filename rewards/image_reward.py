@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BATCH_SIZE = 32
-"""Pictures that go through the model together."""
+"""Pictures that go through the model together on a GPU; on a CPU each goes alone, so that no neighbour moves a bit."""
 
 _VOCABULARY_FILE = "vocab.txt"
 
@@ -128,8 +128,9 @@ class ImageReward:
             texts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         )
         found = []
-        for start in range(0, len(texts), BATCH_SIZE):
-            part = slice(start, start + BATCH_SIZE)
+        size = 1 if torch.device(self._device).type == "cpu" else BATCH_SIZE
+        for start in range(0, len(texts), size):
+            part = slice(start, start + size)
             pixels = np.stack([pixels_of(picture, self._blip.sizes.image_size) for picture in pictures[part]])
             batch = (torch.from_numpy(pixels), tokens.input_ids[part], tokens.attention_mask[part])
             found.append(self._blip.scores(*(tensor.to(self._device) for tensor in batch)).double().cpu())

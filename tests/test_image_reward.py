@@ -103,6 +103,12 @@ def test_the_four_silent_defaults_each_move_a_score_by_more_than_the_tolerance(r
     np.testing.assert_allclose(scores(reward), wanted, rtol=0, atol=1e-4)
 
 
+def test_a_batch_is_its_items_to_the_last_bit(reward: ImageReward) -> None:
+    shown = pictures()
+    alone = [reward(prompts=[WANTED["prompts"][row]], completions=[shown[column]])[0] for row, column in PAIRS]
+    assert alone == scores(reward).ravel().tolist()
+
+
 def test_the_contract_is_kept_and_a_batch_is_its_items(cache: None) -> None:
     clipped = tiny(low=-3.0, high=3.0)
     shown = pictures()
