@@ -15,9 +15,11 @@ import torch
 from unigrpo.types import Remasking
 
 DREAM_TOP_K = 50
-"""Dream's reference scores the 50 likeliest tokens: the default of the generation settings that it inherits.
+"""Dream's released sampler scores the 50 likeliest tokens, unless a call gives another ``top_k``.
 
-It draws among these alone, too. Here the draw is not cut, so that at temperature 1 tokens are the policy's own.
+Its generation settings start from config.json (``from_model_config``), and there transformers 4 gives every model a
+top_k of 50; the null in generation_config.json is not read. The release draws among these alone, too. Here the draw is
+not cut, so that at temperature 1 tokens are the policy's own.
 """
 
 Score = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]

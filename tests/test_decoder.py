@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from unigrpo.models.decoder import Decoder, DecoderConfig, visible_keys
+from unigrpo.models.attention import visible_keys
+from unigrpo.models.decoder import Decoder, DecoderConfig
 from unigrpo.models.rotary import RotaryTables, rotate
 
 CONFIG: dict[str, Any] = {

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unigrpo.models.llada import RmsNorm
+from unigrpo.models.attention import attend
+from unigrpo.models.norm import RmsNorm
 from unigrpo.models.rotary import RotaryTables, rotate
 from unigrpo.models.swiglu import SWIGLU_LINEARS, SwiGlu
 
@@ -123,34 +124,6 @@ class KeyValues(Protocol):
         """
 
 
-def visible_keys(is_padding: Tensor | None) -> Tensor | None:
-    """Return [N, 1, 1, L]: the keys that are seen; None where all are.
-
-    A row that is padding from end to end sees itself: no softmax over nothing, hence no NaN.
-    """
-    if is_padding is None or not bool(is_padding.any()):
-        return None
-    return (~is_padding | is_padding.all(dim=1, keepdim=True))[:, None, None, :]
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, is_visible: Tensor | None) -> Tensor:
-    """Return [N, H, L, W] of queries of that shape over keys and values [N, H', L', W] of as many or fewer heads.
-
-    Args:
-        queries: H heads.
-        keys: H' heads, each for H / H' query heads.
-        values: as the keys.
-        is_visible: boolean, broadcast to [N, H, L, L']; None where every key is seen.
-    """
-    num_groups = queries.shape[1] // keys.shape[1]
-    is_grouped = num_groups > 1
-    if is_grouped and is_visible is not None and queries.device.type == "cuda":
-        # With a mask the grouped form has no fused kernel there, and would hold all scores at once.
-        keys, values = (part.repeat_interleave(num_groups, dim=1) for part in (keys, values))
-        is_grouped = False
-    return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=is_visible, enable_gqa=is_grouped)
-
-
 class Attention(nn.Module):
     """Grouped attention over whatever keys are visible."""
 
@@ -250,13 +223,13 @@ class Decoder(nn.Module):
 
         Args:
             token_ids: [N, L]; not looked at where ``embedded`` is given.
-            is_visible: boolean, broadcast to [N, H, L, L']; `visible_keys` makes it of padding. None: all keys.
+            is_visible: boolean, broadcast to [N, H, L, L'] (`unigrpo.models.attention.visible_keys`). None: all keys.
             positions: [N, L] rotary positions; None is 0..L-1.
             embedded: [N, L, D] in place of the embedding, where pictures stand among the tokens.
             cache: earlier keys and values; not with gradient checkpointing.
         """
         hidden = self.model.embed_tokens(token_ids) if embedded is None else embedded
-        tables = self._rotary.first(hidden.shape[1], hidden.device) if positions is None else self._rotary.at(positions)
+        tables = self._rotary.of(positions, hidden)
         is_recomputed = self.is_checkpointing and torch.is_grad_enabled()
         for layer in self.model.layers:
             if is_recomputed:

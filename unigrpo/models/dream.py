@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unigrpo.models.decoder import Decoder, DecoderConfig, visible_keys
+from unigrpo.models.attention import visible_keys
+from unigrpo.models.decoder import Decoder, DecoderConfig
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.models.vocabulary import TOKEN_TEXT
 from unigrpo.types import ModelInput

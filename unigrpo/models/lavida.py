@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unigrpo.models.decoder import visible_keys
+from unigrpo.models.attention import visible_keys
 from unigrpo.models.llada import LINEARS, Llada, LladaConfig
 from unigrpo.models.llava import Eye, LlavaPolicy, embed
 from unigrpo.types import ModelInput

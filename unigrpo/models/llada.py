@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from unigrpo.models.attention import attend, visible_keys
+from unigrpo.models.norm import RmsNorm
+from unigrpo.models.rotary import RotaryTables, rotate
 from unigrpo.models.text_policy import TextPolicy
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From a block's rotated keys and its values [N, L, H, W] to those that are attended to [N, L', H, W]."""
 LINEARS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
 """The linear layers of a block. The head is called ff_out, too, so that LoRA targets must be full names."""
-
-ROTARY_STEP = 256
-"""The rotary tables grow in steps of this many positions."""
 
 MLP_TOKENS = 512
 """Tokens that go through an MLP together on a CPU, with and without gradient, so that both round alike."""
@@ -111,27 +111,6 @@ class LladaConfig:
         return self.d_model // self.n_heads
 
 
-class RmsNorm(nn.Module):
-    """Root-mean-square norm: float32 inside, rounded to the input's dtype before the weight is applied."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return [..., D] of the same dtype."""
-        if hidden.dtype == torch.float32:
-            return functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
-        return functional.rms_norm(hidden.float(), self.weight.shape, None, self.eps).to(hidden.dtype) * self.weight
-
-
-def _rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Return [N, L, H, W] rotated in float32: pairs (i, i + W/2); signed_sin is negative in its first half."""
-    wide = heads.float()
-    return (wide * cos).addcmul_(wide.roll(heads.shape[-1] // 2, dims=-1), signed_sin).to(heads.dtype)
-
-
 class Block(nn.Module):
     """One pre-norm layer: full bidirectional attention, then SwiGLU."""
 
@@ -140,7 +119,6 @@ class Block(nn.Module):
         width, inner = config.d_model, config.mlp_hidden_size
         kv_width = config.n_kv_heads * config.head_width
         self.head_width = config.head_width
-        self.is_grouped = config.n_kv_heads != config.n_heads
         self.attn_norm = RmsNorm(width, config.rms_norm_eps)
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(width, kv_width, bias=False)
@@ -157,18 +135,12 @@ class Block(nn.Module):
         """Return [N, L, D]; is_visible broadcasts to [N, H, L, L'], None where every key is seen; see ``Extend``."""
         split = (*hidden.shape[:2], -1, self.head_width)
         normed = self.attn_norm(hidden)
-        queries = _rotate(self.q_proj(normed).view(split), cos, signed_sin)
-        keys = _rotate(self.k_proj(normed).view(split), cos, signed_sin)
+        queries = rotate(self.q_proj(normed).view(split), cos, signed_sin)
+        keys = rotate(self.k_proj(normed).view(split), cos, signed_sin)
         values = self.v_proj(normed).view(split)
         if extend is not None:
             keys, values = extend(keys, values)
-        mixed = functional.scaled_dot_product_attention(
-            queries.transpose(1, 2),
-            keys.transpose(1, 2),
-            values.transpose(1, 2),
-            attn_mask=is_visible,
-            enable_gqa=self.is_grouped,
-        )
+        mixed = attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_visible)
         hidden = self.attn_out(mixed.transpose(1, 2).reshape(hidden.shape)).add_(hidden)
         normed = self.ff_norm(hidden).flatten(0, 1)
         parts = normed.split(MLP_TOKENS) if normed.device.type == "cpu" else (normed,)
@@ -214,15 +186,11 @@ class Llada(nn.Module):
         self.model = LladaModel(config)
         self.is_checkpointing = False
         """Whether each block is computed again in backward: less memory, more time."""
-        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._rotary = RotaryTables(config.head_width, config.rope_theta)
 
     def forward(self, token_ids: Tensor, is_padding: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Return [N, L, D] after the final norm; the arguments are the fields of ModelInput."""
-        is_visible = None
-        if is_padding is not None and bool(is_padding.any()):
-            # A row that is padding from end to end sees itself: no softmax over nothing, hence no NaN.
-            is_visible = (~is_padding | is_padding.all(dim=1, keepdim=True))[:, None, None, :]
-        return self.through(self.model.transformer.wte(token_ids), is_visible, positions)
+        return self.through(self.model.transformer.wte(token_ids), visible_keys(is_padding), positions)
 
     def through(
         self,
@@ -240,7 +208,7 @@ class Llada(nn.Module):
             extends: one a block; not with gradient.
         """
         transformer = self.model.transformer
-        cos, signed_sin = self._rotary(hidden, positions)
+        cos, signed_sin = self._rotary.of(positions, hidden)
         is_recomputed = self.is_checkpointing and torch.is_grad_enabled()
         for index, block in enumerate(transformer.blocks):
             if is_recomputed:
@@ -250,27 +218,6 @@ class Llada(nn.Module):
             else:
                 hidden = block(hidden, cos, signed_sin, is_visible, None if extends is None else extends[index])
         return transformer.ln_f(hidden)
-
-    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosine and signed sine [..., L, 1, W] of integer positions [..., L], in float32."""
-        width = self.config.head_width
-        exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-        angles = (positions.float()[..., None] * (1.0 / self.config.rope_theta**exponents))[..., None, :]
-        cos, sin = angles.cos(), angles.sin()
-        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-
-    def _rotary(self, hidden: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        if positions is not None:
-            return self._angles(positions)
-        length, device = hidden.shape[1], hidden.device
-        tables = self._tables.get(device)
-        if tables is None or tables[0].shape[0] < length:
-            # Tables made inside inference mode could not be saved for a later backward.
-            with torch.inference_mode(False), torch.no_grad():
-                rounded = -(-length // ROTARY_STEP) * ROTARY_STEP
-                tables = self._angles(torch.arange(rounded, device=device))
-            self._tables[device] = tables
-        return tables[0][:length], tables[1][:length]
 
     def head(self, hidden: Tensor, vocabulary_range: tuple[int, int] | None = None) -> Tensor:
         """Return logits [..., V'] of hidden states [..., D] over a half-open range of ids (None: all of V).

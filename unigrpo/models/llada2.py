@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from unigrpo.models.attention import attend
 from unigrpo.models.block_policy import BlockDecoder, BlockPolicy
-from unigrpo.models.decoder import DecoderConfig, KeyValues, attend
+from unigrpo.models.decoder import DecoderConfig, KeyValues
 from unigrpo.models.experts import ExpertMixture, GroupedSigmoidRouter
-from unigrpo.models.llada import RmsNorm
+from unigrpo.models.norm import RmsNorm
 from unigrpo.models.rotary import RotaryTables, rotate
 from unigrpo.models.swiglu import SWIGLU_LINEARS, SwiGlu
 from unigrpo.models.vocabulary import TOKEN_TEXT

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unigrpo.models.decoder import Decoder, DecoderConfig, visible_keys
+from unigrpo.models.attention import visible_keys
+from unigrpo.models.decoder import Decoder, DecoderConfig
 from unigrpo.models.experts import ExpertMixture, SoftmaxRouter
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.models.vocabulary import TOKEN_TEXT

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unigrpo.models.decoder import Decoder, DecoderConfig, visible_keys
+from unigrpo.models.attention import visible_keys
+from unigrpo.models.decoder import Decoder, DecoderConfig
 from unigrpo.models.llava import Eye, LlavaPolicy, embed
 from unigrpo.types import ModelInput
 

@@ -173,7 +173,7 @@ class Phi(nn.Module):
         """
         model = self.showo.model
         hidden = model.embed_tokens(token_ids)
-        tables = self._rotary.first(hidden.shape[1], hidden.device) if positions is None else self._rotary.at(positions)
+        tables = self._rotary.of(positions, hidden)
         is_recomputed = self.is_checkpointing and torch.is_grad_enabled()
         for layer in model.layers:
             if is_recomputed:

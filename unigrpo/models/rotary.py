@@ -31,6 +31,10 @@ class RotaryTables:
         self.width, self.theta = width, theta
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
+    def of(self, positions: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tables of hidden states [N, L, D] at positions [N, L]; None is 0..L-1."""
+        return self.first(hidden.shape[1], hidden.device) if positions is None else self.at(positions)
+
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return [..., L, 1, R] of integer positions [..., L], in float32."""
         exponents = torch.arange(0, self.width, 2, device=positions.device, dtype=torch.float32) / self.width
