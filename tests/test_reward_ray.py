@@ -53,7 +53,8 @@ def test_an_interpreter_of_its_own_on_a_node(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "mine.py").write_text(
         "import importlib.util, os, sys\n"
         "def own(completions, log_metric, **columns):\n"
-        f"    log_metric('is_own', sys.prefix == {str(tmp_path / 'bare')!r} and not importlib.util.find_spec('numpy'))\n"
+        f"    is_own = sys.prefix == {str(tmp_path / 'bare')!r} and not importlib.util.find_spec('numpy')\n"
+        "    log_metric('is_own', is_own)\n"
         "    if 'die' in completions: os._exit(3)\n"
         "    return [len(completion) / 10 for completion in completions]\n"
     )
