@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from unigrpo.models.attention import attend
+from unigrpo.models.config_file import require_sizes
 from unigrpo.models.norm import RmsNorm
 from unigrpo.models.rotary import RotaryTables, rotate
 from unigrpo.models.swiglu import SWIGLU_LINEARS, SwiGlu
@@ -62,9 +63,7 @@ class DecoderConfig:
             ValueError: a key whose value this code does not compute, or a size that is absent or does not divide.
         """
         _refuse_other_arithmetic(config)
-        missing = [key for key in SIZES if not config.get(key)]
-        if missing:
-            raise ValueError(f"config.json lacks {', '.join(missing)}: sizes of the model")
+        require_sizes(config, SIZES)
         width, heads = config["hidden_size"], config["num_attention_heads"]
         kv_heads = config.get("num_key_value_heads") or heads
         head_dim = config.get("head_dim") or width // heads

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from unigrpo.models.attention import attend, visible_keys
+from unigrpo.models.config_file import require_values
 from unigrpo.models.norm import RmsNorm
 from unigrpo.models.rotary import RotaryTables, rotate
 from unigrpo.models.text_policy import TextPolicy
@@ -75,11 +76,7 @@ class LladaConfig:
         Raises:
             ValueError: a key whose value this code does not compute, or a size that is absent or does not divide.
         """
-        for key, values in SUPPORTED.items():
-            if key in config and config[key] not in values:
-                raise ValueError(
-                    f"config.json has {key} = {config[key]!r}; this model code computes {values[0]!r} only"
-                )
+        require_values(config, SUPPORTED)
         missing = [key for key in ("d_model", "n_layers", "n_heads") if not config.get(key)]
         rows = config.get("embedding_size") or config.get("vocab_size")
         if missing or not rows:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unigrpo.models.attention import attend
 from unigrpo.models.block_policy import BlockDecoder, BlockPolicy
+from unigrpo.models.config_file import require_values
 from unigrpo.models.decoder import DecoderConfig, KeyValues
 from unigrpo.models.experts import ExpertMixture, GroupedSigmoidRouter
 from unigrpo.models.norm import RmsNorm
@@ -25,14 +26,14 @@ from unigrpo.models.vocabulary import TOKEN_TEXT
 BLOCK_LENGTH = 32
 """Of the released checkpoints, whose config.json has no block_size."""
 
-SUPPORTED = {
-    "use_bias": False,
-    "use_qkv_bias": False,
-    "use_qk_norm": True,
-    "score_function": "sigmoid",
-    "moe_router_enable_expert_bias": True,
-    "tie_word_embeddings": False,
-    "norm_head": False,
+SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "use_bias": (False,),
+    "use_qkv_bias": (False,),
+    "use_qk_norm": (True,),
+    "score_function": ("sigmoid",),
+    "moe_router_enable_expert_bias": (True,),
+    "tie_word_embeddings": (False,),
+    "norm_head": (False,),
 }
 """Keys of config.json whose other values are other arithmetic; an absent key has this value."""
 
@@ -130,9 +131,7 @@ class Llada2Policy(BlockPolicy):
         Raises:
             ValueError: a value that this code does not compute, or a size that is absent or does not divide.
         """
-        for key, wanted in SUPPORTED.items():
-            if config.get(key, wanted) != wanted:
-                raise ValueError(f"config.json has {key} = {config[key]!r}; this model code computes {wanted!r} only")
+        require_values(config, SUPPORTED)
         sizes = DecoderConfig.from_dict(config, has_qk_norm=True)
         if not config.get("partial_rotary_factor") and config.get("rotary_dim"):
             sizes = replace(sizes, rotary_fraction=config["rotary_dim"] / sizes.head_dim)

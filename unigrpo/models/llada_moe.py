@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unigrpo.models.attention import visible_keys
+from unigrpo.models.config_file import require_sizes, require_values
 from unigrpo.models.decoder import Decoder, DecoderConfig
 from unigrpo.models.experts import ExpertMixture, SoftmaxRouter
 from unigrpo.models.text_policy import TextPolicy
@@ -45,14 +46,8 @@ class LladaMoePolicy(TextPolicy):
         Raises:
             ValueError: a key whose value this code does not compute, or a size that is absent or does not fit.
         """
-        for key, values in SUPPORTED.items():
-            if config.get(key, values[0]) not in values:
-                raise ValueError(
-                    f"config.json has {key} = {config[key]!r}; this model code computes {values[0]!r} only"
-                )
-        missing = [key for key in SIZES if not config.get(key)]
-        if missing:
-            raise ValueError(f"config.json lacks {', '.join(missing)}: sizes of the model")
+        require_values(config, SUPPORTED)
+        require_sizes(config, SIZES)
         dense = config.get("dense_intermediate_size") or config["expert_intermediate_size"]
         num_layers = config["num_hidden_layers"]
         is_mixture = config.get("moe_layer_freq") or [1] * num_layers

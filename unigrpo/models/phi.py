@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from unigrpo.models.config_file import require_sizes, require_values
 from unigrpo.models.rotary import RotaryTables, rotate
 
 PHI_LINEARS = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
@@ -51,14 +52,8 @@ class PhiConfig:
         Raises:
             ValueError: a key whose value this code does not compute, or a size that is absent or does not divide.
         """
-        for key, values in SUPPORTED.items():
-            if config.get(key, values[0]) not in values:
-                raise ValueError(
-                    f"config.json has {key} = {config[key]!r}; this model code computes {values[0]!r} only"
-                )
-        missing = [key for key in SIZES if not config.get(key)]
-        if missing:
-            raise ValueError(f"the language model's config lacks {', '.join(missing)}: sizes of the model")
+        require_values(config, SUPPORTED)
+        require_sizes(config, SIZES)
         width, heads = config["hidden_size"], config["num_attention_heads"]
         rotary_width = int(config.get("partial_rotary_factor", 0.5) * (width // heads))
         if width % heads or rotary_width % 2 or config.get("num_key_value_heads", heads) not in (heads, None):

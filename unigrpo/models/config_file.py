@@ -1,0 +1,34 @@
+"""What a config.json must say before a body is built of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+
+def require_values(config: Mapping[str, Any], computed: Mapping[str, Collection[Any]]) -> None:
+    """Refuse what the code does not compute.
+
+    Args:
+        config: the content of a config.json.
+        computed: by key, the values that are computed; an absent key is the first of them.
+
+    Raises:
+        ValueError: naming a key, its value and what is computed.
+    """
+    for key, values in computed.items():
+        if key in config and config[key] not in values:
+            raise ValueError(
+                f"config.json has {key} = {config[key]!r}; this model code computes {next(iter(values))!r} only"
+            )
+
+
+def require_sizes(config: Mapping[str, Any], names: Collection[str]) -> None:
+    """Refuse a config without sizes that no model can be without.
+
+    Raises:
+        ValueError: naming all that are absent.
+    """
+    missing = [key for key in names if not config.get(key)]
+    if missing:
+        raise ValueError(f"config.json lacks {', '.join(missing)}: sizes of the model")
