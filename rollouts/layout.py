@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unigrpo.image_features import join_features, shift_ids
-from unigrpo.types import Canvas, Schedule, Span
+from unigrpo.types import PICTURE_SCHEDULES, Canvas, Schedule, Span
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Vocabulary
@@ -106,7 +106,7 @@ def plan_of_ids(
 ) -> Layout:
     """Lay out plain rows: one span a row, from the first to the last mask token, of one length in all rows.
 
-    With the cosine schedule and a vocabulary range the span also takes in the given codes that touch it, because the
+    With a schedule of pictures and a vocabulary range the span also takes in the given codes that touch it, because the
     schedule counts all codes of a picture, given ones too.
 
     Raises:
@@ -123,7 +123,7 @@ def plan_of_ids(
         )
     first = is_open.to(torch.int8).argmax(dim=1)
     last = token_ids.shape[1] - 1 - is_open.flip(1).to(torch.int8).argmax(dim=1)
-    if schedule == "cosine" and vocabulary_range is not None:
+    if schedule in PICTURE_SCHEDULES and vocabulary_range is not None:
         is_code = is_open | ((token_ids >= vocabulary_range[0]) & (token_ids < vocabulary_range[1]))
         first, last = _grow(is_code, first, last)
     length = last - first + 1

@@ -8,14 +8,14 @@ import torch
 
 from unigrpo.models.base import has_prefix
 from unigrpo.rollouts.schedules import (
-    cosine_count,
     dream_count,
     expected_fraction,
     linear_counts,
     mass_counts,
+    picture_count,
     remasking_temperatures,
 )
-from unigrpo.types import ModelInput
+from unigrpo.types import PICTURE_SCHEDULES, ModelInput
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
@@ -147,8 +147,8 @@ def _share(
         return num_masked, counts[:, step] / counts[:, step:].sum(dim=1).clamp(min=1)
     if remasking == "origin":
         return num_masked, expected_fraction(schedule, num_masked, is_masked.shape[1], step, num_steps)
-    if schedule == "cosine":
-        return cosine_count(num_masked, is_masked.shape[1], step, num_steps), None
+    if schedule in PICTURE_SCHEDULES:
+        return picture_count(num_masked, is_masked.shape[1], step, num_steps, schedule), None
     if schedule == "dream":
         return dream_count(num_masked, step, num_steps), None
     return counts[:, step], None

@@ -86,7 +86,7 @@ def sample(
         unconditional_is_padding: [N, L] bool; None takes the twin's picture-padding tokens where the policy has
             such a token, else ``is_padding``.
         vocabulary_range: half-open range of ids that may be drawn; None is the whole vocabulary.
-        schedule: "linear" (text), "cosine" (pictures), "dream", "shift" or "sine" (LaViDa).
+        schedule: "linear" (text), "cosine" or "pow2" (pictures), "dream", "shift" or "sine" (LaViDa).
         schedule_shift: of "shift".
         remasking_temperature: initial temperature of Gumbel noise on the scores.
         threshold: probability above which "low_confidence_dynamic" commits a token beyond the schedule's count.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unigrpo.types import PICTURE_SCHEDULES
+
 if TYPE_CHECKING:
     from unigrpo.types import Schedule
 
@@ -29,17 +31,21 @@ def linear_counts(num_masked: torch.Tensor, num_steps: int) -> torch.Tensor:
     return share + (torch.arange(num_steps, device=num_masked.device)[None] < remainder).long()
 
 
-def cosine_count(num_masked: torch.Tensor, num_positions: int, step: int, num_steps: int) -> torch.Tensor:
-    """Return how many tokens step ``step`` (0-based) commits under MaskGIT's cosine schedule.
+def picture_count(
+    num_masked: torch.Tensor, num_positions: int, step: int, num_steps: int, schedule: str = "cosine"
+) -> torch.Tensor:
+    """Return how many tokens step ``step`` (0-based) commits under one of MaskGIT's schedules.
 
-    After step k of K, floor(N cos(pi/2 · k/K)) positions stay masked, at least one and fewer than before, until the
-    last step commits all (MaskGIT, arXiv 2202.04200; MMaDA's released text-to-image sampler).
+    After step k of K, floor(N f(k/K)) positions stay masked, at least one and fewer than before, until the last step
+    commits all; f(r) is cos(pi/2 · r) for ``cosine`` and 1 - r² for ``pow2`` (MaskGIT, arXiv 2202.04200; the released
+    text-to-image samplers of MMaDA and Show-o).
 
     Args:
         num_masked: [N] positions still masked in each row.
         num_positions: all positions of the span, given ones included.
         step: denoising step, from 0.
         num_steps: denoising steps.
+        schedule: cosine or pow2.
 
     Returns:
         [N] int64.
@@ -47,7 +53,8 @@ def cosine_count(num_masked: torch.Tensor, num_positions: int, step: int, num_st
     if step == num_steps - 1:
         return num_masked
     ratio = torch.tensor((step + 1) / num_steps, dtype=torch.float32)  # the reference rounds in float32: 7 of 16, not 8
-    target = int(torch.floor(num_positions * torch.cos(ratio * math.pi * 0.5)))
+    left = 1.0 - ratio**2.0 if schedule == "pow2" else torch.cos(ratio * math.pi * 0.5)
+    target = int(torch.floor(num_positions * left))
     still_masked = torch.clamp(torch.clamp(num_masked - 1, max=target), min=1)
     return torch.clamp(num_masked - still_masked, min=0)
 
@@ -114,14 +121,14 @@ def expected_fraction(
     In the mean it commits what the schedule says; the last step commits all.
 
     Args:
-        schedule: linear, cosine or dream.
+        schedule: linear, cosine, pow2 or dream.
         num_masked: [N] positions still masked in each row.
         num_positions: all positions of the span.
         step: denoising step, from 0.
         num_steps: denoising steps.
     """
-    if schedule == "cosine":
-        return cosine_count(num_masked, num_positions, step, num_steps) / num_masked.clamp(min=1)
+    if schedule in PICTURE_SCHEDULES:
+        return picture_count(num_masked, num_positions, step, num_steps, schedule) / num_masked.clamp(min=1)
     fraction = dream_fraction(step, num_steps) if schedule == "dream" else torch.tensor(1.0 / (num_steps - step))
     return fraction.to(num_masked.device).expand(num_masked.shape)
 

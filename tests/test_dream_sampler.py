@@ -71,7 +71,7 @@ def test_origin_equals_dreams_sampler_under_its_recorded_coins(
         assert torch.equal(ids, history)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "dream", "cosine"])
+@pytest.mark.parametrize("schedule", ["linear", "dream", "cosine", "pow2"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_fills_every_family_under_every_schedule(order: Any, schedule: Any) -> None:
     ids = torch.full((3, 21), MASK)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unigrpo.rollouts.schedules import cosine_count, linear_counts, remasking_temperatures
+from unigrpo.rollouts.schedules import linear_counts, picture_count, remasking_temperatures
 
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
 
@@ -22,7 +22,7 @@ def test_cosine_counts_and_remasking_temperatures_equal_the_reference():
         num_positions, num_steps = (int(part[1:]) for part in key.split("_"))
         masked = torch.tensor([num_positions])
         for step, after in enumerate(expected["masked_after_step"][:-1]):
-            masked = masked - cosine_count(masked, num_positions, step, num_steps)
+            masked = masked - picture_count(masked, num_positions, step, num_steps)
             assert masked.item() == after
         assert remasking_temperatures(1.0, num_steps) == pytest.approx(expected["remask_temperature_for_start_1"])
 
@@ -31,6 +31,6 @@ def test_cosine_counts_and_remasking_temperatures_equal_the_reference():
 def test_cosine_fills_everything_by_its_last_step(num_masked):
     masked = torch.tensor([num_masked])
     for step in range(20):
-        masked = masked - cosine_count(masked, 16, step, 20)
+        masked = masked - picture_count(masked, 16, step, 20)
         assert masked.item() >= 0
     assert masked.item() == 0

@@ -23,7 +23,7 @@ from unigrpo.settings import (
     SamplingSettings,
     SftRecipe,
 )
-from unigrpo.types import Task
+from unigrpo.types import PICTURE_SCHEDULES, Task
 
 PICTURE_TASKS = ("understand", "imagine")
 PIXEL_FAMILIES = ("llada-v", "lavida")
@@ -191,8 +191,8 @@ def _sampling(sampling: SamplingSettings, task: str, key: str) -> Iterator[str]:
         )
     if sampling.schedule in ("linear", "shift", "sine") and num_steps > length:
         yield f"{key}: num_denoising_steps {num_steps} is more than the {length} tokens there are to fill"
-    if sampling.schedule == "cosine" and task != "imagine":
-        yield f"{key}.schedule: cosine is the schedule of pictures; wanted linear for {task}"
+    if sampling.schedule in PICTURE_SCHEDULES and task != "imagine":
+        yield f"{key}.schedule: {sampling.schedule} is a schedule of pictures; wanted linear for {task}"
     if task == "imagine":
         yield from _square(length, f"{key}.completion_length")
         if block != length:

@@ -48,7 +48,7 @@ class SamplingSettings(Settings):
     guidance_scale: float = Field(0.0, ge=0)
     remasking: Remasking = Field("low_confidence", description="Which positions a step commits; origin commits each by itself, with the schedule's probability.")
     remasking_temperature: float = Field(0.0, ge=0)
-    schedule: Schedule = Field("linear", description="How many a step: equal shares, MaskGIT's cosine, Dream's timesteps, LaViDa's shift or sine.")
+    schedule: Schedule = Field("linear", description="How many a step: equal shares, MaskGIT's cosine or pow2, Dream's timesteps, LaViDa's shift or sine.")
     schedule_shift: float = Field(3.0, gt=0, description="Of the shift schedule: above 1 it starts slowly, below 1 fast.")
     threshold: float = Field(0.9, gt=0, lt=1, description="Probability above which low_confidence_dynamic commits a token, however many a step has already.")
     editing_threshold: float | None = Field(None, gt=0, lt=1, description="Probability above which a token that is there is replaced while its block is worked on (LLaDA2.1, block-causal policies); null is never.")

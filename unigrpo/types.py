@@ -22,8 +22,10 @@ _TOLERANCE = 1e-9
 
 Task = Literal["reason", "understand", "imagine"]
 SpanKind = Literal["prompt", "image_slot", "text", "image_codes"]
-Schedule = Literal["linear", "cosine", "dream", "shift", "sine"]
+Schedule = Literal["linear", "cosine", "pow2", "dream", "shift", "sine"]
 """How many masked positions a denoising step commits."""
+PICTURE_SCHEDULES = ("cosine", "pow2")
+"""The schedules that count all codes of a picture, given ones too."""
 Remasking = Literal[
     "low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin", "sequential",
     "low_confidence_static", "low_confidence_dynamic", "full_entropy", "full_margin",
