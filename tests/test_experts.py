@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -107,3 +110,65 @@ def test_the_bias_is_saved_and_does_not_train() -> None:
 def test_sizes_that_do_not_fit_are_refused(groups: int, chosen_groups: int, chosen: int) -> None:
     with pytest.raises(ValueError, match="wanted"):
         GroupedSigmoidRouter(4, 6, chosen, num_groups=groups, num_chosen_groups=chosen_groups, scale=1.0)
+
+
+ROUTERS = {
+    "softmax": lambda: SoftmaxRouter(16, EXPERTS, CHOSEN),
+    "grouped": lambda: GroupedSigmoidRouter(16, EXPERTS, CHOSEN, num_groups=3, num_chosen_groups=2, scale=2.5),
+}
+
+
+def packed_and_loose(router: str) -> tuple[ExpertMixture, ExpertMixture]:
+    pair = [filled(ExpertMixture(ROUTERS[router](), 16, INNER, EXPERTS, shared_inner=4)) for _ in range(2)]
+    for mixture in pair:
+        mixture.experts.requires_grad_(False)
+    assert pair[0].pack()
+    return pair[0], pair[1]
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_packed_experts_give_the_sum_and_the_gradients_of_loose_ones(router: str) -> None:
+    found = []
+    for mixture in packed_and_loose(router):
+        hidden = torch.randn(2, 15, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        result = mixture(hidden)
+        wanted = torch.randn(result.shape, generator=torch.Generator().manual_seed(2))
+        parameters = [hidden, mixture.gate.weight, *mixture.shared_experts.parameters()]
+        found.append((result, *torch.autograd.grad((result * wanted).sum(), parameters)))
+    for packed, loose in zip(*found, strict=True):
+        torch.testing.assert_close(packed, loose, atol=1e-4, rtol=1e-5)
+
+
+def test_packed_experts_keep_names_values_and_files(tmp_path: Path) -> None:
+    packed, loose = packed_and_loose("softmax")
+    assert list(packed.state_dict()) == list(loose.state_dict())
+    save_file(packed.state_dict(), tmp_path / "packed.safetensors")
+    for name, tensor in load_file(tmp_path / "packed.safetensors").items():
+        assert torch.equal(tensor, loose.state_dict()[name])
+
+
+@torch.no_grad()
+def test_packed_experts_follow_new_values_and_step_aside_for_other_weights() -> None:
+    packed, loose = packed_and_loose("softmax")
+    calls: list[int] = []
+    packed.experts[0].register_forward_hook(lambda *_: calls.append(0))
+    hidden = torch.randn(40, 16, generator=torch.Generator().manual_seed(1))
+    values = filled(ExpertMixture(ROUTERS["softmax"](), 16, INNER, EXPERTS, shared_inner=4), seed=9).state_dict()
+    for mixture in (packed, loose):
+        mixture.load_state_dict(values)
+    torch.testing.assert_close(packed(hidden), loose(hidden), atol=1e-4, rtol=1e-5)
+    assert not calls, "packed"
+    packed.double()  # gives every parameter a tensor of its own
+    torch.testing.assert_close(packed(hidden.double()), loose.double()(hidden.double()))
+    assert calls, "expert by expert"
+
+
+def test_experts_that_train_run_one_by_one_so_that_each_gets_its_gradient() -> None:
+    packed, _ = packed_and_loose("softmax")
+    packed.experts.requires_grad_(True)
+    packed(torch.randn(40, 16, generator=torch.Generator().manual_seed(1))).sum().backward()
+    assert all(parameter.grad is not None for parameter in packed.experts.parameters())
+
+
+def test_widths_that_the_kernel_does_not_take_stay_loose() -> None:
+    assert not ExpertMixture(SoftmaxRouter(WIDTH, 2, 1), WIDTH, 3, 2).pack()

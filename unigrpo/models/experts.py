@@ -1,4 +1,4 @@
-"""Mixture of experts: two routers, and the sum over the chosen experts computed expert by expert.
+"""Mixture of experts: two routers, and the sum over the chosen experts, expert by expert or, packed, all at once.
 
 Letters: **T** tokens, **D** width, **E** experts, **K** chosen a token. Every expert keeps linear layers of its own, so
 that the names and shapes are those of the released checkpoints and an adapter may sit on any of them.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unigrpo.models.packed_experts import PackedExperts
 from unigrpo.models.swiglu import SwiGlu
 
 Route = tuple[Tensor, Tensor]
@@ -114,11 +115,21 @@ class ExpertMixture(nn.Module):
         self.experts = nn.ModuleList(SwiGlu(width, inner) for _ in range(num_experts))
         if shared_inner is not None:
             self.shared_experts = SwiGlu(width, shared_inner)
+        self._packed: PackedExperts | None = None
+
+    def pack(self) -> bool:
+        """Lay the routed experts side by side, for as long as they are frozen; return whether that could be done."""
+        self._packed = PackedExperts.of(self.experts)
+        return self._packed is not None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return [..., D] of the same dtype."""
         flat = hidden.reshape(-1, hidden.shape[-1])
-        mixed = mix(flat, self.experts, *self.gate(flat))
+        route = self.gate(flat)
+        if self._packed is not None and self._packed.holds(self.experts):
+            mixed = self._packed.mix(flat, *route)
+        else:
+            mixed = mix(flat, self.experts, *route)
         if "shared_experts" in self._modules:
             mixed = mixed + self.shared_experts(flat)
         return mixed.view_as(hidden)

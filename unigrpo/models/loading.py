@@ -12,6 +12,7 @@ from torch import nn
 from unigrpo.models import weights
 from unigrpo.models.families import policy_family
 from unigrpo.models.folders import read_json, resolve_folder
+from unigrpo.models.packed_experts import pack_experts
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.models.tokenizer import TextTokenizer, has_tokenizer
 from unigrpo.models.vocabulary import resolve_vocabulary
@@ -167,6 +168,7 @@ def load_policy(
     weights.fill(module, folder, DTYPES[dtype], torch.device(device), family.module_name)
     module.is_checkpointing = gradient_checkpointing  # type: ignore[assignment]
     module.eval()
+    pack_experts(module)
     if compiled:
         compile_blocks(module)
     policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)
