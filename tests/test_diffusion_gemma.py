@@ -146,7 +146,8 @@ def replayed(
 
 CHAOTIC = "seeded_b1_defaults_bound"
 """Its logits feed back twelve times at temperatures down to 0.43, which multiplies a rounding difference by about five
-a step: transformers' own loop does not give the stored tokens on another machine. Its margins hold on its own only."""
+a step: transformers' own loop does not give the stored tokens on another machine. Two of its experts are 2.3e-5 apart
+in probability, less than the 3e-5 from which on a case is strict."""
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case["name"] != CHAOTIC], ids=lambda case: case["name"])
@@ -159,7 +160,9 @@ def test_tokens_of_recorded_noise_equal_the_reference(
     assert case["min_routing_gap"] > 3e-5
     found, entropy = replayed(case, policy, golden)
     assert len(entropy) == case["decoder_calls"], "stops when the reference does"
-    torch.testing.assert_close(entropy, golden[f"ent_{name}"], atol=1e-3, rtol=0)
+    # Nothing has been fed back in the first step; from then on rounding grows, and acceptance and tokens decide.
+    torch.testing.assert_close(entropy[0], golden[f"ent_{name}"][0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(entropy, golden[f"ent_{name}"], atol=1e-2, rtol=0)
     assert torch.equal(accept(entropy.flatten(0, 1), case["sampler_config"]), golden[f"acc_{name}"].flatten(0, 1))
     if eos < 512:  # after the first EOS ours is EOS, to the end of the span; theirs is padding, to the canvas's end
         first = int((wanted[0] == eos).nonzero()[0])

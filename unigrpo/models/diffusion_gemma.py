@@ -7,6 +7,7 @@ pictures too, which this policy does not offer.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,16 +124,12 @@ class DiffusionGemmaPolicy(TextPolicy):
         positions = (everything.long().cumsum(dim=1) - 1).clamp(min=0)[:, earlier.shape[1] :]
         encoder = self.module.model.encoder
         places = torch.arange(earlier.shape[1], everything.shape[1], device=token_ids.device)[None]
-        masks = encoder.create_masks_for_generate(
-            config=config,
-            inputs_embeds=torch.empty(*token_ids.shape, 0, dtype=self.module.dtype, device=token_ids.device),
-            attention_mask=everything,
-            past_key_values=cache,
-            position_ids=places,
-        )
+        shape_alone = torch.empty(*token_ids.shape, 0, dtype=self.module.dtype, device=token_ids.device)
+        masks = encoder.create_masks_for_generate(config, shape_alone, everything, cache, places)
         output = encoder(
-            input_ids=token_ids, attention_mask=masks, past_key_values=cache, position_ids=positions, use_cache=True
-        )
+            input_ids=token_ids, attention_mask=masks, position_ids=positions, use_cache=True,
+            **{cache_argument(encoder): cache},
+        )  # fmt: skip
         return Read(cache=cache, is_real=everything, last_hidden=output.last_hidden_state)
 
     @torch.no_grad()
@@ -143,18 +140,16 @@ class DiffusionGemmaPolicy(TextPolicy):
     def _decode(self, canvas: Tensor, kept: Read, previous: Tensor | None) -> Tensor:
         decoder, config = self.module.model.decoder, self.module.config
         is_real = torch.cat((kept.is_real, torch.ones_like(canvas, dtype=torch.bool)), dim=1)
-        masks = decoder.create_diffusion_decoder_attention_mask(
-            config=config, inputs_embeds=canvas[..., None], past_key_values=kept.cache, decoder_attention_mask=is_real
-        )
+        masks = decoder.create_diffusion_decoder_attention_mask(config, canvas[..., None], kept.cache, is_real)
         positions = kept.next_position + torch.arange(canvas.shape[1], device=canvas.device)[None]
         if previous is not None:
             previous = previous.to(decoder.embed_tokens.weight.dtype)
         output = decoder(
             decoder_input_ids=canvas,
-            past_key_values=kept.cache,
             self_conditioning_logits=previous,
             decoder_attention_mask=masks,
             decoder_position_ids=positions,
+            **{cache_argument(decoder): kept.cache},
         )
         return output.last_hidden_state
 
@@ -200,6 +195,11 @@ class DiffusionGemmaPolicy(TextPolicy):
         if vocabulary_range is not None and start <= self.vocabulary.mask_token_id < stop:
             logits[..., self.vocabulary.mask_token_id - start] = torch.finfo(logits.dtype).min
         return logits
+
+
+def cache_argument(body: nn.Module) -> str:
+    """Return how a body's ``forward`` calls its cache: transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
 
 
 def canvas_sampling(generation: Mapping[str, Any]) -> CanvasSampling:
