@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
 from unigrpo.rollouts.draw import Draw, draw_tokens
 from unigrpo.rollouts.selection import SCORES, highest, highest_or_above, origin, sequential_score
 from unigrpo.seeding import uniform
+from unigrpo.types import Remasking
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
     from unigrpo.rollouts.layout import FillPlan, Layout
-    from unigrpo.types import Remasking
 
 NUM_NOISE_STREAMS = 2  # the token draw's and the remasking's
 
@@ -34,6 +35,26 @@ class HowToFill:
     max_editing_rounds: int
     """Passes over a block that has no mask left."""
     stop_at_eos: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what no order or draw can follow.
+
+        Raises:
+            ValueError: naming the setting, its value and what is wanted.
+        """
+        if self.remasking not in get_args(Remasking):
+            raise ValueError(
+                f"remasking {self.remasking!r} is not known; wanted one of {', '.join(get_args(Remasking))}"
+            )
+        for name in ("temperature", "guidance_scale", "remasking_temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; wanted 0 or more, and finite")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}; wanted a probability above 0, at most 1")
+        if self.editing_threshold is not None and not 0 <= self.editing_threshold <= 1:
+            raise ValueError(f"editing_threshold is {self.editing_threshold}; wanted a probability, or None for never")
+        if self.max_editing_rounds < 0:
+            raise ValueError(f"max_editing_rounds is {self.max_editing_rounds}; wanted 0 or more")
 
 
 class Filling:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
@@ -29,6 +30,17 @@ class FillPlan:
     is_text: bool
     first_step: int
     """Denoising steps of the spans before it: keys the noise."""
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that is not there.
+
+        Raises:
+            ValueError: naming the known ones, or a shift that bends nothing.
+        """
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule {self.schedule!r} is not known; wanted one of {', '.join(get_args(Schedule))}")
+        if not 0 < self.schedule_shift < math.inf:
+            raise ValueError(f"schedule_shift is {self.schedule_shift}; wanted a finite number above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,9 @@
 """The sampler against the released samplers of LLaDA and MMaDA, and against its own promises."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,3 +247,26 @@ def test_impossible_settings_are_errors_that_say_what_is_wanted(llada, arguments
 def test_a_row_without_masks_is_an_error(llada):
     with pytest.raises(ValueError, match="no mask token"):
         sample(llada, torch.ones(1, 4, dtype=torch.long), num_denoising_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"remasking": "margin"}, "remasking 'margin' is not known; wanted one of low_confidence, random"),
+        ({"schedule": "cosin"}, "schedule 'cosin' is not known; wanted one of linear, cosine"),
+        ({"schedule_shift": 0.0}, "schedule_shift is 0.0; wanted a finite number above 0"),
+        ({"temperature": -1.0}, "temperature is -1.0; wanted 0 or more"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1.0; wanted 0 or more"),
+        ({"remasking_temperature": float("inf")}, "remasking_temperature is inf"),
+        ({"remasking": "low_confidence_dynamic", "threshold": 0.0}, "threshold is 0.0; wanted a probability above 0"),
+        ({"editing_threshold": 1.5}, "editing_threshold is 1.5; wanted a probability, or None"),
+        ({"max_editing_rounds": -1}, "max_editing_rounds is -1"),
+        ({"num_denoising_steps": 0}, "0 denoising steps"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_named_with_what_is_wanted(setting: dict[str, Any], said: str) -> None:
+    policy = load_policy(GOLDEN / "llada_tiny", dtype="float32", vocabulary={"mask_token_id": 500})
+    ids = torch.tensor([[1, 2, 3, *[500] * 8]])
+    with pytest.raises(ValueError, match=re.escape(said)):
+        sample(policy, ids, **({"num_denoising_steps": 8} | setting))
