@@ -51,7 +51,7 @@ class HowToFill:
                 raise ValueError(f"{name} is {getattr(self, name)}; wanted 0 or more, and finite")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; wanted a probability above 0, at most 1")
-        if self.editing_threshold is not None and not 0 <= self.editing_threshold <= 1:
+        if self.editing_threshold is not None and not self.editing_threshold >= 0:
             raise ValueError(f"editing_threshold is {self.editing_threshold}; wanted a probability, or None for never")
         if self.max_editing_rounds < 0:
             raise ValueError(f"max_editing_rounds is {self.max_editing_rounds}; wanted 0 or more")

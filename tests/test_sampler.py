@@ -260,7 +260,7 @@ def test_a_row_without_masks_is_an_error(llada):
         ({"guidance_scale": -1.0}, "guidance_scale is -1.0; wanted 0 or more"),
         ({"remasking_temperature": float("inf")}, "remasking_temperature is inf"),
         ({"remasking": "low_confidence_dynamic", "threshold": 0.0}, "threshold is 0.0; wanted a probability above 0"),
-        ({"editing_threshold": 1.5}, "editing_threshold is 1.5; wanted a probability, or None"),
+        ({"editing_threshold": -0.5}, "editing_threshold is -0.5; wanted a probability, or None"),
         ({"max_editing_rounds": -1}, "max_editing_rounds is -1"),
         ({"num_denoising_steps": 0}, "0 denoising steps"),
     ],
