@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from unigrpo.models import load_policy, weights
 from unigrpo.models.loading import policy_shapes
+from unigrpo.testing.make_tiny import make_tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
 IDS = torch.arange(24).view(2, 12)
@@ -240,3 +241,50 @@ def test_model_type_and_architecture_of_two_families_are_refused(folder: Path, m
     edit_config(folder, model_type=model_type, architectures=["MMadaModelLM"])
     with pytest.raises(ValueError, match=rf"contradicts itself: model_type '{model_type}'"):
         load_policy(folder)
+
+
+def test_a_dtype_may_be_torchs_own_and_a_device_that_is_none_is_named(folder: Path) -> None:
+    policy = load_policy(folder, dtype=torch.float32)
+    assert {tensor.dtype for tensor in policy.module.state_dict().values()} == {torch.float32}
+    with pytest.raises(ValueError, match="device 'gpu' is not known; wanted cpu, cuda or cuda:N"):
+        load_policy(folder, device="gpu")
+
+
+def test_an_index_reads_nothing_outside_of_its_folder(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+    index = {"weight_map": {"model.transformer.wte.weight": "../elsewhere.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"names \.\./elsewhere\.safetensors; wanted names of files beside it"):
+        load_policy(folder)
+
+
+def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    name = "model.transformer.ln_f.weight"
+    save_file(state, folder / "a.safetensors")
+    save_file({name: state[name]}, folder / "b.safetensors")
+    weight_map = dict.fromkeys(state, "a.safetensors") | {name: "b.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match=rf"b\.safetensors holds {name}, which an earlier shard holds, too"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(("family", "is_refused"), [("mmada", True), ("llada", False), ("sdar", False)])
+def test_tags_of_a_thought_that_do_not_come_back_are_named(
+    family: str, is_refused: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_tiny(family, tmp_path / family)
+    load_policy(tmp_path / family)
+    assert not caplog.records
+    path = tmp_path / family / "tokenizer.json"
+    content = json.loads(path.read_text())
+    for token in content["added_tokens"]:
+        token["special"] = token["special"] or "think" in token["content"]
+    path.write_text(json.dumps(content))
+    if is_refused:
+        with pytest.raises(ValueError, match="loses <think>, </think>: encoded and decoded"):
+            load_policy(tmp_path / family)
+    else:
+        load_policy(tmp_path / family)
+        assert "loses <think>, </think>" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ from unigrpo.models.text_policy import TextPolicy
 from unigrpo.models.tokenizer import TextTokenizer, has_tokenizer
 from unigrpo.models.vocabulary import resolve_vocabulary
 
+_LOGGER = logging.getLogger(__name__)
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+THOUGHT = ("<think>", "</think>")
+"""What rewards look for around a thought."""
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "merges.txt")
 """What is downloaded of a hub id."""
@@ -74,11 +80,21 @@ def _find_tokenizer(folder: Path, tokenizer: str | Path | TextTokenizer | None) 
 
 
 def _check_text(tokenizer: TextTokenizer | None, required: Sequence[str]) -> None:
-    """Refuse tokenizer files that lose a text; a tokenizer that the caller made is the caller's business."""
+    """Refuse tokenizer files that lose a text, and warn of a thought's tags that a family does not need.
+
+    Whether a tag is one token or several does not matter; a special one is left out of what rewards see. A tokenizer
+    that the caller made is the caller's business.
+    """
     if tokenizer is None or tokenizer.folder is None:
         return
-    lost = [text for text in required if tokenizer.decode(tokenizer.encode(text)) != text]
-    if lost:
+    lost = [text for text in (*required, *THOUGHT) if tokenizer.decode(tokenizer.encode(text)) != text]
+    if lost and not required:
+        _LOGGER.warning(
+            "the tokenizer in %s loses %s: encoded and decoded, it does not come back, so a reward that looks for it "
+            "(format, correctness behind a thought) never sees it", tokenizer.folder, ", ".join(lost),
+        )  # fmt: skip
+    elif lost:
+        lost = list(dict.fromkeys(lost))
         raise ValueError(
             f"the tokenizer in {tokenizer.folder} loses {', '.join(lost)}: encoded and decoded, it does not come back, "
             "so no reward would see it; it must be a token that is not special, or spelled by others. Give the "
@@ -86,15 +102,20 @@ def _check_text(tokenizer: TextTokenizer | None, required: Sequence[str]) -> Non
         )
 
 
-def _check_device(device: torch.device) -> None:
+def _checked_device(given: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(given)
+    except RuntimeError as error:
+        raise ValueError(f"device {given!r} is not known; wanted cpu, cuda or cuda:N") from error
     if device.type != "cuda":
-        return
+        return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
         raise ValueError(
             f"device {str(device)!r} was asked for, and torch sees {count} CUDA devices here; give cpu, install a CUDA "
             "build of torch with its driver, or look at CUDA_VISIBLE_DEVICES"
         )
+    return device
 
 
 def compile_blocks(module: nn.Module) -> list[str]:
@@ -115,7 +136,7 @@ def compile_blocks(module: nn.Module) -> list[str]:
 
 def load_policy(
     path: str | Path,
-    dtype: str = "bfloat16",
+    dtype: str | torch.dtype = "bfloat16",
     device: str | torch.device = "cpu",
     tokenizer: str | Path | TextTokenizer | None = None,
     vocabulary: Mapping[str, int] | None = None,
@@ -131,7 +152,7 @@ def load_policy(
 
     Args:
         path: a folder, ``asset:NAME``, or a hub id.
-        dtype: float32 or bfloat16.
+        dtype: float32 or bfloat16, by name or torch's own.
         device: cpu, cuda or cuda:N.
         tokenizer: a folder with tokenizer.json, where the checkpoint's own has none.
         vocabulary: ids by name (mask_token_id, eos_token_id, soi, image_offset, ...); they win over the files'.
@@ -147,9 +168,10 @@ def load_policy(
         ValueError: a family, config value, id or tensor that does not fit, pickled weights, or a device that this
             machine lacks.
     """
+    dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not supported; wanted {' or '.join(DTYPES)}")
-    _check_device(torch.device(device))
+    place = _checked_device(device)
     folder = resolve_folder(path, files=HUB_FILES, revision=revision)
     config = read_config(folder)
     family = policy_family(config)
@@ -165,7 +187,7 @@ def load_policy(
         codebook_size=family.codebook_size(config),
         token_text=family.token_text,
     )
-    weights.fill(module, folder, DTYPES[dtype], torch.device(device), family.module_name)
+    weights.fill(module, folder, DTYPES[dtype], place, family.module_name)
     module.is_checkpointing = gradient_checkpointing  # type: ignore[assignment]
     module.eval()
     pack_experts(module)
@@ -176,6 +198,6 @@ def load_policy(
     if isinstance(image_tokenizer, str | Path):
         from unigrpo.models.magvit import load_image_tokenizer
 
-        image_tokenizer = load_image_tokenizer(image_tokenizer, device=str(device))
+        image_tokenizer = load_image_tokenizer(image_tokenizer, device=str(place))
     policy.image_tokenizer = image_tokenizer
     return policy

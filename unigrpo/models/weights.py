@@ -59,7 +59,11 @@ def _shards(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(f"{index} has no weight_map of tensor names to files; download it again")
-    files = [index.parent / name for name in sorted(set(weight_map.values()))]
+    names = sorted(set(weight_map.values()))
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise ValueError(f"{index} names {describe(outside)}; wanted names of files beside it, without a folder")
+    files = [index.parent / name for name in names]
     absent = [path.name for path in files if not path.is_file()]
     if absent:
         raise FileNotFoundError(f"{index} names {describe(absent)}, not in the folder; download them again")
@@ -76,12 +80,18 @@ def read_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor, from the files' headers.
 
     Raises:
-        ValueError: a file that is cut off or no safetensors.
+        ValueError: a file that is cut off or no safetensors, or a tensor that two files hold.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
+                again = [name for name in file.keys() if name in shapes]
+                if again:
+                    raise ValueError(
+                        f"{path} holds {describe(again)}, which an earlier shard holds, too; leave only the files of "
+                        "one checkpoint in the folder"
+                    )
                 shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
         except SafetensorError as error:
             raise ValueError(
