@@ -9,7 +9,7 @@ import pytest
 import torch
 from llava_specimens import IDS, PICTURES, Golden, sampling_of
 
-from unigrpo.models.lavida import KeptPrompts, prefix_visible
+from unigrpo.models.lavida import KeptPrompts, prefix_rows
 from unigrpo.models.llava import embed
 from unigrpo.models.tiles import cut_tiles, pool
 from unigrpo.rollouts import sample
@@ -145,8 +145,9 @@ def test_a_shifted_schedule_with_more_steps_than_positions_commits_one_a_step() 
 
 
 def test_who_sees_whom_in_prefix_mode_by_hand() -> None:
-    found = prefix_visible(torch.tensor([2]), 4, None)[0, 0].int().tolist()
+    found = prefix_rows(torch.tensor([2]), 4, None, 0, 4)[0].int().tolist()
     assert found == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    assert prefix_rows(torch.tensor([2]), 4, None, 1, 3)[0].int().tolist() == found[1:3]
 
 
 @torch.no_grad()

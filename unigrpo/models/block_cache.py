@@ -18,9 +18,47 @@ def sees_block(queries: Tensor, keys: Tensor, block_length: int) -> Tensor:
     return keys[:, None, :] // block_length <= queries[:, :, None] // block_length
 
 
-def in_same_block(queries: Tensor, keys: Tensor, block_length: int) -> Tensor:
-    """Return [N, Q, K] bool: whether a key lies in the query's block; positions are [N, Q] and [N, K]."""
-    return keys[:, None, :] // block_length == queries[:, :, None] // block_length
+def block_rows(positions: Tensor, block_length: int, is_padding: Tensor | None, start: int, stop: int) -> Tensor:
+    """Return [N, queries, L] bool: the keys that some queries see, those of their block and of earlier ones.
+
+    Args:
+        positions: [N, L].
+        block_length: of the grid.
+        is_padding: [N, L] keys that nobody sees, but each itself: a query without any key would be NaN.
+        start: first query.
+        stop: past the last.
+    """
+    return _without(is_padding, sees_block(positions[:, start:stop], positions, block_length), start)
+
+
+def doubled_rows(positions: Tensor, block_length: int, is_padding: Tensor | None, start: int, stop: int) -> Tensor:
+    """Return [N, queries, 2 L] bool for rows [noisy ; clean]; the queries are all noisy or all clean.
+
+    A noisy query sees the noisy tokens of its block and the clean ones of earlier blocks; a clean one sees no noise.
+
+    Args:
+        positions: [N, 2 L], the same twice.
+        block_length: of the grid.
+        is_padding: [N, 2 L], as in `block_rows`.
+        start: first query.
+        stop: past the last.
+    """
+    length = positions.shape[1] // 2
+    block_of = positions // block_length
+    own, blocks = block_of[:, start:stop, None], block_of[:, None, :length]
+    is_noisy = stop <= length
+    noisy = blocks == own if is_noisy else torch.zeros_like(blocks == own)
+    clean = blocks < own if is_noisy else blocks <= own
+    return _without(is_padding, torch.cat((noisy, clean), dim=2), start)
+
+
+def _without(is_padding: Tensor | None, is_seen: Tensor, start: int) -> Tensor:
+    if is_padding is None:
+        return is_seen
+    stop = start + is_seen.shape[1]
+    itself = torch.zeros_like(is_seen[:1])
+    itself[0, :, start:stop].fill_diagonal_(True)
+    return is_seen & ~is_padding[:, None, :] | itself & is_padding[:, start:stop, None]
 
 
 def narrowed(is_visible: Tensor) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unigrpo.models.block_cache import BlockCache, in_same_block, narrowed, sees_block
+from unigrpo.models.attention import cut, piece_bounds
+from unigrpo.models.block_cache import BlockCache, block_rows, doubled_rows, narrowed, sees_block
 from unigrpo.models.decoder import Decoder, DecoderConfig
 from unigrpo.models.folders import read_json
 from unigrpo.models.text_policy import TextPolicy
@@ -77,24 +79,20 @@ class BlockPolicy(TextPolicy):
         of 2 L, [noisy ; clean], as block-diffusion models are trained (BD3-LM, arXiv 2503.09573; SDAR, arXiv
         2510.06303). That is what the sampler saw.
         """
-        ids, is_padding = model_input.token_ids, model_input.is_padding
-        size = model_input.block_length or self.block_length
-        positions = _positions(model_input)
-        is_seen = sees_block(positions, positions, size)
-        if model_input.clean_ids is not None:
-            is_own = in_same_block(positions, positions, size)
-            upper = torch.cat((is_own, is_seen & ~is_own), dim=2)
-            lower = torch.cat((torch.zeros_like(is_own), is_seen), dim=2)
-            is_seen = torch.cat((upper, lower), dim=1)
-            ids = torch.cat((ids, model_input.clean_ids), dim=1)
-            positions = positions.repeat(1, 2)
+        ids, length = model_input.token_ids, model_input.token_ids.shape[1]
+        positions, size = _positions(model_input), model_input.block_length or self.block_length
+        is_padding = model_input.is_padding
+        if is_padding is not None and not bool(is_padding.any()):
+            is_padding = None
+        if model_input.clean_ids is None:
+            is_visible = cut(partial(block_rows, positions, size, is_padding), piece_bounds(0, length))
+        else:
+            ids, positions = torch.cat((ids, model_input.clean_ids), dim=1), positions.repeat(1, 2)
             is_padding = None if is_padding is None else is_padding.repeat(1, 2)
-        if is_padding is not None:
-            # A query without any key would be NaN: padding sees itself.
-            itself = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
-            is_seen = is_seen & ~is_padding[:, None, :] | itself & is_padding[:, :, None]
-        hidden: Tensor = self.module(ids, narrowed(is_seen), positions.expand(len(ids), -1))
-        return hidden[:, : model_input.token_ids.shape[1]]
+            bounds = [*piece_bounds(0, length), *piece_bounds(length, 2 * length)]
+            is_visible = cut(partial(doubled_rows, positions, size, is_padding), bounds)
+        hidden: Tensor = self.module(ids, is_visible, positions.expand(len(ids), -1))
+        return hidden[:, :length]
 
     def new_cache(self, capacity: int) -> BlockCache:
         """Return an empty store for rows of up to ``capacity`` positions; the first pass sets the number of rows."""

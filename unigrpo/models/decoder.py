@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unigrpo.models.attention import attend
+from unigrpo.models.attention import Visible, attend
 from unigrpo.models.config_file import require_sizes
 from unigrpo.models.norm import RmsNorm
 from unigrpo.models.rotary import RotaryTables, rotate
@@ -141,9 +141,9 @@ class Attention(nn.Module):
             self.k_norm = RmsNorm(head, config.rms_norm_eps)
 
     def forward(
-        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor | None, cache: KeyValues | None
+        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Visible, cache: KeyValues | None
     ) -> Tensor:
-        """Return [N, L, D]; is_visible is boolean and broadcasts to [N, H, L, L'], None where every key is seen."""
+        """Return [N, L, D]."""
         split = (*hidden.shape[:2], -1, self.head_dim)
         queries, keys = self.q_proj(hidden).view(split), self.k_proj(hidden).view(split)
         if self.has_qk_norm:
@@ -169,7 +169,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor | None, cache: KeyValues | None
+        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Visible, cache: KeyValues | None
     ) -> Tensor:
         """Return [N, L, D]."""
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), cos, signed_sin, is_visible, cache)
@@ -212,7 +212,7 @@ class Decoder(nn.Module):
     def forward(
         self,
         token_ids: Tensor | None,
-        is_visible: Tensor | None = None,
+        is_visible: Visible = None,
         positions: Tensor | None = None,
         *,
         embedded: Tensor | None = None,
@@ -222,7 +222,7 @@ class Decoder(nn.Module):
 
         Args:
             token_ids: [N, L]; not looked at where ``embedded`` is given.
-            is_visible: boolean, broadcast to [N, H, L, L'] (`unigrpo.models.attention.visible_keys`). None: all keys.
+            is_visible: as `unigrpo.models.attention.visible_keys` and ``cut`` make it; None is all keys.
             positions: [N, L] rotary positions; None is 0..L-1.
             embedded: [N, L, D] in place of the embedding, where pictures stand among the tokens.
             cache: earlier keys and values; not with gradient checkpointing.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unigrpo.models.attention import visible_keys
+from unigrpo.models.attention import Visible, cut, visible_keys
 from unigrpo.models.llada import LINEARS, Llada, LladaConfig
 from unigrpo.models.llava import Eye, LlavaPolicy, embed
 from unigrpo.types import ModelInput
@@ -71,9 +71,11 @@ class LavidaPolicy(LlavaPolicy):
 
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm; in prefix mode the positions before the answer see each other only."""
-        is_visible = visible_keys(model_input.is_padding)
+        is_visible: Visible = visible_keys(model_input.is_padding)
         if self.module.is_prefix and model_input.prompt_lengths is not None:
-            is_visible = prefix_visible(model_input.prompt_lengths, model_input.token_ids.shape[1], is_visible)
+            lengths, length = model_input.prompt_lengths, model_input.token_ids.shape[1]
+            rows = partial(prefix_rows, lengths, length, visible_keys(model_input.is_padding))
+            is_visible = cut(rows, (0, int(lengths.min()), int(lengths.max()), length))
         return self.module.through(self._embed(model_input), is_visible, model_input.positions)
 
     def keep_prompts(self, model_input: ModelInput) -> KeptPrompts | None:
@@ -139,18 +141,21 @@ def _after(prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Ten
     return torch.cat((prompt_keys, keys), dim=1), torch.cat((prompt_values, values), dim=1)
 
 
-def prefix_visible(prompt_lengths: Tensor, length: int, is_visible: Tensor | None) -> Tensor:
-    """Return [N, 1, L, L] bool: a prompt's positions see the prompt, an answer's see both.
+def prefix_rows(prompt_lengths: Tensor, length: int, is_visible: Tensor | None, start: int, stop: int) -> Tensor:
+    """Return [N, queries, L] bool: a prompt's positions see the prompt, an answer's see both.
 
     Args:
         prompt_lengths: [N].
         length: L.
         is_visible: [N, 1, 1, L], keys that are seen at all; None is all.
+        start: first query.
+        stop: past the last.
     """
     is_answer = torch.arange(length, device=prompt_lengths.device) >= prompt_lengths[:, None]
-    allowed = (is_answer[:, :, None] | ~is_answer[:, None, :])[:, None]
+    allowed = is_answer[:, start:stop, None] | ~is_answer[:, None, :]
     if is_visible is None:
         return allowed
     # A row of padding in front of the prompt would see nothing: it sees itself, and nobody sees it.
-    itself = torch.eye(length, dtype=torch.bool, device=allowed.device)
-    return (allowed & is_visible) | itself
+    itself = torch.zeros_like(allowed[:1])
+    itself[0, :, start:stop].fill_diagonal_(True)
+    return (allowed & is_visible[:, 0]) | itself

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unigrpo.models.attention import attend, visible_keys
+from unigrpo.models.attention import Visible, attend, visible_keys
 from unigrpo.models.config_file import require_values
 from unigrpo.models.norm import RmsNorm
 from unigrpo.models.rotary import RotaryTables, rotate
@@ -127,9 +127,9 @@ class Block(nn.Module):
         self.ff_out = nn.Linear(inner, width, bias=False)
 
     def forward(
-        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor | None, extend: Extend | None = None
+        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Visible, extend: Extend | None = None
     ) -> Tensor:
-        """Return [N, L, D]; is_visible broadcasts to [N, H, L, L'], None where every key is seen; see ``Extend``."""
+        """Return [N, L, D]; see `unigrpo.models.attention.Visible` and ``Extend``."""
         split = (*hidden.shape[:2], -1, self.head_width)
         normed = self.attn_norm(hidden)
         queries = rotate(self.q_proj(normed).view(split), cos, signed_sin)
@@ -192,7 +192,7 @@ class Llada(nn.Module):
     def through(
         self,
         hidden: Tensor,
-        is_visible: Tensor | None,
+        is_visible: Visible,
         positions: Tensor | None,
         extends: Sequence[Extend] | None = None,
     ) -> Tensor:
@@ -200,7 +200,7 @@ class Llada(nn.Module):
 
         Args:
             hidden: [N, L, D].
-            is_visible: boolean, broadcast to [N, H, L, L']; None is all keys.
+            is_visible: see `unigrpo.models.attention.Visible`.
             positions: [N, L] rotary positions; None is 0..L-1.
             extends: one a block; not with gradient.
         """

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unigrpo.models.attention import attend
+from unigrpo.models.attention import Visible, attend
 from unigrpo.models.block_policy import BlockDecoder, BlockPolicy
 from unigrpo.models.config_file import require_values
 from unigrpo.models.decoder import DecoderConfig, KeyValues
@@ -53,9 +53,9 @@ class Attention(nn.Module):
         self.key_layernorm = RmsNorm(self.head_dim, config.rms_norm_eps)
 
     def forward(
-        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor | None, cache: KeyValues | None
+        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Visible, cache: KeyValues | None
     ) -> Tensor:
-        """Return [N, L, D]; is_visible is boolean and broadcasts to [N, H, L, L'], None where every key is seen."""
+        """Return [N, L, D]."""
         together = self.query_key_value(hidden).view(*hidden.shape[:2], -1, self.head_dim)
         queries, keys, values = together.split(self.heads, dim=2)
         queries = rotate(self.query_layernorm(queries), cos, signed_sin).transpose(1, 2)
@@ -77,7 +77,7 @@ class Layer(nn.Module):
         self.mlp = mlp
 
     def forward(
-        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor | None, cache: KeyValues | None
+        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Visible, cache: KeyValues | None
     ) -> Tensor:
         """Return [N, L, D]."""
         hidden = hidden + self.attention(self.input_layernorm(hidden), cos, signed_sin, is_visible, cache)

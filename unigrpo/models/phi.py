@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from unigrpo.models.attention import Visible, attend
 from unigrpo.models.config_file import require_sizes, require_values
 from unigrpo.models.rotary import RotaryTables, rotate
 
@@ -88,15 +89,13 @@ class PhiAttention(nn.Module):
         self.q_layernorm = nn.LayerNorm(self.head_width, eps=config.layer_norm_eps)
         self.k_layernorm = nn.LayerNorm(self.head_width, eps=config.layer_norm_eps)
 
-    def forward(self, normed: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor) -> Tensor:
-        """Return [N, L, D]; is_visible is boolean and broadcasts to [N, H, L, L]."""
+    def forward(self, normed: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Visible) -> Tensor:
+        """Return [N, L, D]."""
         split = (*normed.shape[:2], -1, self.head_width)
         queries = rotate(self.q_layernorm(self.q_proj(normed).view(split)), cos, signed_sin)
         keys = rotate(self.k_layernorm(self.k_proj(normed).view(split)), cos, signed_sin)
         values = self.v_proj(normed).view(split)
-        mixed = functional.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=is_visible
-        )
+        mixed = attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_visible)
         return self.dense(mixed.transpose(1, 2).flatten(2))
 
 
@@ -122,7 +121,7 @@ class PhiLayer(nn.Module):
         self.self_attn = PhiAttention(config)
         self.mlp = PhiMlp(config)
 
-    def forward(self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Visible) -> Tensor:
         """Return [N, L, D]."""
         normed = self.input_layernorm(hidden)
         return self.self_attn(normed, cos, signed_sin, is_visible) + self.mlp(normed) + hidden
@@ -158,12 +157,12 @@ class Phi(nn.Module):
         """Whether each layer is computed again in backward: less memory, more time."""
         self._rotary = RotaryTables(config.rotary_width, config.rope_theta)
 
-    def forward(self, token_ids: Tensor, is_visible: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(self, token_ids: Tensor, is_visible: Visible, positions: Tensor | None = None) -> Tensor:
         """Return [N, L, D] after the final norm.
 
         Args:
             token_ids: [N, L].
-            is_visible: [N, 1, L, L] bool, from query to key.
+            is_visible: see `unigrpo.models.attention.Visible`.
             positions: [N, L] rotary positions; None is 0..L-1.
         """
         model = self.showo.model

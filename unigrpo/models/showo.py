@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from unigrpo.models.attention import cut
 from unigrpo.models.dream import predicting_positions
 from unigrpo.models.folders import read_json
 from unigrpo.models.layout import Piece, text_canvas
@@ -43,6 +44,8 @@ PHI_1_5: Mapping[str, Any] = {
 
 SPECIAL = ("pad", "soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
 """The tokens that Show-o adds after the text tokens, in their order; the image codes come next."""
+MAX_CUTS = 4
+"""Columns where a picture starts or ends in some row, at which the mask is cut: most batches have one layout or two."""
 
 
 def omni_visible(token_ids: Tensor, is_padding: Tensor | None, *, soi: int, eoi: int, t2i: int, mmu: int) -> Tensor:
@@ -147,7 +150,10 @@ class ShowoPolicy(MmadaPolicy):
         """Return [N, L, D] after the final norm; in rows of text, each position's from the one before it."""
         ids, is_padding = model_input.token_ids, model_input.is_padding
         soi, eoi, t2i, mmu = self._special("soi", "eoi", "t2i", "mmu")
-        is_visible = omni_visible(ids, is_padding, soi=soi, eoi=eoi, t2i=t2i, mmu=mmu)
+        is_seen = omni_visible(ids, is_padding, soi=soi, eoi=eoi, t2i=t2i, mmu=mmu)[:, 0]
+        is_mark = (ids == soi) | (ids == eoi)
+        bounds = {0, ids.shape[1], *is_mark.any(dim=0).nonzero().flatten().tolist()[:MAX_CUTS]}
+        is_visible = cut(lambda start, stop: is_seen[:, start:stop], bounds)
         hidden = self.module(ids, is_visible, model_input.positions)
         is_real = torch.ones_like(ids, dtype=torch.bool) if is_padding is None else ~is_padding
         is_text = ~((ids == t2i) & is_real).any(dim=1, keepdim=True)
