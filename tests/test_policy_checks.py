@@ -11,6 +11,7 @@ import torch
 
 from unigrpo.models import load_policy
 from unigrpo.models.llada import LladaPolicy
+from unigrpo.models.sdar import SdarPolicy
 from unigrpo.rollouts import sample
 from unigrpo.testing.conformance import ConformanceError, check_policy, check_sampler
 from unigrpo.testing.make_tiny import make_tiny
@@ -60,6 +61,17 @@ class StopsTheGradient(LladaPolicy):
         return hidden
 
 
+class IsBlankInHalfPrecision(LladaPolicy):
+    def hidden(self, model_input: ModelInput) -> torch.Tensor:
+        hidden = super().hidden(model_input)
+        return hidden * (hidden.dtype == torch.float32)
+
+
+class Detaches(LladaPolicy):
+    def hidden(self, model_input: ModelInput) -> torch.Tensor:
+        return super().hidden(model_input).detach()
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -68,6 +80,8 @@ class StopsTheGradient(LladaPolicy):
         (IgnoresPositions, "padding on the left changes the logits"),
         (DrawsTheMask, "the mask token 403 has probability"),
         (TargetsTheHeadTwice, r"lora_targets names \['model.transformer.wte'\]"),
+        (IsBlankInHalfPrecision, "in bfloat16 the logits have a cosine of 0 "),
+        (Detaches, "logits carry no gradient"),
         (StopsTheGradient, r"no gradient reaches model.transformer.blocks.0.* \(7 in all\)"),
     ],
 )
@@ -120,3 +134,57 @@ def test_a_broken_sampler_is_named(folder: Path, fault: Any, message: str) -> No
     assert policy.vocabulary.mask_token_id == 403
     with pytest.raises(ConformanceError, match=message):
         check_sampler(policy, sampler=fault)
+
+
+class SeesLaterBlocks(SdarPolicy):
+    def hidden(self, model_input: ModelInput) -> torch.Tensor:
+        return super().hidden(replace(model_input, block_length=64))
+
+
+class SeesPartOfItsBlock(SdarPolicy):
+    def hidden(self, model_input: ModelInput) -> torch.Tensor:
+        return super().hidden(replace(model_input, block_length=1))
+
+
+class KeepsWrongKeys(SdarPolicy):
+    def hidden_cached(self, model_input: ModelInput, cache: Any, rows: torch.Tensor | None = None) -> torch.Tensor:
+        is_later = not cache.is_empty
+        return super().hidden_cached(model_input, cache, rows) + 0.3 * is_later
+
+
+class KeepsKeysOfTheWrongPlace(SdarPolicy):
+    def hidden_cached(self, model_input: ModelInput, cache: Any, rows: torch.Tensor | None = None) -> torch.Tensor:
+        hidden = super().hidden_cached(model_input, cache, rows)
+        cache._keys[0].mul_(1.05)
+        return hidden
+
+
+@pytest.fixture(scope="module")
+def sdar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny("sdar", tmp_path_factory.mktemp("checkpoint") / "sdar")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (SeesLaterBlocks, "a token of the second block, in the first, changes the logits"),
+        (SeesPartOfItsBlock, "the first position of a block does not see its last one"),
+    ],
+)
+def test_a_block_that_sees_too_much_or_too_little_is_named(sdar: Path, fault: type[SdarPolicy], message: str) -> None:
+    def load(path: Path, /, *, dtype: str) -> Any:
+        policy = load_policy(path, dtype=dtype)
+        policy.__class__ = fault
+        return policy
+
+    with pytest.raises(ConformanceError, match=message):
+        check_policy(sdar, load=load)
+
+
+@pytest.mark.parametrize("fault", [KeepsWrongKeys, KeepsKeysOfTheWrongPlace])
+def test_a_cache_that_changes_what_is_sampled_is_named(sdar: Path, fault: type[SdarPolicy]) -> None:
+    policy = load_policy(sdar, dtype="float32")
+    check_sampler(policy)
+    policy.__class__ = fault
+    with pytest.raises(ConformanceError, match=r"without kept keys: .* tokens differ|kept keys move log-probs"):
+        check_sampler(policy)

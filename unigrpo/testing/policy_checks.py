@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +22,21 @@ from unigrpo.models.adapter import (
     save_merged,
     set_adapter_state,
 )
+from unigrpo.models.base import is_block_causal
 from unigrpo.rollouts.sampler import SampleOutput, sample
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput
 
 if TYPE_CHECKING:
-    from unigrpo.models.base import Policy
+    from unigrpo.models.base import BlockCausalPolicy, Policy
 
 ROWS, LENGTH, PADDING = 4, 24, 8
 """Of the checks' inputs: rows, positions, and positions of padding, which are whole blocks of 4 or 8."""
 LORA = LoraSettings(r=4, alpha=8.0)
+LOWEST_COSINE = 0.9
+"""Of bfloat16 logits with float32 ones: rounding leaves 0.999, and a token that is routed to other experts less."""
+LOGPROB_TOLERANCE = 1e-3
+"""Nats by which a kept key may move a token's log-prob."""
 
 
 class Loader(Protocol):
@@ -61,7 +67,8 @@ def check_policy(path: str | Path, *, load: Loader = load_policy, tolerance: flo
     """Check a checkpoint's policy: small shapes, so use a small checkpoint (``unigrpo make-tiny``).
 
     Padding, neighbours and the order of rows change no result; a range of ids is those columns of all logits, without
-    the mask token; bfloat16 gives finite logits; what `save_merged` writes loads as the same; a fresh adapter is the
+    the mask token; a block-causal policy sees no later block, and all of its own; bfloat16 gives logits that point the
+    same way; what `save_merged` writes loads as the same; a fresh adapter is the
     base bit by bit, an adapter that is off too; gradient reaches every LoRA target; a saved adapter merges to what the
     live one computes.
 
@@ -81,9 +88,9 @@ def check_policy(path: str | Path, *, load: Loader = load_policy, tolerance: flo
         _check_shape(policy, wanted)
         _check_head(policy, ids, wanted, tolerance)
         _check_batch(policy, ids, wanted, tolerance)
-        half = load(folder, dtype="bfloat16").logits(ids)
-    if not torch.isfinite(half).all():
-        raise ConformanceError("in bfloat16 some logits are not finite")
+        if is_block_causal(policy):
+            _check_blocks(policy, ids, wanted, tolerance)
+        _check_half(load(folder, dtype="bfloat16").logits(ids), wanted)
     with tempfile.TemporaryDirectory() as temporary:
         save_merged(policy, Path(temporary) / "again")
         _check_same("a saved and loaded policy", load(Path(temporary) / "again", dtype="float32"), ids, wanted, 0.0)
@@ -104,6 +111,30 @@ def _check_shape(policy: Policy, logits: Tensor) -> None:
     wanted = (ROWS, LENGTH, policy.vocabulary.size)
     if tuple(logits.shape) != wanted or not torch.isfinite(logits).all():
         raise ConformanceError(f"logits have shape {tuple(logits.shape)}; wanted finite ones of shape {wanted}")
+
+
+def _check_half(half: Tensor, wanted: Tensor) -> None:
+    if not torch.isfinite(half).all():
+        raise ConformanceError("in bfloat16 some logits are not finite")
+    cosine = float(torch.cosine_similarity(half.float().flatten(), wanted.flatten(), dim=0))
+    if not cosine >= LOWEST_COSINE:
+        raise ConformanceError(
+            f"in bfloat16 the logits have a cosine of {cosine:.3g} with those of float32; wanted {LOWEST_COSINE:g}"
+        )
+
+
+def _check_blocks(policy: BlockCausalPolicy, ids: Tensor, wanted: Tensor, tolerance: float) -> None:
+    """Change the last token of the second block: nothing before that block moves, and its first position does."""
+    size = policy.block_length
+    if 2 * size > LENGTH:
+        raise ConformanceError(f"block_length {size} is more than half of the check's {LENGTH}; give a smaller one")
+    other = ids.clone()
+    start, _ = policy.vocabulary.text_range
+    other[:, 2 * size - 1] = torch.where(ids[:, 2 * size - 1] == start, start + 1, start)
+    found = policy.logits(other)
+    _check_near("a token of the second block, in the first,", found[:, :size], wanted[:, :size], tolerance)
+    if float((found - wanted)[:, size].abs().max()) <= tolerance:
+        raise ConformanceError("the first position of a block does not see its last one; a block sees all of itself")
 
 
 def _check_head(policy: Policy, ids: Tensor, wanted: Tensor, tolerance: float) -> None:
@@ -144,7 +175,10 @@ def _check_adapter(
     policy.module.requires_grad_(False)
     add_lora(policy, LORA, seed=3)
     _check_same("a fresh adapter", policy, ids, wanted, 0.0)
-    policy.logits(ids).log_softmax(dim=-1).square().mean().backward()
+    logits = policy.logits(ids)
+    if not logits.requires_grad:
+        raise ConformanceError("logits carry no gradient: something detaches them, or computes them without gradient")
+    logits.log_softmax(dim=-1).square().mean().backward()
     unreached = [
         name
         for name, parameter in policy.module.named_parameters()
@@ -189,7 +223,8 @@ def check_sampler(policy: Policy, *, sampler: Sampler = sample, **settings: Any)
 
     Given tokens stay; every mask token is replaced, by a token of the range; the same seeds give the same tokens, and
     at temperature 0 any seeds do; a row's tokens depend neither on its neighbours, nor on its place in the batch, nor
-    on padding; the global random state is left alone.
+    on padding; a sampler that can keep keys (``use_cache``) gives the tokens and log-probs of one that does not; the
+    global random state is left alone.
 
     Args:
         policy: a small one, in float32.
@@ -223,11 +258,23 @@ def check_sampler(policy: Policy, *, sampler: Sampler = sample, **settings: Any)
         padded, is_padding = _padded(policy, ids)
         found = filled(everyone, temperature, token_ids=padded, is_padding=is_padding)
         _check_tokens("padding on the left", found[:, PADDING:], wanted)
+        if "use_cache" in inspect.signature(sampler).parameters and "use_cache" not in settings:
+            _check_cache(
+                sampler, policy, temperature=temperature, is_padding=None, seeds=seeds, token_ids=ids, **settings
+            )
     _check_tokens("other seeds at temperature 0", filled(everyone, 0.0, seeds=[1, 2, 3, 4]), filled(everyone, 0.0))
     if torch.equal(filled(everyone, 1.0, seeds=[1, 2, 3, 4]), wanted):
         raise ConformanceError("other seeds give the same tokens at temperature 1; the noise must be keyed by them")
     if not torch.equal(torch.get_rng_state(), state):
         raise ConformanceError("the global random state was used; take noise from the rows' seeds")
+
+
+def _check_cache(sampler: Sampler, policy: Policy, **settings: Any) -> None:
+    kept, computed = (sampler(policy, use_cache=use_cache, **settings) for use_cache in (True, False))
+    _check_tokens("without kept keys", computed.token_ids, kept.token_ids)
+    worst = float((computed.committed_logprobs - kept.committed_logprobs).abs().max())
+    if not worst <= LOGPROB_TOLERANCE:
+        raise ConformanceError(f"kept keys move log-probs by up to {worst:.3g}; wanted at most {LOGPROB_TOLERANCE:g}")
 
 
 def _padded(policy: Policy, ids: Tensor) -> tuple[Tensor, Tensor]:
