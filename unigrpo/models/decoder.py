@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from unigrpo.models.attention import Visible, attend
 from unigrpo.models.config_file import require_sizes
+from unigrpo.models.head import project
 from unigrpo.models.norm import RmsNorm
 from unigrpo.models.rotary import RotaryTables, rotate
 from unigrpo.models.swiglu import SWIGLU_LINEARS, SwiGlu
@@ -257,13 +257,5 @@ class Decoder(nn.Module):
         Raises:
             ValueError: a range outside the embedding.
         """
-        is_tied = self.config.tie_word_embeddings
-        layer = self.model.embed_tokens if is_tied else self.lm_head
-        if vocabulary_range is None:
-            return functional.linear(hidden, layer.weight) if is_tied else layer(hidden)
-        start, stop = vocabulary_range
-        if not 0 <= start < stop <= self.config.vocab_size:
-            raise ValueError(f"vocabulary range {start}:{stop} is not inside 0:{self.config.vocab_size}, the embedding")
-        if isinstance(layer, nn.Linear | nn.Embedding):
-            return functional.linear(hidden, layer.weight[start:stop])
-        return layer(hidden)[..., start:stop]  # the user put LoRA on the head
+        layer = self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
+        return project(hidden, layer, vocabulary_range, self.config.vocab_size)

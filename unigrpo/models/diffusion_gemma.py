@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unigrpo.models.base import CanvasSampling
 from unigrpo.models.families import UNIFORM_CORRUPTION
 from unigrpo.models.folders import read_json
+from unigrpo.models.head import project
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.models.transformers_body import fill_buffers, linears_of_layers
 from unigrpo.types import ModelInput
@@ -186,14 +186,10 @@ class DiffusionGemmaPolicy(TextPolicy):
         Raises:
             ValueError: a range outside the embedding.
         """
-        weight = self.module.lm_head.weight
-        start, stop = vocabulary_range or (0, len(weight))
-        if not 0 <= start < stop <= len(weight):
-            raise ValueError(f"vocabulary range {start}:{stop} is not inside 0:{len(weight)}, the embedding")
-        cap = self.module.final_logit_softcapping
-        logits = functional.linear(hidden, weight[start:stop]).float().div_(cap).tanh_().mul_(cap)
-        if vocabulary_range is not None and start <= self.vocabulary.mask_token_id < stop:
-            logits[..., self.vocabulary.mask_token_id - start] = torch.finfo(logits.dtype).min
+        layer, cap = self.module.lm_head, self.module.final_logit_softcapping
+        logits = project(hidden, layer, vocabulary_range, layer.out_features).float().div_(cap).tanh_().mul_(cap)
+        if vocabulary_range is not None and vocabulary_range[0] <= self.vocabulary.mask_token_id < vocabulary_range[1]:
+            logits[..., self.vocabulary.mask_token_id - vocabulary_range[0]] = torch.finfo(logits.dtype).min
         return logits
 
 

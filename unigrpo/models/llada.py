@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unigrpo.models.attention import Visible, attend, visible_keys
 from unigrpo.models.config_file import require_values
+from unigrpo.models.head import project
 from unigrpo.models.norm import RmsNorm
 from unigrpo.models.rotary import RotaryTables, rotate
 from unigrpo.models.text_policy import TextPolicy
@@ -224,16 +225,7 @@ class Llada(nn.Module):
         """
         transformer = self.model.transformer
         layer = transformer.wte if self.config.weight_tying else transformer.ff_out
-        if vocabulary_range is None:
-            return functional.linear(hidden, layer.weight) if self.config.weight_tying else layer(hidden)
-        start, stop = vocabulary_range
-        if not 0 <= start < stop <= self.config.embedding_size:
-            raise ValueError(
-                f"vocabulary range {start}:{stop} is not inside 0:{self.config.embedding_size}, the embedding"
-            )
-        if isinstance(layer, nn.Linear | nn.Embedding):
-            return functional.linear(hidden, layer.weight[start:stop])
-        return layer(hidden)[..., start:stop]  # the user put LoRA on the head
+        return project(hidden, layer, vocabulary_range, self.config.embedding_size)
 
 
 class LladaPolicy(TextPolicy):

@@ -228,7 +228,7 @@ class LlavaPolicy(TextPolicy):
         return ModelInput(
             token_ids=grown.to(device),
             is_padding=hides_all.to(device) if bool(hides_all.any()) else None,
-            image_features=torch.cat(list(features)),
+            image_features=torch.cat(list(features)) if features else None,
         )
 
 

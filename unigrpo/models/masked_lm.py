@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unigrpo.models import layout
 from unigrpo.models.folders import read_json
+from unigrpo.models.head import project
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.models.tokenizer import TextTokenizer
 from unigrpo.models.transformers_body import fill_buffers, linears_of_layers, set_recomputing
@@ -152,19 +152,9 @@ class MaskedLmPolicy(TextPolicy):
         Raises:
             ValueError: a range outside the embedding.
         """
-        layer = self.module.get_output_embeddings()
-        if vocabulary_range is None:
-            return layer(hidden)
-        start, stop = vocabulary_range
-        if not 0 <= start < stop <= self.vocabulary.size:
-            raise ValueError(f"vocabulary range {start}:{stop} is not inside 0:{self.vocabulary.size}, the embedding")
-        if isinstance(layer, nn.Linear):
-            bias = None if layer.bias is None else layer.bias[start:stop]
-            logits = functional.linear(hidden, layer.weight[start:stop], bias)
-        else:
-            logits = layer(hidden)[..., start:stop].clone()  # the user put LoRA on the head
-        if start <= self.vocabulary.mask_token_id < stop:
-            logits[..., self.vocabulary.mask_token_id - start] = torch.finfo(logits.dtype).min
+        logits = project(hidden, self.module.get_output_embeddings(), vocabulary_range, self.vocabulary.size)
+        if vocabulary_range is not None and vocabulary_range[0] <= self.vocabulary.mask_token_id < vocabulary_range[1]:
+            logits[..., self.vocabulary.mask_token_id - vocabulary_range[0]] = torch.finfo(logits.dtype).min
         return logits
 
     def _arguments(self, model_input: ModelInput) -> dict[str, Tensor]:

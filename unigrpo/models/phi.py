@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unigrpo.models.attention import Visible, attend
 from unigrpo.models.config_file import require_sizes, require_values
+from unigrpo.models.head import project
 from unigrpo.models.rotary import RotaryTables, rotate
 
 PHI_LINEARS = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
@@ -182,12 +183,4 @@ class Phi(nn.Module):
         Raises:
             ValueError: a range outside the embedding.
         """
-        layer = self.showo.lm_head
-        if vocabulary_range is None:
-            return layer(hidden)
-        start, stop = vocabulary_range
-        if not 0 <= start < stop <= self.config.vocab_size:
-            raise ValueError(f"vocabulary range {start}:{stop} is not inside 0:{self.config.vocab_size}, the embedding")
-        if isinstance(layer, nn.Linear):
-            return functional.linear(hidden, layer.weight[start:stop], layer.bias[start:stop])
-        return layer(hidden)[..., start:stop]  # the user put LoRA on the head
+        return project(hidden, self.showo.lm_head, vocabulary_range, self.config.vocab_size)

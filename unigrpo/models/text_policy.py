@@ -152,7 +152,7 @@ class TextPolicy(ABC):
         if prompt.task != "reason" or prompt.images:
             raise ValueError(
                 f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; this policy "
-                "reads and writes text only: use an MMaDA checkpoint"
+                "is for text only. MMaDA, LLaDA-V, LaViDa and Show-o read pictures; MMaDA and Show-o write them"
             )
         ids = self.text_tokenizer.encode_chat(prompt.messages)
         return layout.text_canvas(((ids, None),), sampling, self.vocabulary)
@@ -184,4 +184,6 @@ class TextPolicy(ABC):
         Raises:
             ValueError: always.
         """
-        raise ValueError(f"{self.source or 'this policy'} has no image codes to decode; use an MMaDA checkpoint")
+        raise ValueError(
+            f"{self.source or 'this policy'} has no image codes to decode; MMaDA and Show-o write pictures"
+        )

@@ -1,0 +1,30 @@
+"""The head of every body: logits over all ids, or only the rows of the ids that are asked for."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def project(hidden: Tensor, layer: nn.Module, vocabulary_range: tuple[int, int] | None, size: int) -> Tensor:
+    """Return logits [..., V'] of hidden states [..., D] over a half-open range of ids; None is all of V.
+
+    Args:
+        hidden: after the final norm.
+        layer: a linear layer, an embedding that is the head, too, or what a user wrapped around one.
+        vocabulary_range: start and stop.
+        size: V, the rows of the layer.
+
+    Raises:
+        ValueError: a range outside of 0..V.
+    """
+    start, stop = vocabulary_range or (0, size)
+    if not 0 <= start < stop <= size:
+        raise ValueError(f"vocabulary range {start}:{stop} is not inside 0:{size}, the embedding")
+    if isinstance(layer, nn.Embedding):
+        return functional.linear(hidden, layer.weight[start:stop])
+    if isinstance(layer, nn.Linear) and vocabulary_range is not None:
+        bias = None if layer.bias is None else layer.bias[start:stop]
+        return functional.linear(hidden, layer.weight[start:stop], bias)
+    logits: Tensor = layer(hidden)
+    return logits if vocabulary_range is None else logits[..., start:stop].clone()  # LoRA on the head
