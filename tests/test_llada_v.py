@@ -32,7 +32,8 @@ OTHER_SAMPLER = {
     "drl_dyn_lo": "low_confidence_dynamic",
     "drl_dyn_hi": "low_confidence_dynamic",
 }
-"""Cases of dLLM-RL's sampler, which bans the mask token alone. Its neg_entropy commits the least certain: a bug."""
+"""Cases of dLLM-RL's sampler, which bans the mask token alone. Its neg_entropy commits the least certain: a bug. Its
+``drl_eot`` case fills nothing behind an end once that is there, so it is another rule than stopping early."""
 
 
 @pytest.fixture(scope="module")
