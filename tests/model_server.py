@@ -44,7 +44,7 @@ if __name__ == "__main__":
     engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     facts: dict[str, object] = {"pids": [os.getpid(), engine.pid], "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
     facts["own"] = sorted(
-        name for name in os.environ if name in ("PYTHONPATH", "OMP_NUM_THREADS", "UNIGRPO_CHILD_GROUP")
+        name for name in os.environ if name in ("PYTHONPATH", "OMP_NUM_THREADS") or name.startswith("UNIGRPO_CHILD_")
     )
     print(json.dumps(facts), flush=True)
     time.sleep(0.3)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.rewards.judging import judge_guard
+from unigrpo.rewards.runtime import marks
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ _POLL_S = 0.2
 _PROGRESS_S = 15.0
 _WORKERS_OWN = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "PYTHONPATH",
-    "UNIGRPO_CHILD_GROUP",
 )  # fmt: skip
 """Set for reward workers; a server has threads and, often, an environment of its own."""
 
@@ -190,7 +190,12 @@ def _log_file(log: str | None) -> Path:
 
 
 def _environment(gpus: tuple[int, ...] | None) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _WORKERS_OWN}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _WORKERS_OWN
+        and not name.startswith(marks.PREFIX)  # A kill of this process must leave the guard.
+    }
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     return environment

@@ -2,9 +2,13 @@
 
 A child is a fresh interpreter (``python -m MODULE``), not a fork and not ``multiprocessing``: a script without a
 ``__main__`` guard, a thread, an asyncio loop and a Ray actor can all start one, no signal handler of the parent is
-touched, and nothing of the parent is inherited but one socket. It leads its own process group, so that what it started
-dies with it. When its parent dies, even by SIGKILL, the socket closes and the child's reader thread ends the group; a
-call that holds the interpreter lock is ended by a CPU timer of the kernel (SIGPROF), which needs no Python to run.
+touched, and nothing of the parent is inherited but one socket. What it started dies with it: it leads its own process
+group, and its environment has a mark (:mod:`unigrpo.rewards.runtime.marks`) by which those are found that left the
+group. Where there is no /proc, only the group dies.
+
+When its parent dies, even by SIGKILL, the socket closes and the child's reader thread ends all of these; a call that
+holds the interpreter lock is ended by a CPU timer of the kernel (SIGPROF), which needs no Python to run, but then
+nobody looks for those that left the group.
 """
 
 from __future__ import annotations
@@ -23,10 +27,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from unigrpo.rewards.runtime import wire
+from unigrpo.rewards.runtime import marks, wire
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_MEMBER_VARIABLE = "UNIGRPO_CHILD_GROUP"
+_MEMBER_VARIABLE = marks.PREFIX + "GROUP"
 """Set inside a child: what it starts in turn stays in its process group, so that one kill ends all."""
 _CPU_GRACE_S = 5.0
 _CPU_FACTOR = 4.0
@@ -63,6 +67,7 @@ class Child:
         environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         leads_group = _MEMBER_VARIABLE not in environment
         environment[_MEMBER_VARIABLE] = "1"
+        mark = marks.add_mark(environment)
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments],
@@ -74,7 +79,7 @@ class Child:
             )
         self._process = process
         self._socket = ours
-        self._finalizer = weakref.finalize(self, _kill_group, process, ours, leads_group, os.getpid())
+        self._finalizer = weakref.finalize(self, _end, process, ours, leads_group, mark, os.getpid())
 
     @property
     def pid(self) -> int:
@@ -144,7 +149,9 @@ class Child:
         return f"process {self.pid} exited with code {code}"
 
 
-def _kill_group(process: subprocess.Popen[bytes], connection: socket.socket, leads_group: bool, owner_pid: int) -> None:
+def _end(
+    process: subprocess.Popen[bytes], connection: socket.socket, leads_group: bool, mark: str, owner_pid: int
+) -> None:
     connection.close()
     if os.getpid() != owner_pid:
         return  # A fork of the owner: the child is not ours.
@@ -154,6 +161,7 @@ def _kill_group(process: subprocess.Popen[bytes], connection: socket.socket, lea
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     process.wait()
+    marks.end_marked(mark)
 
 
 def limit_memory(num_gb: float) -> None:
@@ -213,18 +221,21 @@ def _read(connection: socket.socket, messages: queue.SimpleQueue[dict[str, Any]]
         except wire.WireUnreadableError as error:
             messages.put({"unreadable": str(error)})
         except wire.WireClosedError:
-            _end_group()
+            _end_all()
 
 
 def _reply(connection: socket.socket, reply: Mapping[str, Any]) -> None:
     try:
         wire.send(connection, reply)
     except wire.WireClosedError:
-        _end_group()
+        _end_all()
 
 
-def _end_group() -> NoReturn:
-    """End this process and, as it leads a group, all that it started."""
+def _end_all() -> NoReturn:
+    """End this process and all that it started."""
+    mark = marks.own_mark()
+    if mark is not None:
+        marks.end_marked(mark)
     if os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
         time.sleep(1.0)

@@ -1,0 +1,64 @@
+"""The mark of a child process: a variable of its environment, by which all that it started is found and ended.
+
+A process group ends with one kill, but whoever calls ``setsid`` (``start_new_session=True``, a daemon) is no longer in
+it, and once its parent is gone no chain of parents leads to it either. Its environment stays what it was started with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import time
+
+PREFIX = "UNIGRPO_CHILD_"
+"""Of every variable that a child has from us."""
+_OWN = PREFIX + "MARK"
+_MAX_ROUNDS = 100
+_PAUSE_S = 0.01
+"""Together a second, for those that start others while they are ended, or that the kernel holds on to."""
+
+
+def add_mark(environment: dict[str, str]) -> str:
+    """Add a new mark to the environment of a child, and return it; marks of the child's ancestors stay."""
+    mark = f"{_OWN}_{secrets.token_hex(8)}"
+    environment |= {mark: "1", _OWN: mark}
+    return mark
+
+
+def own_mark() -> str | None:
+    """Return the mark of this process, None where it is no child."""
+    return os.environ.get(_OWN)
+
+
+def end_marked(mark: str) -> None:
+    """Kill every other process that has a mark, until there is none; where there is no /proc, none is found.
+
+    A process that was started with an emptied environment has no mark, and one of another user cannot be read.
+    """
+    for _ in range(_MAX_ROUNDS):
+        pids = _marked(mark)
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_PAUSE_S)
+
+
+def _marked(mark: str) -> list[int]:
+    wanted = f"\0{mark}=".encode()
+    found = []
+    for pid in _process_ids():
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:  # It ended, or is not ours.
+            if pid != os.getpid() and wanted in b"\0" + file.read():
+                found.append(pid)
+    return found
+
+
+def _process_ids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except FileNotFoundError:
+        return []
