@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from unigrpo.rewards.runtime import marks
-from unigrpo.rewards.runtime.child import Child, ChildTimeoutError
+from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc")
 
@@ -36,6 +36,10 @@ def start():
 def then_hang(completions, **columns):
     start()
     time.sleep(600)
+
+def then_die(completions, **columns):
+    start()
+    os._exit(3)
 
 def then_answer(completions, **columns):
     start()
@@ -80,6 +84,13 @@ def test_what_left_the_group_of_a_worker_that_hangs_is_ended(tmp_path: Path) -> 
     child = asked(tmp_path, "then_hang")
     with pytest.raises(ChildTimeoutError):
         child.receive(timeout_s=3)
+    assert alive(tmp_path) == []
+
+
+def test_a_worker_that_died_has_not_hung_though_its_daemon_lives_and_the_daemon_is_ended(tmp_path: Path) -> None:
+    child = asked(tmp_path, "then_die")
+    with pytest.raises(ChildDiedError, match="code 3"):  # Not a timeout: the fork does not hold the socket.
+        child.receive(timeout_s=60)
     assert alive(tmp_path) == []
 
 

@@ -190,8 +190,10 @@ def serve(handle: Handler, arguments: list[str]) -> None:
         arguments: the command line after the module: the socket's file descriptor.
     """
     connection = socket.socket(fileno=int(arguments[0]))
+    reading = connection.dup()
+    os.register_at_fork(after_in_child=lambda: _close(connection, reading))
     messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    reader = threading.Thread(target=_read, args=(connection, messages), daemon=True, name="reader")
+    reader = threading.Thread(target=_read, args=(reading, messages), daemon=True, name="reader")
     reader.start()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     owner = os.getpid()
@@ -213,11 +215,16 @@ def serve(handle: Handler, arguments: list[str]) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
+def _close(*connections: socket.socket) -> None:
+    """Let a fork that user code makes go of the sockets: while it had them, nobody would see that the child died."""
+    for connection in connections:
+        connection.close()
+
+
 def _read(connection: socket.socket, messages: queue.SimpleQueue[dict[str, Any]]) -> None:
-    reading = socket.socket(fileno=os.dup(connection.fileno()))
     while True:
         try:
-            messages.put(wire.receive(reading))
+            messages.put(wire.receive(connection))
         except wire.WireUnreadableError as error:
             messages.put({"unreadable": str(error)})
         except wire.WireClosedError:
