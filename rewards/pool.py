@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from unigrpo.reward_checks import composition_problems
+from unigrpo.reward_checks import composition_problems, logged_only
 from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache
 from unigrpo.rewards.runtime.digests import StepDigests
 from unigrpo.rewards.runtime.process import RewardProcess, child_of
@@ -77,7 +77,10 @@ class RewardPool:
                 for number in range(reward.num_workers)
             ]  # fmt: skip
             fraction = reward.max_failed_fraction if max_failed_fraction is None else max_failed_fraction
-            self._scorers[name] = RewardScorer(name, reward, workers, self._memory, max_failed_fraction=fraction)
+            self._scorers[name] = RewardScorer(
+                name, reward, workers, self._memory, max_failed_fraction=fraction,
+                is_logged_only=name in logged_only(settings),
+            )  # fmt: skip
         self._executor: ThreadPoolExecutor | None = None
         self.last_stats: dict[str, RewardStats] = {}
         """By reward, of the last step."""
@@ -123,7 +126,7 @@ class RewardPool:
 
         Raises:
             RewardContractError: if a reward does not return one value a completion.
-            RewardOutageError: if a reward fails on too many items.
+            RewardOutageError: if a reward fails on too many items; one of weight 0 that gates nothing goes on without.
             RewardFailedError: if one fails and the recipe says so.
             RewardLoadError: if a reward could not be made.
             KeyboardInterrupt: if a signal handler raises it meanwhile; then the workers have been ended.
@@ -193,13 +196,16 @@ class RewardPool:
         ``reward/<name>/cache_hit_rate``: the fraction of its items that were not scored anew, because an equal one had
         been in an earlier step or stood in this one. ``reward/<name>/<metric>``: what it gave to ``log_metric``, over
         the items that were scored. ``reward/<name>/out_of_range_rate``: the fraction of its values that lies outside of
-        the range that it declares.
+        the range that it declares. ``reward/<name>/outage``, of a reward that is logged only: 1 in a step where it
+        failed on more than its ``max_failed_fraction`` and the rest was not asked about, else 0.
         """
         found: dict[str, float] = {}
         for name, stats in self.last_stats.items():
             if stats.num_items:
                 found[f"reward/{name}/cache_hit_rate"] = stats.cache_hit_rate
                 found[f"reward/{name}/out_of_range_rate"] = self._out_of_range[name]
+                if self._scorers[name].is_logged_only:
+                    found[f"reward/{name}/outage"] = float(stats.is_out)
             prefix = f"reward/{name}/"
             found |= {prefix + metric.removeprefix(f"{name}/"): value for metric, value in stats.metrics.items()}
         return found

@@ -13,7 +13,23 @@ _OF_A_WORKER = ("num_workers", "placement", "num_gpus", "num_cpus", "env")
 def composition_problems(rewards: Mapping[str, RewardSettings]) -> list[str]:
     """Return one line a problem; empty where the rewards fit together."""
     problems = [problem for name, reward in rewards.items() for problem in _one(reward, f"rewards.{name}")]
+    problems += [
+        f"rewards.{name}.on_error: raise on weight 0, which is logged only and may stop nothing; wanted mask"
+        for name in sorted(logged_only(rewards))
+        if rewards[name].on_error == "raise"
+    ]
     return [*problems, *_gates(rewards), *_workers(rewards)]
+
+
+def logged_only(rewards: Mapping[str, RewardSettings]) -> frozenset[str]:
+    """Return the rewards that nothing optimised depends on: of weight 0, and in no way a gate of one that counts."""
+    counting = {name for name, reward in rewards.items() if reward.weight != 0}
+    pending = list(counting)
+    while pending:
+        gates = rewards.keys() & set(rewards[pending.pop()].gate) - counting
+        counting |= gates
+        pending += gates
+    return frozenset(rewards.keys() - counting)
 
 
 def _one(reward: RewardSettings, key: str) -> Iterator[str]:

@@ -131,7 +131,7 @@ def score_items(
     Raises:
         UserError: if a reward needs token ids and the file has none.
         RewardContractError: if a reward does not return one value a completion.
-        RewardOutageError: if a reward does not answer at all.
+        RewardOutageError: if a reward does not answer at all; not for one of weight 0 that gates nothing.
         RewardLoadError: if a reward could not be made.
     """
     start_s = time.perf_counter()
@@ -185,6 +185,7 @@ def bench_rewards(
     for num_done, (name, reward) in enumerate(settings.items(), start=1):
         alone: dict[str, Any] = {
             "on_error": "mask",
+            "weight": 1.0,  # So that an outage is an error here, too, and no rate.
             "gate": [],
             "pass_at": None,
             "worker": None,

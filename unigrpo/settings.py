@@ -96,7 +96,7 @@ class RewardSettings(Settings):
 
     use: str = Field(description='"module:Class", "module:function" or "path/file.py:name".')
     arguments: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments of a class, or extra keywords of a function.")
-    weight: float = Field(1.0, description="0 is logged only: it can neither mask a row nor drop a group.")
+    weight: float = Field(1.0, description="0 is logged only: it can neither mask a row nor drop a group nor stop the run, unless it is a gate of one that counts.")
     clip: tuple[float, float] | None = Field(None, description="[lowest, highest]: values beyond count as these; the log keeps them as they are.")
     gate: list[str] = Field(default_factory=list, description="Rewards that must all be at their highest for this one to count; where one is not, this one counts as its lowest.")
     pass_at: float | None = Field(None, description="Value from which this reward opens the gates that name it; null is its highest.")
@@ -111,8 +111,8 @@ class RewardSettings(Settings):
     num_cpus: float = Field(1.0, ge=0, description="With placement: ray, CPUs of each process.")
     cache: Literal["off", "memory", "disk"] | None = Field(None, description="Where values are kept, so that an equal completion is not scored again; null is in memory if the reward says `is_deterministic = True`, else off. Where values are kept, equal completions of one step are scored once, too.")
     cache_file: str | None = Field(None, description="With cache: disk, a SQLite file that runs may share.")
-    max_failed_fraction: float = Field(0.2, ge=0, le=1, description="Failed completions of a step beyond which the run stops (from three).")
-    on_error: Literal["mask", "value", "drop_group", "raise"] = Field("mask", description="What an infrastructure failure becomes.")
+    max_failed_fraction: float = Field(0.2, ge=0, le=1, description="Failed completions of a step beyond which the run stops (from three); at weight 0, beyond which the rest of the step goes without this reward, with one warning and reward/NAME/outage in the metrics.")
+    on_error: Literal["mask", "value", "drop_group", "raise"] = Field("mask", description="What an infrastructure failure becomes; at weight 0 neither drop_group nor raise.")
     error_value: float | None = Field(None, description="The value for `on_error: value`.")
     env: EnvSettings | None = Field(None, description="An interpreter of its own, for packages that conflict with ours; null is the one that runs.")
 

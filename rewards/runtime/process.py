@@ -84,6 +84,8 @@ class RewardProcess:
     _child: AnyChild | None = None
     _num_loaded: int = 0
     _is_closed: bool = False
+    _failure: RewardLoadError | None = None
+    """Why it could not be made; it is not tried again until the pool has been closed."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     """Of the child's making and end, so that closing need not wait for a call."""
     _turn: threading.RLock = field(default_factory=threading.RLock)
@@ -95,19 +97,23 @@ class RewardProcess:
 
     def open(self) -> None:
         """Start the process, also after :meth:`close`."""
-        self._is_closed = False
-        self.start()
+        if self._failure is None:
+            self._is_closed = False
+            self.start()
 
     def start(self) -> None:
         """Start the process and hand it its orders; it loads while the caller goes on.
 
         Raises:
             RewardPoolClosedError: if the pool was closed meanwhile.
+            RewardLoadError: if it could not be made before.
         """
         with self._turn:
             if self._child is not None and self._child.is_alive:
                 return
             with self._lock:
+                if self._failure is not None:
+                    raise self._failure
                 if self._is_closed:
                     raise RewardPoolClosedError(f"reward {self.name!r} was closed while it scored")
                 self.num_restarts += self._child is not None
@@ -135,12 +141,11 @@ class RewardProcess:
             while "progress" in reply:  # Of an environment that is being built: the time counts from each sign of life.
                 reply = self._child.receive(timeout_s=self.start_timeout_s)
         except (ChildDiedError, ChildTimeoutError) as error:
-            raise RewardLoadError(f"reward {name!r} ({use}) did not start: {error}") from error
+            raise self._given_up(RewardLoadError(f"reward {name!r} ({use}) did not start: {error}")) from error
         if "error" in reply:
-            self.close()
             failure = RewardLoadError(f"reward {name!r} ({use}) could not be made: {reply['error']}")
             failure.add_note(reply["traceback"])  # Shown with a traceback, not in the message.
-            raise failure
+            raise self._given_up(failure)
         self.traits[name] = Traits.of(reply)
         self._num_loaded += 1
 
@@ -172,9 +177,20 @@ class RewardProcess:
             except ChildTimeoutError as error:  # What the reward waited for is to blame, or the machine; no answer is.
                 raise ChildDiedError(f"a pause of {reply['pause_s']:g} s did not end: {error}") from error
 
+    def _given_up(self, failure: RewardLoadError) -> RewardLoadError:
+        """End the process and return why; every later start says the same."""
+        with self._lock:
+            if not self._is_closed:
+                self._failure = failure
+            self._is_closed = True
+            if self._child is not None:
+                self._child.kill()
+        return failure
+
     def close(self) -> None:
         """End the process, and let no retry start another."""
         with self._lock:
+            self._failure = None
             self._is_closed = True
             if self._child is not None:
                 self._child.kill()

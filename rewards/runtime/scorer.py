@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,15 @@ from typing import Any
 
 from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache
 from unigrpo.rewards.runtime.digests import StepDigests, digest_of
-from unigrpo.rewards.runtime.isolation import Outcome
+from unigrpo.rewards.runtime.isolation import Outcome, RewardOutageError
 from unigrpo.rewards.runtime.lane import Lane, Request
 from unigrpo.rewards.runtime.process import Traits
 from unigrpo.rewards.runtime.step_log import RewardStats, StepLog
-from unigrpo.rewards.runtime.worker_process import RewardWorker
+from unigrpo.rewards.runtime.worker_process import RewardLoadError, RewardWorker
 from unigrpo.settings import RewardSettings
 from unigrpo.types import RewardStatus, Rollout
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +57,26 @@ class RewardScorer:
         memory: MemoryCache,
         *,
         max_failed_fraction: float,
+        is_logged_only: bool = False,
     ) -> None:
-        """Set up; the workers are started by their pool."""
+        """Set up; the workers are started by their pool.
+
+        Args:
+            name: in the recipe.
+            settings: of the recipe.
+            workers: that share its items.
+            memory: where values are kept.
+            max_failed_fraction: of a step, beyond which the reward is out.
+            is_logged_only: whether it then fails the rest of the step, and says so once, rather than stop the run.
+        """
         self.name, self.settings, self.workers = name, settings, workers
         self.disk: DiskCache | None = None
         """Set by the pool, where the recipe names a file."""
         self._memory = memory
         self._max_failed_fraction = max_failed_fraction
+        self.is_logged_only = is_logged_only
+        self._was_made = False
+        self._has_warned = False
         self._num_restarts = 0
         """At the end of the last step."""
         self._lanes = [Lane(worker=worker, batch_size=settings.batch_size) for worker in workers]
@@ -80,8 +96,7 @@ class RewardScorer:
     def score(self, step: Step, executor: Executor) -> Scored:
         """Return one outcome a rollout, or raise as :meth:`RewardPool.score` says."""
         start_s = time.perf_counter()
-        for worker in self.workers:  # A range is needed even where no rollout is of the reward's tasks.
-            worker.wait_until_loaded()
+        loss = self._load()
         tasks = self.settings.tasks
         rows = [row for row, r in enumerate(step.rollouts) if tasks is None or r.prompt.task in tasks]
         keys = self._keys(step, rows)
@@ -92,7 +107,7 @@ class RewardScorer:
             name=self.name, num_items=len(rows), max_fraction=self._max_failed_fraction,
             num_equal=Counter(stand_ins.values()),
         )  # fmt: skip
-        found = self._ask(step, asked, log, executor)
+        found, is_out = self._answers(step, asked, log, executor, loss)
         outcomes = [Outcome(value=None, status=RewardStatus.NOT_APPLICABLE)] * len(step.rollouts)
         for row in rows:
             key = keys.get(row)
@@ -102,7 +117,7 @@ class RewardScorer:
         num_restarts, self._num_restarts = self._num_restarts, sum(worker.num_restarts for worker in self.workers)
         stats = RewardStats(
             num_items=len(rows),
-            num_errors=len(log.failures) - log.num_timeouts,
+            num_errors=log.num_errors,
             num_timeouts=log.num_timeouts,
             num_restarts=self._num_restarts - num_restarts,
             seconds=time.perf_counter() - start_s,
@@ -110,9 +125,26 @@ class RewardScorer:
             extras=log.extras_of([stand_ins.get(row, row) for row in range(len(step.rollouts))]),
             num_known=num_known,
             num_repeats=len(rows) - num_known - len(asked),
+            is_out=is_out,
         )
         kept_keys = [keys.get(row) if self.keeps_values else None for row in range(len(step.rollouts))]
         return Scored(outcomes=outcomes, keys=kept_keys, stats=stats)
+
+    def _load(self) -> RewardLoadError | None:
+        """Wait for the workers: a range is needed even where no rollout is of the reward's tasks.
+
+        Returns:
+            Why a reward that is logged only, and that was made before, could not be made again.
+        """
+        try:
+            for worker in self.workers:
+                worker.wait_until_loaded()
+        except RewardLoadError as error:
+            if not (self.is_logged_only and self._was_made):
+                raise
+            return error
+        self._was_made = True
+        return None
 
     def keep(self, values: Mapping[bytes, float]) -> None:
         """Keep values for later steps."""
@@ -139,8 +171,38 @@ class RewardScorer:
             known |= self.disk.get(keys.difference(known))
         return known
 
-    def _ask(self, step: Step, rows: Sequence[int], log: StepLog, executor: Executor) -> dict[int, Outcome]:
-        """Return the outcomes of rows that somebody has to score: shared out, then call by call."""
+    def _answers(
+        self, step: Step, rows: Sequence[int], log: StepLog, executor: Executor, loss: RewardLoadError | None
+    ) -> tuple[dict[int, Outcome], bool]:
+        """Return the outcomes of rows that somebody has to score, and whether the reward was out."""
+        found: dict[int, Outcome] = {}
+        try:
+            if loss is not None and rows:
+                raise loss
+            self._ask(step, rows, log, executor, found)
+        except (RewardOutageError, RewardLoadError) as error:
+            if not self.is_logged_only:
+                raise
+            self._warn_once(error)
+            unasked = Outcome(value=None, status=RewardStatus.ERROR, reason=str(error))
+            for row in rows:
+                if row not in found:
+                    found[row] = log.failed.setdefault(row, unasked)
+            return found, True
+        return found, False
+
+    def _warn_once(self, error: Exception) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            _LOGGER.warning(
+                "%s; it has weight 0 and gates nothing, so the run goes on, without its values where it is out "
+                "(reward/%s/outage in the metrics); this is said once", error, self.name,
+            )  # fmt: skip
+
+    def _ask(
+        self, step: Step, rows: Sequence[int], log: StepLog, executor: Executor, found: dict[int, Outcome]
+    ) -> None:
+        """Add to ``found`` the outcomes of rows: shared out, then call by call."""
         group_ids = step.group_ids if self.traits.needs_whole_groups else None
         units = _units(rows, group_ids)
         running = []
@@ -150,18 +212,14 @@ class RewardScorer:
                 for chunk in _chunks(units[index :: len(self._lanes)], self.settings.batch_size)
             ]
             if requests:
-                running.append(executor.submit(_score_all, lane, requests))
-        found: dict[int, Outcome] = {}
+                running.append(executor.submit(_score_all, lane, requests, found))
         for future in running:
-            found |= result_of(future, running)
-        return found
+            result_of(future, running)
 
 
-def _score_all(lane: Lane, requests: Sequence[Request]) -> dict[int, Outcome]:
-    found: dict[int, Outcome] = {}
+def _score_all(lane: Lane, requests: Sequence[Request], found: dict[int, Outcome]) -> None:
     for request in requests:
         found |= lane.score(request)
-    return found
 
 
 def result_of(future: Future[Any], siblings: Sequence[Future[Any]]) -> Any:

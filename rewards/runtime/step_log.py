@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,8 @@ class RewardStats:
     """Items whose value was in the cache."""
     num_repeats: int = 0
     """Items equal to another of the step, scored once."""
+    is_out: bool = False
+    """Whether so many items failed that the rest was not asked about; a reward that counts stops the run instead."""
 
     @property
     def error_rate(self) -> float:
@@ -62,8 +64,8 @@ class StepLog:
     max_fraction: float
     num_equal: Mapping[int, int] = field(default_factory=dict)
     """By row, the number of the step's items that its outcome stands for; 1 where not named."""
-    failures: list[Outcome] = field(default_factory=list)
-    """One an item."""
+    failed: dict[int, Outcome] = field(default_factory=dict)
+    """By row, of the rows that somebody had to score."""
     extras: dict[str, dict[int, Any]] = field(default_factory=dict)
     _sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -75,15 +77,16 @@ class StepLog:
             RewardOutageError: with the reward's name and three samples, when there are too many.
         """
         with self._lock:
-            self.failures += [outcome] * self.num_equal.get(row, 1)
-            suspects = [failed for failed in self.failures if not failed.is_from_reward]
-            num_failed = len(suspects)
+            self.failed[row] = outcome
+            suspects = {row: failed for row, failed in self.failed.items() if not failed.is_from_reward}
+            num_failed = self._num_items(suspects)
         if (
             not outcome.is_from_reward
             and num_failed >= _MIN_FAILURES_OF_AN_OUTAGE
             and num_failed > self.max_fraction * self.num_items
         ):
-            samples = "; ".join(failed.reason[:_SAMPLE_LENGTH] for failed in suspects[:_NUM_SAMPLES_SHOWN])
+            shown = [failed.reason for row, failed in suspects.items() for _ in range(self.num_equal.get(row, 1))]
+            samples = "; ".join(reason[:_SAMPLE_LENGTH] for reason in shown[:_NUM_SAMPLES_SHOWN])
             raise RewardOutageError(
                 f"reward {self.name!r} failed on {num_failed} of {self.num_items} items of this step, more than "
                 f"{self.max_fraction:.0%}: {samples}. Fix the reward, or raise its timeout_s if it is only slow; "
@@ -107,7 +110,15 @@ class StepLog:
     @property
     def num_timeouts(self) -> int:
         """Return the items that hung."""
-        return sum(outcome.status is RewardStatus.TIMEOUT for outcome in self.failures)
+        return self._num_items(row for row, failed in self.failed.items() if failed.status is RewardStatus.TIMEOUT)
+
+    @property
+    def num_errors(self) -> int:
+        """Return the items that failed otherwise."""
+        return self._num_items(self.failed) - self.num_timeouts
+
+    def _num_items(self, rows: Iterable[int]) -> int:
+        return sum(self.num_equal.get(row, 1) for row in rows)
 
     @property
     def metrics(self) -> dict[str, float]:
