@@ -128,9 +128,13 @@ def judged(raw: Sequence[Any]) -> tuple[list[float | None], list[int]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the number of an array or tensor of one; one of several is no number, and stays as it is."""
+    """Return the number of an array or tensor of one; one of several is no number, and stays as it is.
+
+    numpy's masked value is None, as it is in the list of an array that holds it; its own ``item()`` is 0.
+    """
+    mask = getattr(value, "mask", False)
     try:
-        return value.item()
+        return None if not callable(mask) and bool(mask) else value.item()
     except (TypeError, ValueError, RuntimeError):
         return value
 

@@ -93,6 +93,15 @@ def test_values_are_judged_one_by_one() -> None:
     assert status == [ok, ok, ok, skipped, invalid, invalid, invalid, invalid]
 
 
+def test_a_masked_value_is_none_and_not_0() -> None:
+    masked, whole = np.ma.array([1.0], mask=[True]), np.ma.array([1.0], mask=[False])
+    values, status = judged([np.ma.masked, masked, whole, np.ma.array([1.0, 2.0], mask=[True, False])])
+    skipped = RewardStatus.NOT_APPLICABLE
+    assert values == [None, None, 1.0, None]
+    assert status == [skipped, skipped, RewardStatus.OK, RewardStatus.INVALID]
+    assert np.ma.array([1.0, 2.0], mask=[True, False]).tolist() == [None, 2.0]  # What a whole array comes to.
+
+
 def test_messages_come_back_whole() -> None:
     picture = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
