@@ -1,5 +1,6 @@
 """What is scored once, what is kept, and what is neither. A file counts the items that a reward was called with."""
 
+import io
 import sqlite3
 from pathlib import Path
 
@@ -184,6 +185,33 @@ def test_hashes_tell_apart_what_looks_alike():
     assert digest_of((1, np.int64(2))) == digest_of([1, 2])
     with pytest.raises(NoCanonicalFormError):
         digest_of([{1, 2}])
+
+
+def palette(*colours, transparency=None):
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([level for colour in colours for level in colour])
+    picture.putpixel((1, 0), 1)
+    if transparency is not None:
+        picture.info["transparency"] = transparency
+    return picture
+
+
+def rotated(orientation):
+    picture = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+    picture.getexif()[0x0112] = orientation
+    file = io.BytesIO()
+    picture.save(file, format="PNG", exif=picture.getexif())
+    return Image.open(file)
+
+
+def test_pictures_of_equal_bytes_that_look_different_have_different_hashes():
+    red, blue = (255, 0, 0), (0, 0, 255)
+    assert palette(red, blue).tobytes() == palette(blue, red).tobytes()
+    assert rotated(1).tobytes() == rotated(3).tobytes()
+    looks = [palette(red, blue), palette(blue, red), palette(red, blue, transparency=0), rotated(1), rotated(3)]
+    assert len({digest_of(picture) for picture in looks}) == len(looks)
+    assert digest_of(palette(red, blue)) == digest_of(palette(red, blue))
+    assert digest_of(rotated(3)) == digest_of(rotated(3))
 
 
 def test_a_prompt_whose_columns_are_no_data_has_no_key():

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unigrpo.rewards.runtime.columns import data_columns
+from unigrpo.rewards.vision.pictures import RefusedPicture, portable
 from unigrpo.types import Prompt, Rollout
 
 KEY_BYTES = 16
@@ -21,7 +23,10 @@ class NoCanonicalFormError(TypeError):
 
 
 class StepDigests:
-    """Hashes of the rollouts of a step, each made once however many rewards ask. Pictures count by their pixels."""
+    """Hashes of the rollouts of a step, each made once however many rewards ask.
+
+    Pictures count by the pixels that a worker gets, in which palette, transparency and a camera's rotation are settled.
+    """
 
     def __init__(self, rollouts: Sequence[Rollout]) -> None:
         """Remember the rollouts; nothing is hashed yet."""
@@ -113,9 +118,15 @@ def _pixels(value: Any, pictures: dict[int, bytes]) -> bytes:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         about = f"{value.dtype.str}{value.shape}"
         return hashlib.blake2b(np.ascontiguousarray(value).tobytes(), key=about.encode()[:64]).digest()
-    if hasattr(value, "tobytes") and hasattr(value, "mode") and hasattr(value, "size"):
+    if isinstance(value, Image.Image | RefusedPicture):
         if id(value) not in pictures:
-            about = f"{value.mode}{tuple(value.size)}"
-            pictures[id(value)] = hashlib.blake2b(value.tobytes(), key=about.encode()[:64]).digest()
+            pictures[id(value)] = _picture(portable(value))
         return pictures[id(value)]
     raise NoCanonicalFormError(f"a {type(value).__name__} has no canonical form")
+
+
+def _picture(picture: Image.Image | RefusedPicture) -> bytes:
+    if isinstance(picture, RefusedPicture):
+        return hashlib.blake2b(picture.reason.encode("utf-8", "surrogatepass"), key=picture.kind.encode()).digest()
+    about = f"{picture.mode}{picture.size}"
+    return hashlib.blake2b(picture.tobytes(), key=about.encode()[:64]).digest()
