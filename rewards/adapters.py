@@ -295,18 +295,22 @@ class FlowGrpo(_Named):
         log_metric: Callable[..., None],
         **columns: Any,
     ) -> list[Any]:
-        """Return one number a picture; None for text."""
-        from unigrpo.rewards.vision.pictures import as_rgb, is_picture
+        """Return one number a picture, the least for one that cannot be read; None for text."""
+        from unigrpo.rewards.vision.pictures import RefusedPicture, pictures_by_row
 
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for row, completion in enumerate(completions):
-            if is_picture(completion):
-                by_size.setdefault(completion.size, []).append(row)
+        read = pictures_by_row(completions, log_metric)
         values: list[Any] = [None] * len(completions)
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for row, one in read.items():
+            if isinstance(one, RefusedPicture):
+                values[row] = self.range[0]
+            else:
+                by_size.setdefault(one.size, []).append(row)
         logged: dict[str, list[Any]] = {}
         for rows in by_size.values():
-            pictures = [as_rgb(completions[row]) for row in rows]
-            scores, logs = self._call(pictures, [prompts[row] for row in rows], [_metadata(columns, r) for r in rows])
+            scores, logs = self._call(
+                [read[row] for row in rows], [prompts[row] for row in rows], [_metadata(columns, r) for r in rows]
+            )
             for row, value in zip(rows, scores, strict=True):
                 values[row] = value
             for name, column in _by_item(logs, rows, log_metric).items():

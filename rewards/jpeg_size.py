@@ -10,7 +10,9 @@ import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, settled
+from PIL import Image
+
+from unigrpo.rewards.vision.pictures import RefusedPicture, pictures_by_row
 
 QUALITY = 95
 
@@ -49,12 +51,23 @@ class JpegSize:
         self._scale = scale
         self.range = (-1.0, 0.0) if direction == "smaller" else (0.0, 1.0)
 
-    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """Return one value a completion; None for text, the least for a picture that cannot be read."""
-        return [self._value(picture) if is_picture(picture) else None for picture in completions]
+    def __call__(
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
+    ) -> list[float | None]:
+        """Return one value a completion; None for text, the least for a picture that cannot be read.
 
-    def _value(self, picture: Any) -> float:
-        rgb = settled(picture)
+        Args:
+            prompts: not read.
+            completions: pictures.
+            log_metric: called with the fraction of pictures that were refused.
+            columns: not read.
+        """
+        values: list[float | None] = [None] * len(completions)
+        for row, picture in pictures_by_row(completions, log_metric).items():
+            values[row] = self._value(picture)
+        return values
+
+    def _value(self, rgb: Image.Image | RefusedPicture) -> float:
         if isinstance(rgb, RefusedPicture):
             return self.range[0]
         file = io.BytesIO()

@@ -15,7 +15,7 @@ from unigrpo.rewards.judging.judge_launch import LaunchedServer, launch_of
 from unigrpo.rewards.judging.judge_prompt import Shown, cleaned, filled, messages_of, placeholders
 from unigrpo.rewards.judging.judge_verdict import JudgeMode, Verdict, VerdictError, choice_of, mode_of
 from unigrpo.rewards.maths.answers import after_thinking, completion_text, cut_at_eos
-from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, settled
+from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, pictures_by_row
 
 NUM_LOGGED = 20
 """Raw judgements that a step logs."""
@@ -178,17 +178,20 @@ class Judge:
             prompts: for ``{prompt}``.
             completions: texts or PIL images.
             images: each prompt's own pictures, shown with ``with_images``.
-            log_metric: called with the mean latency, the retries, and how much was cut or taken out.
+            log_metric: called with the mean latency, the retries, how much was cut or taken out, and the
+                fraction of pictures that were refused.
             log_extra: called with the first raw judgements of each step.
             trainer_state: its step, so that each step logs as many.
             columns: for the rubric's other placeholders.
         """
+        read = pictures_by_row(completions, log_metric)
+        seen = [read.get(row, completion) for row, completion in enumerate(completions)]
         own_pictures = images if images is not None and self._with_images else [None] * len(prompts)
         rows: list[_Question | float | Failed | None] = [
             self._question(
                 prompt, completion, pictures or (), {name: _at(columns, name, index) for name in self._columns}
             )
-            for index, (prompt, completion, pictures) in enumerate(zip(prompts, completions, own_pictures, strict=True))
+            for index, (prompt, completion, pictures) in enumerate(zip(prompts, seen, own_pictures, strict=True))
         ]
         questions = [row for row in rows if isinstance(row, _Question)]
         replies = iter(self._asked(questions))
@@ -220,7 +223,7 @@ class Judge:
             shown = cleaned(text if self._with_thinking else after_thinking(text), self._max_characters)
             if not shown.text:
                 return self.range[0]
-        elif isinstance(settled(completion), RefusedPicture):
+        elif isinstance(completion, RefusedPicture):
             return self.range[0]
         values = {"prompt": completion_text(prompt) or "", **{name: str(value) for name, value in columns.items()}}
         filled_in = {name: cleaned(value, _MAX_FILLED_CHARACTERS).text for name, value in values.items()}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.rewards.vision.pictures import RefusedPicture, as_rgb, is_picture, settled
+from unigrpo.rewards.vision.pictures import RefusedPicture, as_rgb, pictures_by_row
 
 Found = tuple[str, str, int, int]
 """(colour, shape, row, column)."""
@@ -112,6 +112,7 @@ class Scene:
     """
 
     range = (0.0, 1.0)
+    wanted_columns = ("objects", "relation")
     is_deterministic = True
 
     def __init__(self, *, exact_weight: float = 0.0) -> None:
@@ -124,8 +125,7 @@ class Scene:
             raise ValueError(f"exact_weight is {exact_weight}; give a share from 0 (partial credit only) to 1")
         self._exact_weight = exact_weight
 
-    def _value(self, picture: Any, asked: Sequence[Sequence[str]], relation: str | None) -> float:
-        rgb = settled(picture)
+    def _value(self, rgb: Image.Image | RefusedPicture, asked: Sequence[Sequence[str]], relation: str | None) -> float:
         if isinstance(rgb, RefusedPicture):
             return 0.0
         credit = _partial_credit(read_scene(rgb), asked, relation)
@@ -136,23 +136,32 @@ class Scene:
         *,
         prompts: Sequence[Any],
         completions: Sequence[Any],
-        objects: Sequence[Sequence[Sequence[str]] | None],
-        relation: Sequence[str | None],
+        objects: Sequence[Sequence[Sequence[str]] | None] | None = None,
+        relation: Sequence[str | None] | None = None,
+        log_metric: Any = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Return one value a completion; None for text, and where nothing was asked.
+        """Return one value a completion; None for text, and where no objects or no relation was asked.
 
         Args:
             prompts: not read.
             completions: PIL images.
             objects: of each prompt, [[colour, shape], [colour, shape]].
             relation: of each prompt, how the first stands to the second: left of, right of, above or below.
+            log_metric: called with the fraction of pictures that were refused.
             columns: not read.
         """
-        return [
-            self._value(picture, asked, how) if is_picture(picture) and asked is not None else None
-            for picture, asked, how in zip(completions, objects, relation, strict=True)
+        nothing = [None] * len(completions)
+        wanted = [
+            None if asked is None or how is None else (asked, how)
+            for asked, how in zip(objects or nothing, relation or nothing, strict=True)
         ]
+        judged = [None if scene is None else one for one, scene in zip(completions, wanted, strict=True)]
+        values: list[float | None] = [None] * len(completions)
+        for row, picture in pictures_by_row(judged, log_metric).items():
+            scene = wanted[row]
+            values[row] = None if scene is None else self._value(picture, *scene)
+        return values
 
 
 def _partial_credit(found: list[Found], asked: Sequence[Sequence[str]], relation: str | None) -> float:

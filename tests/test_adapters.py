@@ -118,6 +118,13 @@ def test_flow_grpo_function_gets_pictures_of_one_size_together() -> None:
     assert reward.extras == {"calls_of": [2, 1, 2, None]}
 
 
+def test_a_picture_that_cannot_be_read_has_the_least_of_flow_grpo_s_range() -> None:
+    reward = adapted(FlowGrpo, "brightness", range=(-2, 1))
+    values = reward(prompts=["p"] * 2, completions=[Image.new("F", (4, 4)), picture(0)])
+    assert values[0] == -2.0
+    assert reward.metrics["pictures/refused_fraction"] == [0.5]
+
+
 def test_flow_grpo_factory_is_made_once_for_its_device() -> None:
     reward = adapted(FlowGrpo, "make_brightness", make={"device": "cpu"}, images="tensor")
     assert reward(prompts=["p"], completions=[picture(51)]) == pytest.approx([0.2])

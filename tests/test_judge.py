@@ -174,8 +174,11 @@ def test_a_large_picture_is_made_smaller_and_an_impossible_one_is_the_minimum() 
     url = request.body["messages"][-1]["content"][2]["image_url"]["url"]
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (100, 25)
     with serving(lambda request: scored(5)) as server:
-        values = judge(server.url)(prompts=["?"] * 2, completions=[Image.new("F", (8, 8)), "fine"])
-    assert values == [0.0, 1.0]
+        logged: dict[str, float] = {}
+        completions = [Image.new("F", (8, 8)), Image.new("RGB", (8, 8)), "fine"]
+        values = judge(server.url)(prompts=["?"] * 3, completions=completions, log_metric=logged.__setitem__)
+    assert values == [0.0, 1.0, 1.0]
+    assert logged["pictures/refused_fraction"] == 0.5
 
 
 def test_own_pictures_are_shown_before_the_candidate() -> None:

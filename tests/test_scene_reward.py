@@ -122,6 +122,23 @@ def test_text_and_prompts_that_ask_nothing_get_none():
     assert values == [None, None]
 
 
+def test_broken_pictures_are_counted_among_those_that_were_asked_for():
+    picture, broken, logged = render(Scene(cells={})), Image.new("F", (64, 64)), {}
+    values = SceneReward()(
+        prompts=["-"] * 4,
+        completions=[picture, broken, broken, "text"],
+        objects=[ASKED, ASKED, None, ASKED],
+        relation=["above"] * 4,
+        log_metric=logged.__setitem__,
+    )
+    assert values == [0.0, 0.0, None, None]
+    assert logged == {"pictures/refused_fraction": 0.5, "pictures/refused_fraction/real_numbers": 0.5}
+
+
+def test_data_without_its_columns_asks_nothing():
+    assert SceneReward()(prompts=["-"], completions=[render(Scene(cells={}))]) == [None]
+
+
 def test_unknown_relation_is_named():
     with pytest.raises(ValueError, match="'near' is not known; it is one of left of"):
         score({(1, 0): RED_CIRCLE, (1, 3): BLUE_SQUARE}, relation="near")

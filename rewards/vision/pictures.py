@@ -149,6 +149,14 @@ def read_pictures(
     return settled_pictures
 
 
+def pictures_by_row(
+    completions: Sequence[Any], log_metric: Callable[[str, float], None] | None = None
+) -> dict[int, Image.Image | RefusedPicture]:
+    """Return by row what :func:`read_pictures` makes of the completions that are pictures."""
+    rows = [row for row, completion in enumerate(completions) if is_picture(completion)]
+    return dict(zip(rows, read_pictures([completions[row] for row in rows], log_metric), strict=True))
+
+
 def log_refusals(pictures: Sequence[Image.Image | RefusedPicture], log_metric: Callable[[str, float], None]) -> None:
     """Log the fraction of refused pictures as ``pictures/refused_fraction``, and that of each kind that occurs."""
     kinds = Counter(picture.kind for picture in pictures if isinstance(picture, RefusedPicture))
