@@ -187,6 +187,32 @@ def test_bytes_in_an_array_are_the_picture():
     assert not is_picture("text")
 
 
+@pytest.mark.parametrize(
+    "stored", [np.asarray, lambda one: (np.asarray(one) / 127.5 - 1).astype(np.float32)], ids=["bytes", "floats"]
+)
+def test_channels_first_and_grey_arrays_are_read(stored):
+    assert same(as_rgb(stored(noise()).transpose(2, 0, 1)), noise())
+    grey = noise().convert("L")
+    assert same(as_rgb(stored(grey)[:, :, None]), grey.convert("RGB"))
+    assert same(as_rgb(stored(grey)[None]), grey.convert("RGB"))
+
+
+def test_transparency_of_an_array_goes_on_white():
+    clear = noise().convert("RGBA")
+    clear.putpixel((3, 2), (9, 9, 9, 0))
+    assert same(as_rgb(np.asarray(clear)), as_rgb(clear))
+    assert same(as_rgb(np.asarray(clear).transpose(2, 0, 1)), as_rgb(clear))
+    assert settled(np.zeros((8, 8, 4), np.float32)).kind == "shape"
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 1), (4, 8, 4), (8, 8, 2), (8, 8, 8)])
+def test_array_that_may_be_several_pictures_or_none_is_refused_and_counted(shape):
+    logged = {}
+    pixels = np.zeros(shape, np.uint8)
+    assert JpegSize()(prompts=[""], completions=[pixels], log_metric=logged.__setitem__) == [-1.0]
+    assert logged == {"pictures/refused_fraction": 1.0, "pictures/refused_fraction/shape": 1.0}
+
+
 def test_refusals_are_counted_by_kind():
     logged = {}
     log_refusals([noise(), RefusedPicture("empty", ""), noise(), RefusedPicture("too_thin", "")], logged.__setitem__)

@@ -23,10 +23,11 @@ MAX_PIXELS = 64_000_000
 MAX_ASPECT = 64
 """Longer side by shorter side: to make the shorter one 224, a line of pixels would be stretched without end."""
 
-RefusalKind = Literal["too_large", "empty", "too_thin", "real_numbers", "out_of_range", "unreadable"]
+RefusalKind = Literal["too_large", "empty", "too_thin", "real_numbers", "out_of_range", "shape", "unreadable"]
 
 _ORIENTATION = 0x0112  # EXIF
 _PLAIN_MODES = ("L", "RGB", "RGBA")
+_CHANNELS = (1, 3, 4)
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -59,9 +60,9 @@ class RefusedPicture:
 
 
 def is_picture(completion: Any) -> bool:
-    """Return whether a completion is a picture, not text; [H, W, 3] arrays and refused pictures count."""
+    """Return whether a completion is a picture, not text; arrays of three axes and refused pictures count."""
     if isinstance(completion, np.ndarray):
-        return completion.ndim == 3 and completion.shape[-1] == 3
+        return completion.ndim == 3
     return isinstance(completion, Image.Image | RefusedPicture)
 
 
@@ -69,16 +70,19 @@ def as_rgb(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return a picture as 8-bit RGB.
 
     Transparency goes on white, 16-bit grey is scaled to 8 bits, palettes and CMYK are converted, a camera's rotation is
-    applied, of an animation the first frame counts, and an array is quantised once (see :func:`quantised`).
+    applied, of an animation the first frame counts, and an array is quantised once (see :func:`quantised`). An array is
+    [H, W, C] or, where only that can be meant, [C, H, W]: C is 3, 1 for grey, or 4 for RGBA in uint8.
 
     Raises:
-        PictureError: for a picture of no pixels, of more than ``max_pixels``, too thin, broken, or of real numbers.
+        PictureError: for a picture of no pixels, of more than ``max_pixels``, too thin, broken, or of real numbers; for
+            an array of another shape.
     """
     if isinstance(picture, RefusedPicture):
         raise PictureError(picture.kind, picture.reason)
     if isinstance(picture, np.ndarray):
-        _check_size(picture.shape[1], picture.shape[0], max_pixels)
-        return quantised(picture)
+        pixels = _channels_last(picture)
+        _check_size(pixels.shape[1], pixels.shape[0], max_pixels)
+        return quantised(pixels)
     _check_size(picture.width, picture.height, max_pixels)
     try:
         return _converted(picture)
@@ -89,11 +93,17 @@ def as_rgb(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def quantised(pixels: np.ndarray) -> Image.Image:
-    """Return the picture of [H, W, 3] uint8, or of real numbers in [-1, 1], each rounded once to its nearest level.
+    """Return the picture of [H, W, C] uint8, or of real numbers in [-1, 1], each rounded once to its nearest level.
 
     Raises:
-        PictureError: for NaN and infinity, and for other kinds of numbers.
+        PictureError: for NaN and infinity, for other kinds of numbers, and for real numbers with transparency.
     """
+    if pixels.shape[2] == 4 and pixels.dtype == np.uint8:
+        return _converted(Image.fromarray(np.ascontiguousarray(pixels), mode="RGBA"))
+    if pixels.shape[2] == 4:
+        raise PictureError("shape", f"pixels of {pixels.dtype} with transparency; give uint8, or three channels")
+    if pixels.shape[2] == 1:
+        pixels = pixels.repeat(3, axis=2)
     if pixels.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(pixels))
     if pixels.dtype.kind != "f":
@@ -102,6 +112,16 @@ def quantised(pixels: np.ndarray) -> Image.Image:
         raise PictureError("real_numbers", "pixels with NaN or infinity; the decoder that made them has diverged")
     levels = np.rint((pixels.astype(np.float32) + np.float32(1)) * np.float32(127.5))
     return Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+
+
+def _channels_last(pixels: np.ndarray) -> np.ndarray:
+    """Return an array of three axes as [H, W, C]; where the last has 3 entries, these are the channels."""
+    is_last, is_first = pixels.shape[-1] in _CHANNELS, pixels.shape[0] in _CHANNELS
+    if pixels.ndim == 3 and (pixels.shape[2] == 3 or (is_last and not is_first)):
+        return pixels
+    if pixels.ndim == 3 and is_first and not is_last:
+        return np.moveaxis(pixels, 0, 2)
+    raise PictureError("shape", f"pixels of shape {list(pixels.shape)}; wanted [H, W, 3], or [H, W, 1] or [H, W, 4]")
 
 
 def open_picture(source: Path | bytes) -> Image.Image | RefusedPicture:
