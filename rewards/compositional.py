@@ -37,7 +37,8 @@ class Compositional:
         reward at weight 0 beside it.
     Recipe:
         compositional: {use: "unigrpo.rewards.compositional:Compositional", tasks: [imagine], timeout_s: 300,
-            arguments: {mode: soft, detector_arguments: {model: checkpoints/mask2former-swin-small-coco-instance}}}
+            arguments: {mode: soft,
+                detector_arguments: {model: "hf-hub:facebook/mask2former-swin-small-coco-instance"}}}
     """
 
     range = (0.0, 1.0)

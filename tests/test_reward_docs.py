@@ -60,6 +60,7 @@ def test_the_recipe_entry_of_a_reward_is_valid_and_names_it(doc: RewardDoc) -> N
     assert settings.use == f"unigrpo.rewards.{doc.module}:{doc.name}"
     located = locate(settings.use)
     assert located.parameters is None or set(settings.arguments) <= located.parameters
+    assert "checkpoints/" not in str(entry)  # Weights by their name on the hub: nobody else has our folders.
 
 
 def test_each_file_that_is_no_contract_is_found_by_its_call() -> None:
