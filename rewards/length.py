@@ -45,6 +45,7 @@ class Length:
         self._max_length = max_length
         self._soft_margin = soft_margin
         self._unit = unit
+        self.wants_completion_ids = unit == "tokens"
 
     def __call__(
         self,

@@ -71,8 +71,8 @@ class AdaptedReward:
 
     @property
     def wants_completion_ids(self) -> bool:
-        """Return whether the signature names ``completion_ids``."""
-        return "completion_ids" in self._parameters
+        """Return whether the signature names ``completion_ids``, and the object does not say that it needs none."""
+        return "completion_ids" in self._parameters and bool(getattr(self.target, "wants_completion_ids", True))
 
     def __call__(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], step: int = 0, **columns: Any

@@ -46,6 +46,7 @@ class Repetition:
         self.range = (float(max_penalty), 0.0)
         self._ngram_size = ngram_size
         self._unit = unit
+        self.wants_completion_ids = unit == "tokens"
 
     def __call__(
         self,

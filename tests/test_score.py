@@ -105,6 +105,20 @@ def test_a_group_is_not_torn_apart(lines: Lines) -> None:
     assert [item.values["it"] for item in result.items] == [6.0] * 6 + [3.0] * 3
 
 
+def test_words_are_counted_without_token_ids(lines: Lines) -> None:
+    settings = {
+        unit: RewardSettings(
+            use="unigrpo.rewards.length:Length", arguments={"max_length": 3, "soft_margin": 0, "unit": unit}
+        )
+        for unit in ("words", "tokens")
+    }
+    items = read_items(lines(texts("a b c", "a b c d")))
+    result = score_items({"length": settings["words"]}, items)
+    assert [item.values["length"] for item in result.items] == [0.0, -1.0]
+    with pytest.raises(UserError, match=r"'length' counts tokens; .*`unit: words`"):
+        score_items({"length": settings["tokens"]}, items)
+
+
 def test_reward_that_counts_tokens_needs_them(lines: Lines) -> None:
     rows = texts("a", "b")
     with pytest.raises(

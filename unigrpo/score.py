@@ -242,7 +242,7 @@ def _check_token_ids(pool: RewardPool, items: Sequence[ScoreItem]) -> None:
             if item.completion_ids is None:
                 raise UserError(
                     f"{item.source}: the reward {name!r} counts tokens; give each line a column completion_ids, or "
-                    "leave the reward out"
+                    "have it count words (length and repetition: `unit: words` in their arguments), or leave it out"
                 )
 
 
