@@ -36,6 +36,43 @@ def test_values_beyond_the_range_are_counted_and_said_once(caplog: pytest.LogCap
     assert said[0].startswith("reward it gave -0.5, outside of its range [0, 1]")
 
 
+@pytest.mark.parametrize(
+    ("use", "column"),
+    [
+        ("vqa_accuracy:VQAAccuracy", "answer, answers"),
+        ("multiple_choice:MultipleChoice", "answer, choices"),
+        ("correctness:Correctness", "answer"),
+        ("scene:Scene", "objects, relation"),
+    ],
+)
+def test_a_column_that_no_prompt_has_is_named_once(use: str, column: str, caplog: pytest.LogCaptureFixture) -> None:
+    is_of_pictures = use.startswith("scene")
+    image = np.zeros((64, 64, 3), np.uint8) if is_of_pictures else None
+    rows = [rollout(None if is_of_pictures else "5", number=number, image=image, answer=None) for number in range(3)]
+    settings = {"it": RewardSettings(use=f"unigrpo.rewards.{use}")}
+    with RewardPool(settings) as pool, caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert np.isnan(pool.score(rows).values).all()
+    said = [record.getMessage() for record in caplog.records if "have nothing in" in record.getMessage()]
+    assert len(said) == 1
+    assert (
+        f"reward it applies to none of the 3 completions of this step, and their prompts have nothing in {column},"
+        in (said[0])
+    )
+
+
+def test_a_reward_that_applies_to_nothing_though_the_data_has_its_columns_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    picture = rollout(None, image=np.zeros((4, 4, 3), np.uint8), answer="5")
+    with (
+        RewardPool({"it": RewardSettings(use="unigrpo.rewards.correctness:Correctness")}) as pool,
+        caplog.at_level(logging.WARNING),
+    ):
+        assert np.isnan(pool.score([picture]).values).all()
+    assert not caplog.records
+
+
 def test_the_ends_of_a_range_lie_inside() -> None:
     assert values_beyond(np.array([-2.0, 3.0, -2.1, 3.1, 0.0]), (-2.0, 3.0)).tolist() == [-2.1, 3.1]
 

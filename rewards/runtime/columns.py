@@ -7,6 +7,11 @@ from typing import Any
 
 from unigrpo.types import Prompt, Rollout
 
+_NOT_OF_THE_DATA = frozenset(
+    ("prompts", "completions", "completion_ids", "group_ids", "log_metric", "log_extra", "trainer_state", "solution")
+)
+"""What a signature may name beside columns; a ``solution`` is the answer under TRL's name."""
+
 
 def columns_of(
     rollouts: Sequence[Rollout],
@@ -49,3 +54,14 @@ def data_columns(prompts: Sequence[Prompt], wanted: frozenset[str] | None) -> di
     own = {"answer": lambda p: p.answer, "images": lambda p: list(p.images), "task": lambda p: p.task}
     columns |= {name: [read(p) for p in prompts] for name, read in own.items() if wanted is None or name in wanted}
     return columns
+
+
+def empty_columns(prompts: Sequence[Prompt], wanted: frozenset[str] | None) -> list[str]:
+    """Return the columns that a reward names and that are empty in every prompt; none where it takes all there are."""
+    names = sorted((wanted or frozenset()) - _NOT_OF_THE_DATA)
+    columns = data_columns(prompts, frozenset(names))
+    return [
+        name
+        for name in names
+        if all(value is None or (isinstance(value, list) and not value) for value in columns.get(name, ()))
+    ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache
+from unigrpo.rewards.runtime.columns import empty_columns
 from unigrpo.rewards.runtime.digests import StepDigests, digest_of
 from unigrpo.rewards.runtime.isolation import Outcome, RewardOutageError
 from unigrpo.rewards.runtime.lane import Lane, Request
@@ -77,6 +78,7 @@ class RewardScorer:
         self.is_logged_only = is_logged_only
         self._was_made = False
         self._has_warned = False
+        self._has_warned_of_columns = False
         self._num_restarts = 0
         """At the end of the last step."""
         self._lanes = [Lane(worker=worker, batch_size=settings.batch_size) for worker in workers]
@@ -113,6 +115,7 @@ class RewardScorer:
             key = keys.get(row)
             is_known = key is not None and key in known
             outcomes[row] = _kept(known[key]) if key is not None and is_known else found[stand_ins[row]]
+        self._warn_of_columns(step, rows, outcomes)
         num_known = sum(keys.get(row) in known for row in rows)
         num_restarts, self._num_restarts = self._num_restarts, sum(worker.num_restarts for worker in self.workers)
         stats = RewardStats(
@@ -197,6 +200,20 @@ class RewardScorer:
             _LOGGER.warning(
                 "%s; it has weight 0 and gates nothing, so the run goes on, without its values where it is out "
                 "(reward/%s/outage in the metrics); this is said once", error, self.name,
+            )  # fmt: skip
+
+    def _warn_of_columns(self, step: Step, rows: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+        """Say once that a reward applies to nothing where the data lacks what it reads."""
+        is_silent = all(outcomes[row].status is RewardStatus.NOT_APPLICABLE for row in rows)
+        if self._has_warned_of_columns or not rows or not is_silent:
+            return
+        empty = empty_columns([step.rollouts[row].prompt for row in rows], self.traits.wanted_columns)
+        if empty:
+            self._has_warned_of_columns = True
+            _LOGGER.warning(
+                "reward %s applies to none of the %d completions of this step, and their prompts have nothing in %s, "
+                "which it reads; add that to the data, or name the reward's tasks: (this is said once)",
+                self.name, len(rows), ", ".join(empty),
             )  # fmt: skip
 
     def _ask(
