@@ -49,9 +49,9 @@ class _Tally:
 class Judge:
     """A judge's score of a text or a picture under a rubric.
 
-    Three ways of asking (``mode``): ``schema``, a reason and a whole score as JSON whose form the server enforces;
-    ``yes_no``, the probability of *yes* as the first token; ``digits``, the expected digit under the first token's
-    probabilities. A reply that is no judgement is an error of its item, never a 0. A text without any visible
+    Three ways of asking (``mode``): ``schema``, a reason and a whole score as JSON whose form the server enforces and
+    this checks; ``yes_no``, the probability of *yes* as the first token; ``digits``, the expected digit under the first
+    token's probabilities. A reply that is no judgement is an error of its item, never a 0. A text without any visible
     character gets 0 without being asked about.
 
     Range:

@@ -79,7 +79,11 @@ def top(*entries: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("mode", "reply", "wanted"),
     [
-        ("schema", said("5"), "no whole score"),
+        ("schema", said("5"), "wanted an object of reason and score alone"),
+        ("schema", said('{"score": 5}'), "wanted an object of reason and score alone"),
+        ("schema", said('{"reason": "", "score": 5, "confidence": 1}'), "wanted an object of reason and score alone"),
+        ("schema", said('{"reason": "", "score": 1, "score": 5}'), "has a key twice"),
+        ("schema", said('{"reason": ["because"], "score": 5}'), "the reason is no text"),
         ("schema", said("Score: 5"), "not JSON"),
         ("schema", said("[" * 100_000), "not JSON"),
         ("schema", said('{"score": %s}' % ("9" * 5000)), "not JSON"),
@@ -88,7 +92,7 @@ def top(*entries: dict[str, Any]) -> dict[str, Any]:
         ("schema", scored(4.5), "no whole score"),
         ("schema", scored("5"), "no whole score"),
         ("schema", scored(None), "no whole score"),
-        ("schema", said('{"score": NaN}'), "no whole score"),
+        ("schema", said('{"reason": "", "score": NaN}'), "no whole score"),
         ("schema", said('{"reason": "so', finish_reason="length"), "raise max_tokens"),
         ("schema", {"choices": []}, "0 choices; one was asked for"),
         ("schema", {"choices": scored(5)["choices"] * 2}, "2 choices; one was asked for"),

@@ -52,7 +52,7 @@ class Mode(Protocol):
 
 
 class SchemaMode:
-    """A reason and a whole score as JSON, whose form the server enforces."""
+    """A reason and a whole score as JSON. A server that enforces no form is found out: any other form is refused."""
 
     def __init__(self, scale: tuple[int, int], max_tokens: int) -> None:
         """Ask for a score from ``scale[0]``, the worst, to ``scale[1]``."""
@@ -84,10 +84,14 @@ class SchemaMode:
         if choice.get("finish_reason") == "length":
             raise VerdictError(f"the judge was cut off; raise max_tokens (now {self._max_tokens}): {_shown(text)}")
         try:
-            document = json.loads(text)
+            document = json.loads(text, object_pairs_hook=_entries)
         except (ValueError, RecursionError) as error:
-            raise VerdictError(f"the judgement is not JSON: {_shown(text)}") from error
-        score = document.get("score") if isinstance(document, dict) else None
+            raise VerdictError(f"the judgement is not JSON, or has a key twice: {_shown(text)}") from error
+        if not isinstance(document, dict) or document.keys() != {"reason", "score"}:
+            raise VerdictError(f"wanted an object of reason and score alone, not {_shown(text)}")
+        if not isinstance(document["reason"], str):
+            raise VerdictError(f"the reason is no text in {_shown(text)}")
+        score = document["score"]
         if isinstance(score, bool) or not isinstance(score, int) or not self._low <= score <= self._high:
             raise VerdictError(f"no whole score from {self._low} to {self._high} in {_shown(text)}")
         return Verdict(value=(score - self._low) / (self._high - self._low))
@@ -183,6 +187,14 @@ def text_of(choice: Mapping[str, Any]) -> str:
     if not isinstance(content, str):
         raise VerdictError("the reply's choice has no text in message.content")
     return content
+
+
+def _entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; one with a key twice has two meanings, of which Python would take the last."""
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a key stands twice")
+    return entries
 
 
 def _first_token_fields() -> dict[str, Any]:
