@@ -90,7 +90,7 @@ class Compositional:
         self._mode = mode
         self._detector: Detector = _made(detector, detector_arguments)
         self.fingerprint = str(getattr(self._detector, "fingerprint", ""))
-        self._colours: str | ColourReader = colours
+        self._colours: Any = resolve(colours) if isinstance(colours, str) else colours
         self._colour_arguments = colour_arguments
         self._threshold, self._counting_threshold = threshold, counting_threshold
         self._max_objects, self._max_overlap, self._margin = max_objects, max_overlap, position_margin
@@ -176,7 +176,7 @@ class Compositional:
         ]
         if not unnamed:
             return
-        if isinstance(self._colours, str):
+        if isinstance(self._colours, type):
             self._colours = _made(self._colours, self._colour_arguments)
         given = self._colours([(pictures[row], found[row][label][rank]) for row, label, rank in unnamed])
         for (row, label, rank), name in zip(unnamed, given, strict=True):

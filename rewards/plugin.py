@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unigrpo.plugin import PluginError, resolve
+from unigrpo.plugin import PluginError, relative_to, resolve
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -139,6 +139,12 @@ def load_reward(
 ) -> AdaptedReward:
     """Return the reward that ``use`` names: a class is made with ``arguments``, a function is called with them.
 
+    Args:
+        use: see :func:`unigrpo.plugin.resolve`.
+        arguments: of the recipe.
+        name: of the reward, for messages.
+        folder: where relative paths start, in ``use`` and in what the arguments name; None is the working directory.
+
     Raises:
         PluginError: if there is no such object, or it cannot be called.
     """
@@ -147,7 +153,8 @@ def load_reward(
     name = name or use
     if inspect.isclass(target):
         _LOGGER.info("reward %s: making %s", name, use)
-        target, arguments = target(**arguments), {}
+        with relative_to(folder):
+            target, arguments = target(**arguments), {}
     if not callable(target):
         raise PluginError(f"use: {use!r} is a {type(target).__name__}; a reward is a function or a class with __call__")
     return AdaptedReward(target, name=name, arguments=arguments)

@@ -54,7 +54,8 @@ class RewardPool:
 
         Args:
             settings: the recipe's rewards by name; a step's items are shared out among the workers of each.
-            folder: where relative paths of ``use:`` start; None is the working directory.
+            folder: where relative paths start, of ``use:`` and of code that arguments name; None is the working
+                directory.
             start_timeout_s: for making a reward, its downloads included.
             max_failed_fraction: in place of every reward's own.
 

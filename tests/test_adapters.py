@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reward_rollouts import rollout
 
 from unigrpo.plugin import PluginError
 from unigrpo.rewards.adapters import FlowGrpo, OpenRlhf, Trl, Verl
 from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
+from unigrpo.rewards.pool import RewardPool
+from unigrpo.settings import RewardSettings
 
 FOREIGN = Path(__file__).parent / "foreign_rewards.py"
 TEXT = {"prompts": ["1+1? ", "2+2? "], "completions": ["it is 2", "it is 5"], "answer": ["2", "4"]}
@@ -44,6 +47,21 @@ def test_trl_s_factory_without_the_adapter_is_sent_to_it() -> None:
     reward = load_reward(trl("get_repetition_penalty_reward"), {"ngram_size": 3})
     with pytest.raises(RewardContractError, match=r"get_repetition_penalty_reward.*a factory.*adapters:Trl"):
         reward(**TEXT)  # type: ignore[arg-type]
+
+
+def test_a_file_starts_where_the_recipe_says_and_not_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, elsewhere = tmp_path / "recipe", tmp_path / "elsewhere"
+    for place, value in ((folder, 1.0), (elsewhere, 0.0)):
+        place.mkdir()
+        (place / "theirs.py").write_text(f"def score(completions):\n    return [{value}] * len(completions)\n")
+    monkeypatch.chdir(elsewhere)
+    settings = RewardSettings(use="unigrpo.rewards.adapters:Trl", arguments={"function": "theirs.py:score"})
+    with RewardPool({"it": settings}, folder=folder) as pool:
+        assert pool.score([rollout("a")]).values.tolist() == [[1.0]]
+    with RewardPool({"it": settings}) as pool:
+        assert pool.score([rollout("a")]).values.tolist() == [[0.0]]
 
 
 def test_a_made_function_gets_the_columns_that_it_names() -> None:

@@ -7,10 +7,16 @@ import importlib
 import importlib.util
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 
 _LOGGER = logging.getLogger(__name__)
+
+
+_FOLDER: ContextVar[Path | None] = ContextVar("folder", default=None)
 
 
 class PluginError(ValueError):
@@ -22,7 +28,7 @@ def resolve(use: str, *, folder: Path | None = None) -> object:
 
     Args:
         use: ``"package.module:name"`` or ``"path/to/file.py:name"``; dots in the name reach attributes.
-        folder: where a relative path starts; None is the working directory.
+        folder: where a relative path starts; None is the folder of :func:`relative_to`, else the working directory.
 
     Raises:
         PluginError: if the module, the file or the name does not exist; it says what was looked for and what there is.
@@ -30,7 +36,9 @@ def resolve(use: str, *, folder: Path | None = None) -> object:
     place, separator, name = use.rpartition(":")
     if not separator or not place or not name:
         raise PluginError(f"use: {use!r} names no object; write 'package.module:name' or 'path/to/file.py:name'")
-    module = _load_file(Path(place), use, folder) if place.endswith(".py") else _load_module(place, use)
+    module = (
+        _load_file(Path(place), use, folder or _FOLDER.get()) if place.endswith(".py") else _load_module(place, use)
+    )
     found: object = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -40,6 +48,16 @@ def resolve(use: str, *, folder: Path | None = None) -> object:
     if not place.startswith("unigrpo."):
         _LOGGER.info("use: %s loads code from %s", use, getattr(module, "__file__", place))
     return found
+
+
+@contextmanager
+def relative_to(folder: Path | None) -> Iterator[None]:
+    """Have relative paths start at a folder: also those that a constructor finds in its arguments and resolves."""
+    token = _FOLDER.set(folder)
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
 
 
 def _load_module(place: str, use: str) -> ModuleType:
