@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from unigrpo.plugin import PluginError, resolve
 from unigrpo.rewards.plugin import RewardContractError
+from unigrpo.rewards.runtime.traits import source_hash
 
 UNIT_RANGE = (0.0, 1.0)
 _OFFERED = frozenset({"log_metric", "log_extra", "trainer_state", "completion_ids", "images", "task"})
@@ -55,6 +56,7 @@ class _Named:
         self.range = tuple(range)
         self.shown_as = function
         """What errors call it."""
+        self.fingerprint = source_hash(found)
         self._function: Callable[..., Any] = found
         self._arguments = dict(arguments or {})
 

@@ -134,6 +134,33 @@ def test_a_file_is_shared_between_runs_until_weights_or_arguments_change(tmp_pat
         assert len(lines(counter)) == expected
 
 
+def test_a_changed_module_beside_the_reward_makes_its_values_anew(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))  # A worker has the paths of its parent.
+    disk = {"cache": "disk", "cache_file": str(tmp_path / "cache.sqlite")}
+    (tmp_path / "mine.py").write_text("def score(completions):\n    import near\n    return near.values(completions)\n")
+    (tmp_path / "near.py").write_text("from far import VALUE\ndef values(them):\n    return [VALUE for _ in them]\n")
+    of_trl = {"use": "unigrpo.rewards.adapters:Trl", "arguments": {"function": f"{tmp_path}/mine.py:score"}}
+    for value in (0.25, 0.5):
+        (tmp_path / "far.py").write_text(f"VALUE = {value}\n")
+        for settings in ({"use": f"{tmp_path}/mine.py:score"}, of_trl):
+            with RewardPool({"it": RewardSettings(**settings, **disk)}) as pool:
+                for _ in range(2):
+                    assert pool.score(rollouts(["a"])).values.tolist() == [[value]]
+                assert pool.last_stats["it"].num_known == 1
+
+
+def test_a_changed_file_that_the_reward_does_not_import_keeps_its_values(tmp_path):
+    counter, disk = tmp_path / "count", {"cache": "disk", "cache_file": str(tmp_path / "cache.sqlite")}
+    (tmp_path / "mine.py").write_text(SPECIMENS.read_text())
+    for number in range(2):
+        (tmp_path / "other.py").write_text(f"VALUE = {number}\n")
+        (tmp_path / "random.py").write_text("no Python, and not what `import random` gives\n")
+        settings = RewardSettings(use=f"{tmp_path}/mine.py:counted", arguments={"counter": str(counter)}, **disk)
+        with RewardPool({"it": settings}) as pool:
+            pool.score(rollouts(["a"]))
+    assert lines(counter) == ["a"]
+
+
 def test_a_file_that_is_no_cache_is_named(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("not a database " * 100)

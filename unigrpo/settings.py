@@ -110,7 +110,7 @@ class RewardSettings(Settings):
     num_gpus: float = Field(0.0, ge=0, description="With placement: ray, GPUs of each process.")
     num_cpus: float = Field(1.0, ge=0, description="With placement: ray, CPUs of each process.")
     cache: Literal["off", "memory", "disk"] | None = Field(None, description="Where values are kept, so that an equal completion is not scored again; null is in memory if the reward says `is_deterministic = True`, else off. Where values are kept, equal completions of one step are scored once, too.")
-    cache_file: str | None = Field(None, description="With cache: disk, a SQLite file that runs may share.")
+    cache_file: str | None = Field(None, description="With cache: disk, a SQLite file that runs may share. A value holds until the reward's arguments, its file, a module that this imports from the same folder, or the attributes `version` and `fingerprint` change: what changes elsewhere needs a new `version`.")
     max_failed_fraction: float = Field(0.2, ge=0, le=1, description="Failed completions of a step beyond which the run stops (from three); at weight 0, beyond which the rest of the step goes without this reward, with one warning and reward/NAME/outage in the metrics.")
     on_error: Literal["mask", "value", "drop_group", "raise"] = Field("mask", description="What an infrastructure failure becomes; at weight 0 neither drop_group nor raise.")
     error_value: float | None = Field(None, description="The value for `on_error: value`.")

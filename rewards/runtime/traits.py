@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 from pathlib import Path
@@ -47,14 +48,48 @@ def identity(reward: AdaptedReward) -> str:
     """
     target = reward.target
     parts = [f"{name}={getattr(target, name)}" for name in ("version", "fingerprint") if hasattr(target, name)]
-    return ";".join([*parts, f"source={_source_hash(target)}", f"unigrpo={__version__}"])
+    return ";".join([*parts, f"source={source_hash(target)}", f"unigrpo={__version__}"])
 
 
-def _source_hash(target: Any) -> str:
+def source_hash(target: Any) -> str:
+    """Return a hash of the file that a function or an object's class stands in, and of what it imports from beside it.
+
+    Modules of other folders, packages beside it included, do not count: for them there is ``version``.
+    """
     try:
         file = inspect.getsourcefile(inspect.unwrap(target) if inspect.isroutine(target) else type(target))
     except TypeError:  # Written in C.
         file = None
     if file is None or not Path(file).is_file():
         return "none"
-    return hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(digest_size=16)
+    for name, source in sorted(_sources(Path(file)).items()):
+        digest.update(hashlib.blake2b(name.encode()).digest() + hashlib.blake2b(source).digest())
+    return digest.hexdigest()
+
+
+def _sources(file: Path) -> dict[str, bytes]:
+    """Return by name the source of a file and, over any number of steps, of the files in its folder that it imports."""
+    found: dict[str, bytes] = {}
+    pending = [file.name]
+    while pending:
+        name = pending.pop()
+        if name not in found and (file.parent / name).is_file():
+            found[name] = (file.parent / name).read_bytes()
+            pending += [f"{module}.py" for module in _imported(found[name])]
+    return found
+
+
+def _imported(source: bytes) -> set[str]:
+    """Return every part of the dotted names that a source imports: which of them is a module, the folder knows."""
+    dotted: list[str] = []
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # So nobody imports it: the reward's own file has been by now.
+        return set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            dotted += [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            dotted.append(node.module or "")
+    return {part for name in dotted for part in name.split(".")}
