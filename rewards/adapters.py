@@ -57,6 +57,7 @@ class _Named:
         self.shown_as = function
         """What errors call it."""
         self.fingerprint = source_hash(found)
+        self.warm_up = getattr(found, "warm_up", None)
         self._function: Callable[..., Any] = found
         self._arguments = dict(arguments or {})
 

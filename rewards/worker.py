@@ -52,7 +52,8 @@ class _Trap:
 class _Worker:
     """Answers ``{"load": …}`` once a reward and ``{"columns": …}`` for each batch of the reward that it names.
 
-    A reward may have a method ``warm_up``; it belongs to the loading, so no call's time counts it.
+    A reward may have a ``warm_up``, a method of a class or an attribute of a function; it belongs to the loading, so no
+    call's time counts it, and no answer pays for an import or a download that the first call would make.
     """
 
     def __init__(self) -> None:

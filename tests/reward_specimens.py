@@ -151,3 +151,24 @@ def prints(completions, **columns):
 
 def kills_itself(completions, **columns):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+_IS_WARM = []
+
+
+def slow_at_first(completions, **columns):
+    if not _IS_WARM:
+        warm_up()
+    return length(completions)
+
+
+def warm_up():
+    time.sleep(2.0)
+    _IS_WARM.append(True)
+
+
+def warmed(completions, **columns):
+    return slow_at_first(completions)
+
+
+warmed.warm_up = warm_up

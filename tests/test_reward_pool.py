@@ -155,6 +155,23 @@ def test_drop_group_spares_other_groups_of_the_same_prompt_id() -> None:
         assert np.isnan(pool.score(rows).values[:, 0]).tolist() == [True, True, False, False, False, False]
 
 
+@pytest.mark.parametrize("is_adapted", [False, True], ids=["function", "adapted"])
+def test_the_warm_up_of_a_function_is_not_in_the_time_of_its_first_call(is_adapted: bool) -> None:
+    settings = specimen("warmed", timeout_s=1.0)
+    if is_adapted:
+        arguments = {"function": settings.use}
+        settings = RewardSettings(use="unigrpo.rewards.adapters:Trl", arguments=arguments, timeout_s=1.0)
+    with RewardPool({"it": settings}) as pool:
+        table = pool.score([rollout("a")])
+    assert table.status.tolist() == [[RewardStatus.OK]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_failed_fraction": 1.0}], ids=["too many", "in a row"])
+def test_an_outage_of_a_function_that_is_slow_at_first_names_warm_up(settings: dict[str, float]) -> None:
+    with pytest.raises(RewardOutageError, match=r"first call .*warm_up|warm_up .*first call"):
+        score(["a"] * 8, "slow_at_first", timeout_s=0.2, **settings)
+
+
 def test_a_call_is_of_bounded_size_and_what_it_logs_comes_back() -> None:
     num_items = 2 * MAX_ITEMS_A_CALL + 10
     with RewardPool({"it": specimen("size_of_call")}) as pool:

@@ -134,7 +134,8 @@ class IsolatedScoring:
             if num_timeouts == num_done == _NUM_PROBES < len(units):
                 raise RewardOutageError(
                     f"reward {self.name!r} gave no answer for {_NUM_PROBES} single items in a row out of {len(units)}: "
-                    f"{reason}. It is down, or much slower than its timeout_s"
+                    f"{reason}. It is down, or much slower than its timeout_s; what it imports or loads in its first "
+                    "call belongs to the top of its file, its constructor or its warm_up"
                 )
         if not num_timeouts:
             _LOGGER.warning(

@@ -89,7 +89,8 @@ class StepLog:
             samples = "; ".join(reason[:_SAMPLE_LENGTH] for reason in shown[:_NUM_SAMPLES_SHOWN])
             raise RewardOutageError(
                 f"reward {self.name!r} failed on {num_failed} of {self.num_items} items of this step, more than "
-                f"{self.max_fraction:.0%}: {samples}. Fix the reward, or raise its timeout_s if it is only slow; "
+                f"{self.max_fraction:.0%}: {samples}. Fix the reward, raise its timeout_s if it is only slow, or "
+                "have it load in warm_up if only its first call is; "
                 "max_failed_fraction is how many it may fail on"
             )
 

@@ -40,6 +40,10 @@ A plain function is a reward, too: `def length(completions, **columns): return [
 OpenRLHF and flow_grpo there are adapters (`Trl`, `Verl`, `OpenRlhf`, `FlowGrpo`). An adapter's entry names the function
 in `arguments.function`; `arguments.make` holds the keywords of a function that makes the reward, `{}` for none.
 
+What a reward imports, downloads or loads belongs to the top of its file, to its constructor or to `warm_up`, which is
+called once while it is loaded: a method of a class, or an attribute of a function (`length.warm_up = load_weights`).
+In a call it counts against `timeout_s`, and the answers of the first call would pay for it with the lowest value.
+
 Plain functions and adapters score every completion of every step. A class or function that says
 `is_deterministic = True` promises that each value depends on its own item alone: equal items are then scored once, and
 remembered for later steps. The rewards below say so, apart from `Judge`, `Diversity` and the adapters; `cache: off` or
