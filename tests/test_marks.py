@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,7 @@ import pytest
 
 from unigrpo.rewards.runtime import marks
 from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
+from unigrpo.settings import EnvSettings
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc")
 
@@ -59,10 +61,10 @@ time.sleep(600)
 """
 
 
-def asked(folder: Path, name: str) -> Child:
+def asked(folder: Path, name: str, module: str = "unigrpo.rewards.worker", arguments: Sequence[str] = ()) -> Child:
     file = folder / "leaves.py"
     file.write_text(LEAVES)
-    child = Child("unigrpo.rewards.worker")
+    child = Child(module, arguments=arguments)
     child.send({"load": {"use": f"{file}:{name}", "arguments": {}, "name": "it", "folder": None}})
     assert "range" in child.receive(timeout_s=60)
     child.send({"columns": {"prompts": ["?"], "completions": [""]}, "step": 0})
@@ -96,6 +98,16 @@ def test_a_worker_that_died_has_not_hung_though_its_daemon_lives_and_the_daemon_
 
 def test_what_left_the_group_lives_until_the_kill(tmp_path: Path) -> None:
     child = asked(tmp_path, "then_answer")
+    assert child.receive(timeout_s=60)["values"] == [1.0]
+    assert len(alive(tmp_path)) == 2
+    child.kill()
+    assert alive(tmp_path) == []
+
+
+def test_an_interpreter_of_its_own_has_the_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIGRPO_HOME", str(tmp_path))
+    env = EnvSettings(python=sys.executable).model_dump_json()
+    child = asked(tmp_path, "then_answer", "unigrpo.rewards.runtime.env_worker", [env, ""])
     assert child.receive(timeout_s=60)["values"] == [1.0]
     assert len(alive(tmp_path)) == 2
     child.kill()
