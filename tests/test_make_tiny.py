@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from safetensors.torch import load_file
 from unigrpo.cli.app import run
 from unigrpo.errors import UserError
 from unigrpo.models import load_policy
-from unigrpo.testing.make_tiny import make_tiny
+from unigrpo.models.loading import stored_shapes
+from unigrpo.testing.make_tiny import json_files, make_tiny
+from unigrpo.testing.tiny_families import TINY_FAMILIES
 
 
 def test_sizes_dtype_and_published_keys_are_what_was_asked_for(tmp_path: Path) -> None:
@@ -38,6 +42,92 @@ def test_shards_and_layers_do_not_change_a_tensor_and_the_seed_does(tmp_path: Pa
     assert all(torch.equal(state[name], tensor) for name, tensor in whole.items())
     assert not any(torch.equal(other[name], tensor) for name, tensor in whole.items())
     assert load_policy(cut, dtype="float32").module.config.n_layers == 3
+
+
+DEPTH = 5
+WIDTH = 96
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_every_family_is_made_and_loaded_at_another_depth_and_width(family: str, tmp_path: Path) -> None:
+    out = tmp_path / "policy"
+    assert run(["make-tiny", family, str(out), "--layers", str(DEPTH), "--width", str(WIDTH)]) == 0
+    policy = load_policy(out, dtype="float32")
+    blocks = {re.search(r"(?:layers?|blocks)\.(\d+)\.", name) for name, _ in policy.module.named_parameters()
+              if "vision" not in name}  # fmt: skip
+    assert max(int(found[1]) for found in blocks if found) == DEPTH - 1
+    assert (policy.vocabulary.size, WIDTH) in {tuple(weight.shape) for weight in policy.module.parameters()}
+    ids = torch.arange(5, 29)[None]
+    logits = policy.logits(ids)
+    assert logits.shape == (1, 24, policy.vocabulary.size)
+    assert bool(torch.isfinite(logits).all())
+    assert float(logits.detach().std()) > 0
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "step", "why"),
+    [
+        ("llada", 100, 8, "it has 4 heads"),
+        ("showo", 100, 16, "it has 4 heads"),
+        ("bert", 70, 4, "it has 4 heads"),
+        ("diffusion_gemma", 33, 8, "its experts' products need that"),
+    ],
+)
+def test_a_width_that_cannot_be_is_one_line(
+    family: str, width: int, step: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["make-tiny", family, str(tmp_path / "policy"), "--width", str(width)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"error: width {width} of {family} is no multiple of {step}: {why}")
+    assert "\n" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_of_another_file_is_set_there(tmp_path: Path) -> None:
+    out = make_tiny("showo", tmp_path / "policy", changes={"phi_config.intermediate_size": 64})
+    assert json.loads((out / "phi_config" / "config.json").read_text())["intermediate_size"] == 64
+    with pytest.raises(UserError, match=r"has no phi_config.hidden_width; it has phi_config.hidden_"):
+        make_tiny("showo", tmp_path / "other", changes={"phi_config.hidden_width": 64})
+
+
+def test_what_is_said_of_every_layer_stays_where_it_is_asked_for(tmp_path: Path) -> None:
+    out = make_tiny("llada_moe", tmp_path / "policy", changes={"moe_layer_freq": [0, 1]}, layers=2)
+    assert json.loads((out / "config.json").read_text())["moe_layer_freq"] == [0, 1]
+    with pytest.raises(UserError, match=r"does not fit together: .*layer_types"):
+        make_tiny("diffusion_gemma", tmp_path / "other", layers=2,
+                  changes={"text_config.layer_types": ["full_attention"]})  # fmt: skip
+
+
+def test_diffusion_gemma_repeats_its_pattern_and_ends_with_a_full_layer(tmp_path: Path) -> None:
+    text = json.loads((make_tiny("diffusion_gemma", tmp_path / "policy", layers=5) / "config.json").read_text())[
+        "text_config"
+    ]
+    assert [name[:4] for name in text["layer_types"]] == ["slid", "slid", "full", "slid", "full"]
+    assert text["per_layer_config"].keys() == {"2", "4"}
+
+
+BILLIONS = {
+    ("llada", "8b"): 8.016, ("mmada", "8b"): 8.083, ("dream", "7b"): 7.616, ("sdar", "8b"): 8.191,
+    ("sdar_moe", "30b-a3b"): 30.53, ("llada_v", "8b"): 8.435, ("lavida", "8b"): 8.435, ("llada_moe", "7b-a1b"): 7.356,
+    ("llada2", "mini"): 16.26, ("llada2", "flash"): 102.9,
+    ("diffusion_gemma", "26b-a4b"): 51.647701024 / 2, ("showo", "256"): 1.448, ("showo", "512"): 1.448,
+    ("bert", "base"): 0.1095, ("bert", "large"): 0.3352, ("modernbert", "base"): 0.1497,
+    ("modernbert", "large"): 0.3959,
+}  # fmt: skip
+"""Weights of the released sizes as they are published; DiffusionGemma's are the bytes of its files, in bfloat16."""
+
+
+def test_every_release_has_a_published_count() -> None:
+    releases = {(name, release) for name, entry in TINY_FAMILIES.items() for release in entry.releases}
+    assert BILLIONS.keys() == {(name, release) for name, release in releases if name != "llada21"}
+    assert TINY_FAMILIES["llada21"].releases == TINY_FAMILIES["llada2"].releases
+
+
+@pytest.mark.parametrize(("family", "release"), BILLIONS)
+def test_a_release_has_as_many_weights_as_published(family: str, release: str, tmp_path: Path) -> None:
+    config = json_files(family, release=release)["config.json"]
+    count = sum(math.prod(shape) for shape in stored_shapes(config, tmp_path).values())
+    assert count / 1e9 == pytest.approx(BILLIONS[family, release], rel=1e-3)
 
 
 @pytest.mark.parametrize(

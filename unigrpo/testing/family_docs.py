@@ -66,6 +66,12 @@ RELEASED = {
 }
 """By the short name of `TINY_FAMILIES`."""
 
+NOT_MADE = (
+    "Not SDAR 1.7B and 4B: no config.json of theirs was at hand that says whether the head is the embedding; "
+    "`--width`, `--layers` and `KEY=VALUE` make any size."
+)
+"""What the table lists as released and `make-tiny` does not know."""
+
 CACHES = (
     ("hidden_cached", "finished blocks"),
     ("keep_prompts", "prompt"),
@@ -94,7 +100,16 @@ def render() -> str:
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |\n")
     notes = "\n" + "".join(f"- {reason}.\n" for reason in reasons)
-    return f"{_INTRODUCTION}{''.join(lines)}{_LEGEND}{notes}"
+    return f"{_INTRODUCTION}{''.join(lines)}{_LEGEND}{notes}\n{_sizes()}"
+
+
+def _sizes() -> str:
+    """Say which released sizes can be made, and which not."""
+    known = (f"`{short}` {', '.join(entry.releases)}" for short, entry in TINY_FAMILIES.items())
+    return (
+        "`unigrpo make-tiny FAMILY DIR --release SIZE` makes a random checkpoint of a released size: "
+        f"{'; '.join(known)}. {NOT_MADE}\n"
+    )
 
 
 if __name__ == "__main__":

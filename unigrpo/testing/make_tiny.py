@@ -12,19 +12,18 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from unigrpo.errors import UserError
+from unigrpo.testing.config_files import CONFIG, fit, get_value, require_keys, require_width, set_value
 from unigrpo.testing.tiny_families import TINY_FAMILIES, TinyFamily
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-CONFIG = "config.json"
 SHARD_BYTES = 5_000_000_000
 """Largest shard of the released checkpoints."""
 EMBEDDING = re.compile(r"(wte|embed_tokens|word_embeddings|tok_embeddings)\.weight$")
@@ -51,7 +50,8 @@ def make_tiny(
         family: a name of `TINY_FAMILIES`.
         out: a new folder.
         release: sizes of a released checkpoint, such as ``8b``.
-        changes: values of config.json by their published keys, dotted where nested; they win.
+        changes: values of config.json by their published keys, dotted where nested or in another file; they win. What
+            must be said of every layer follows from their number, unless it is given.
         layers: number of layers.
         width: of the hidden states.
         vocabulary: rows of the embedding.
@@ -60,21 +60,20 @@ def make_tiny(
         shard_bytes: a file holds at most this much, or one tensor.
 
     Raises:
-        UserError: a family, size or key that is not known, or a vocabulary too small for the tokenizer.
+        UserError: a family, release or key that is not known, a width that does not divide into the heads, values that
+            transformers refuses together, or a vocabulary too small for the tokenizer.
         FileExistsError: a folder that holds something.
         ValueError: sizes that the family's code refuses.
     """
-    if family not in TINY_FAMILIES:
-        raise UserError(f"there is no family {family!r}; wanted one of {', '.join(TINY_FAMILIES)}")
+    entry = _entry(family)
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r} is not written; wanted float32 or bfloat16")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already and not empty; name a new folder or delete it first")
-    entry = TINY_FAMILIES[family]
     sizes = {entry.layers_key: layers, entry.width_key: width, **dict.fromkeys(entry.vocabulary_keys, vocabulary)}
     given = {key: value for key, value in sizes.items() if value is not None} | dict(changes or {})
     tokenizer = _tokenizer(entry)
-    files = _files(family, entry, tokenizer, release, given)
+    files = json_files(family, release=release, changes=given, tokenizer=tokenizer)
     files[CONFIG]["torch_dtype"] = dtype
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:  # a failure leaves nothing behind
@@ -89,67 +88,58 @@ def make_tiny(
     return out
 
 
+def _entry(family: str) -> TinyFamily:
+    if family not in TINY_FAMILIES:
+        raise UserError(f"there is no family {family!r}; wanted one of {', '.join(TINY_FAMILIES)}")
+    return TINY_FAMILIES[family]
+
+
 def _tokenizer(entry: TinyFamily) -> Tokenizer:
     from unigrpo.demo.make_policy import build_tokenizer
 
     return build_tokenizer(entry.special_tokens)
 
 
-def _files(
-    family: str, entry: TinyFamily, tokenizer: Tokenizer, release: str | None, given: Mapping[str, Any]
+def json_files(
+    family: str,
+    *,
+    release: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return the JSON files; config.json has the entry's values, the release's, what was asked for, then the ids."""
+    """Return config.json and its like by their paths: the entry's values, the release's, the changes, then the ids.
+
+    Raises:
+        UserError: as `make_tiny` does.
+    """
+    entry, given = _entry(family), changes or {}
+    tokenizer = tokenizer or _tokenizer(entry)
     if release is not None and release not in entry.releases:
         raise UserError(f"{family} has no release {release!r}; known are {', '.join(entry.releases) or 'none'}")
-    config: dict[str, Any] = copy.deepcopy(dict(entry.config))
+    given_files = {CONFIG: entry.config, **entry.files}
+    files = {name: copy.deepcopy(dict(content)) for name, content in given_files.items()}
+    config = files[CONFIG]
     length = tokenizer.get_vocab_size(with_added_tokens=True)
     text_rows = length if entry.rounding == 1 else -(-(length + 1) // entry.rounding) * entry.rounding
     if entry.text_rows_key is not None:
-        _set(config, entry.text_rows_key, text_rows)
+        set_value(files, entry.text_rows_key, text_rows)
     for key in entry.vocabulary_keys:
-        _set(config, key, text_rows + entry.codebook_size + entry.extra_rows)
-    strangers = [key for key in given if not _is_there(config, key)]
-    if strangers:
-        near = get_close_matches(strangers[0], config, n=3) or sorted(config)
-        raise UserError(f"config.json of {family} has no {', '.join(strangers)}; it has {', '.join(near)}")
+        set_value(files, key, text_rows + entry.codebook_size + entry.extra_rows)
+    require_keys(family, files, given)
     for key, value in {**(entry.releases[release] if release else {}), **given}.items():
-        _set(config, key, value)
+        set_value(files, key, value)
         if value is None and key.startswith("_"):
             config.pop(key)
-    short = {key: _get(config, key) for key in entry.vocabulary_keys if _get(config, key) < length}
+    fit(files, given)
+    if entry.width_key in given:
+        require_width(family, files, entry.width_key)
+    sizes = {key: get_value(files, key) for key in entry.vocabulary_keys}
+    short = {key: size for key, size in sizes.items() if size < length}
     if short:
         raise UserError(f"config.json has {short}, but the tokenizer alone has {length} tokens; give more rows")
-    files = {CONFIG: config, **copy.deepcopy({name: dict(content) for name, content in entry.files.items()})}
     for place, token in entry.ids.items():
-        name, _, key = place.rpartition(":")
-        _set(files[name or CONFIG], key, tokenizer.token_to_id(token))
+        set_value(files, place, tokenizer.token_to_id(token))
     return files
-
-
-def _place(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        config = config[parent]
-    return config, leaf
-
-
-def _is_there(config: dict[str, Any], key: str) -> bool:
-    place: Any = config
-    for part in key.split("."):
-        if not isinstance(place, dict) or part not in place:
-            return False
-        place = place[part]
-    return True
-
-
-def _get(config: dict[str, Any], key: str) -> Any:
-    place, leaf = _place(config, key)
-    return place[leaf]
-
-
-def _set(config: dict[str, Any], key: str, value: Any) -> None:
-    place, leaf = _place(config, key)
-    place[leaf] = value
 
 
 def _write_tokenizer(out: Path, entry: TinyFamily, tokenizer: Tokenizer) -> None:
@@ -172,11 +162,15 @@ def _write_weights(
     out: Path, entry: TinyFamily, config: Mapping[str, Any], dtype: str, seed: int, shard_bytes: int
 ) -> None:
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors.torch import save_file
 
     from unigrpo.models.loading import DTYPES, stored_shapes
 
-    shapes = stored_shapes(config, out)
+    try:
+        shapes = stored_shapes(config, out)
+    except StrictDataclassError as error:  # of transformers' own configurations; it is no ValueError
+        raise UserError(f"config.json does not fit together: {' '.join(str(error).split())}") from error
     is_tied = not any(name.endswith(("lm_head.weight", "transformer.ff_out.weight")) for name in shapes)
     shards = list(_shards(shapes, torch.finfo(DTYPES[dtype]).bits // 8, shard_bytes))
     names = [

@@ -44,7 +44,7 @@ class TinyFamily:
     config: Mapping[str, Any]
     """config.json without ids and vocabulary sizes, at tiny sizes."""
     ids: Mapping[str, str]
-    """Keys of config.json (dotted where nested; after FILE: of another file) and the token whose id stands there."""
+    """Keys (see `config_files.place_of`) and the token whose id stands there."""
     special_tokens: tuple[str, ...]
     """Of the tokenizer, in order."""
     chat_template: str
@@ -176,8 +176,29 @@ GEMMA: dict[str, Any] = {
         "use_clipped_linears": False,
     },
 }  # fmt: skip
-SHOWO_RELEASE = {"llm_model_path": "microsoft/phi-1_5", "llm_vocab_size": 50295, "vocab_size": 58498,
-                 "codebook_size": 8192, "num_vq_tokens": 256}  # fmt: skip
+GEMMA_26B: dict[str, Any] = {"canvas_length": 256} | {
+    f"text_config.{key}": value
+    for key, value in {
+        "hidden_size": 2816, "num_hidden_layers": 30, "num_attention_heads": 16, "num_key_value_heads": 8,
+        "head_dim": 256, "per_layer_config": {"5": {"head_dim": 512, "num_key_value_heads": 2}},
+        "layer_types": [*["sliding_attention"] * 5, "full_attention"], "intermediate_size": 2112,
+        "moe_intermediate_size": 704, "num_experts": 128, "top_k_experts": 8, "vocab_size": 262144,
+        "sliding_window": 1024,
+    }.items()
+} | {
+    f"vision_config.{key}": value
+    for key, value in {
+        "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+        "num_key_value_heads": 16, "head_dim": 72, "patch_size": 16, "pooling_kernel_size": 3,
+        "position_embedding_size": 10240, "standardize": True,
+    }.items()
+}  # fmt: skip
+"""The pattern of layers is repeated to their number. As large as the released files, but for these' headers."""
+SHOWO_RELEASE = {
+    "llm_model_path": "microsoft/phi-1_5", "llm_vocab_size": 50295, "vocab_size": 58498, "codebook_size": 8192,
+    "num_vq_tokens": 256, "phi_config.hidden_size": 2048, "phi_config.intermediate_size": 8192,
+    "phi_config.num_hidden_layers": 24, "phi_config.num_attention_heads": 32, "phi_config.num_key_value_heads": 32,
+}  # fmt: skip
 BERT_TEXT: dict[str, Any] = {
     "special_tokens": ("[PAD]", "[CLS]", "[SEP]", "[MASK]"),
     "chat_template": BRACKETS,
@@ -286,6 +307,9 @@ TINY_FAMILIES: dict[str, TinyFamily] = {
             "router_topk_group": None, "shared_expert_intermediate_size": None, "tie_word_embeddings": False,
             "use_cache": False,
         },
+        releases={"7b-a1b": {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16,
+                             "num_key_value_heads": 16, "num_experts": 64, "num_experts_per_tok": 8,
+                             "expert_intermediate_size": 1024, "vocab_size": 157184}},
         **ROLE_TEXT,
     ),
     "llada2": TinyFamily(
@@ -306,18 +330,20 @@ TINY_FAMILIES: dict[str, TinyFamily] = {
         vocabulary_keys=("text_config.vocab_size",),
         layers_key="text_config.num_hidden_layers",
         width_key="text_config.hidden_size",
+        releases={"26b-a4b": GEMMA_26B},
         files={"generation_config.json": {"confidence_threshold": None, "max_denoising_steps": None, "t_max": None,
                                           "sampler_config": None, "stability_threshold": None, "t_min": None}},
     ),
     "showo": TinyFamily(
         config={"_class_name": "Showo", "_diffusers_version": "0.32.2", "codebook_size": 16, "num_vq_tokens": 16,
                 "llm_model_path": "phi_config", "load_from_showo": True, "w_clip_vit": False},
-        ids={"phi_config/config.json:eos_token_id": "<|endoftext|>",
-             "phi_config/config.json:bos_token_id": "<|endoftext|>"},
+        ids={"phi_config.eos_token_id": "<|endoftext|>", "phi_config.bos_token_id": "<|endoftext|>"},
         special_tokens=("<|endoftext|>",),
         chat_template=USER_ASSISTANT,
         bos_token="<|endoftext|>",
         eos_token="<|endoftext|>",
+        layers_key="phi_config.num_hidden_layers",
+        width_key="phi_config.hidden_size",
         text_rows_key="llm_vocab_size",
         rounding=1,
         codebook_size=16,
