@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from unigrpo.arithmetic import SAMPLER_LOGITS, ModelSize, batch_arithmetic, num_rollout_rows, num_rollouts
+from unigrpo.arithmetic import SAMPLER_LOGITS, batch_arithmetic, num_rollout_rows, num_rollouts
+from unigrpo.model_size import ModelSize
 from unigrpo.recipe import load_recipe
 
 Write = Callable[[dict[str, Any]], Path]

@@ -29,7 +29,7 @@ LAYERS = {
     3: ("rollouts", "sft_rows"),
     4: ("rollouts.actor", "rewards.worker", "learner"),
     5: ("rollouts.pool", "rewards.pool", "learner_group"),
-    6: ("recipe", "recipe_checks", "recipe_problems", "recipe_yaml", "arithmetic", "recipes"),
+    6: ("recipe", "recipe_checks", "recipe_problems", "recipe_yaml", "arithmetic", "model_size", "recipes"),
     7: (
         "run", "train", "sft", "sft_weights", "evaluate", "samples", "step_metrics", "summary", "export", "report",
         "report_data", "report_figures", "page", "inspection", "score", "score_items", "score_page", "demo", "testing",
@@ -56,7 +56,8 @@ ONLY_IN = {
 }
 LIGHT = (
     "unigrpo", "unigrpo.types", "unigrpo.errors", "unigrpo.settings", "unigrpo.observer", "unigrpo.recipe",
-    "unigrpo.arithmetic", "unigrpo.models", "unigrpo.rewards", "unigrpo.rollouts", "unigrpo.report", "unigrpo.cli",
+    "unigrpo.arithmetic", "unigrpo.model_size", "unigrpo.models", "unigrpo.rewards", "unigrpo.rollouts",
+    "unigrpo.report", "unigrpo.cli",
     "unigrpo.cli.app", "unigrpo.cli.live", "unigrpo.score", "unigrpo.score_items", "unigrpo.score_page",
 )  # fmt: skip
 HEAVY = ("torch", "ray", "transformers", "peft", "open_clip")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from unigrpo.model_size import ModelSize
 from unigrpo.models.folders import resolve_folder
 from unigrpo.recipe_checks import is_hub_id
 from unigrpo.settings import Recipe, TaskSettings
@@ -29,81 +27,11 @@ class Row:
     explanation: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelSize:
-    """The numbers of a config.json that memory follows from."""
-
-    num_layers: int
-    width: int
-    mlp_width: int
-    kv_width: int
-    vocabulary: int
-    is_tied: bool
-    counted: int | None = None
-    """Weights, where they were counted from the shapes of all tensors; None is the count by the sizes above."""
-    counted_adapter: int | None = None
-    """Sum of inputs and outputs of the linear layers that LoRA wraps by default, where that was counted."""
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ModelSize | None:
-        """Read a released layout's names; None where one is missing.
-
-        Of a mixture of experts the MLP's width is that of the experts that a token goes through together.
-        """
-        config = config.get("text_config") or config
-
-        def first(*names: str) -> int | None:
-            return next((int(config[name]) for name in names if config.get(name)), None)
-
-        layers, width = first("n_layers", "num_hidden_layers"), first("d_model", "hidden_size")
-        experts = (first("num_experts_per_tok", "top_k_experts") or 0) + (first("num_shared_experts") or 0)
-        expert = first("moe_intermediate_size", "expert_intermediate_size")
-        mlp = experts * expert if experts and expert else first("mlp_hidden_size", "intermediate_size")
-        vocabulary = first("embedding_size", "vocab_size")
-        heads = first("n_heads", "num_attention_heads")
-        if not (layers and width and mlp and vocabulary and heads):
-            return None
-        kv_heads = first("n_kv_heads", "num_key_value_heads") or heads
-        is_tied = bool(config.get("weight_tying") or config.get("tie_word_embeddings"))
-        return cls(
-            num_layers=layers, width=width, mlp_width=mlp, kv_width=width * kv_heads // heads, vocabulary=vocabulary,
-            is_tied=is_tied,
-        )  # fmt: skip
-
-    @property
-    def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Return (in, out) of the linear layers of one block, by their released names."""
-        d, kv, mlp = self.width, self.kv_width, self.mlp_width
-        return {
-            "q_proj": (d, d),
-            "k_proj": (d, kv),
-            "v_proj": (d, kv),
-            "attn_out": (d, d),
-            "ff_proj": (d, mlp),
-            "up_proj": (d, mlp),
-            "ff_out": (mlp, d),
-        }
-
-    @property
-    def num_parameters(self) -> int:
-        """Return the weights: as counted, or of a pre-norm Llama-type model without biases."""
-        if self.counted is not None:
-            return self.counted
-        block = sum(a * b for a, b in self.linear_shapes.values()) + 2 * self.width
-        embeddings = self.vocabulary * self.width * (1 if self.is_tied else 2)
-        return self.num_layers * block + self.width + embeddings
-
-    def num_adapter_parameters(self, rank: int, targets: list[str] | None) -> int:
-        """Return the weights of LoRA of a rank on the named linear layers of the blocks; None is all of them."""
-        if targets is None and self.counted_adapter is not None:
-            return rank * self.counted_adapter
-        shapes = [shape for name, shape in self.linear_shapes.items() if targets is None or name in targets]
-        return self.num_layers * rank * sum(a + b for a, b in shapes)
-
-
-_LLADA_8B = ModelSize(num_layers=32, width=4096, mlp_width=12_288, kv_width=4096, vocabulary=126_464, is_tied=False)
-_MMADA_8B = ModelSize(num_layers=32, width=4096, mlp_width=12_288, kv_width=4096, vocabulary=134_656, is_tied=False)
-RELEASED = {r"llada-8b": _LLADA_8B, r"mmada-8b": _MMADA_8B}
+_LLADA_8B = {"d_model": 4096, "n_layers": 32, "n_heads": 32, "mlp_hidden_size": 12_288}
+RELEASED = {
+    r"llada-8b": _LLADA_8B | {"model_type": "llada", "vocab_size": 126_464},
+    r"mmada-8b": _LLADA_8B | {"model_type": "mmada", "vocab_size": 134_656},
+}
 """Sizes in the released config.json files, by how the name on the hub starts."""
 
 
@@ -291,9 +219,9 @@ def _model_size(recipe: Recipe) -> ModelSize | None:
     path = recipe.policy.path
     if is_hub_id(path):
         name = path.rpartition("/")[2]
-        return next((size for start, size in RELEASED.items() if re.match(start, name, re.IGNORECASE)), None)
-    folder = resolve_folder(path)
-    return ModelSize.from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        known = next((config for start, config in RELEASED.items() if re.match(start, name, re.IGNORECASE)), None)
+        return ModelSize.from_config(known) if known else None
+    return ModelSize.from_folder(resolve_folder(path))
 
 
 def _gigabytes(num_bytes: int) -> str:

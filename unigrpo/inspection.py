@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
-from unigrpo.arithmetic import ModelSize, Row, memory_rows
+from unigrpo.arithmetic import Row, memory_rows
+from unigrpo.model_size import ModelSize
 from unigrpo.models import weights
 from unigrpo.models.families import family_name, import_family, untrained_tasks
 from unigrpo.models.folders import resolve_folder
@@ -199,13 +200,13 @@ def _task_rows(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Row]
 def _memory_rows(
     path: str, config: Mapping[str, Any], module: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, is_trained: bool
 ) -> list[Row]:
-    size = ModelSize.from_config({"vocab_size": config.get("vocab_size"), **(config.get("phi") or config)})
+    size = ModelSize.from_config(config)
     count = sum(math.prod(shape) for shape in shapes.values())
     if size is None:
         return [Row(name="weights", value=f"{count * 2 / 1e9:,.2f} GB", explanation="in bfloat16")]
     targets = [layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and _is_target(name)]
     counted = sum(layer.in_features + layer.out_features for layer in targets)
-    size = replace(size, counted=count, counted_adapter=counted)
+    size = replace(size, num_parameters=count, linears={"all": counted})
     policy = {"path": path, "dtype": "bfloat16", "gradient_checkpointing": True}
     rows = memory_rows(Recipe.model_validate(MEMORY_RECIPE | {"policy": policy}), size)
     if is_trained:
