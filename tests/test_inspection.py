@@ -15,7 +15,7 @@ from unigrpo.cli.app import run
 from unigrpo.inspection import inspect_model
 from unigrpo.models import load_policy
 from unigrpo.models.loading import policy_shapes
-from unigrpo.testing.make_tiny import make_tiny
+from unigrpo.testing.make_tiny import json_files, make_tiny
 from unigrpo.testing.tiny_families import TINY_FAMILIES
 
 
@@ -62,7 +62,61 @@ def test_a_family_that_generates_only_says_why(tmp_path: Path) -> None:
     reason = by_name(found["tasks"])["reason"]
     assert reason.value == "generates only"
     assert "noised with random ids" in reason.explanation
-    assert {row.name for row in found["memory, estimated"]} == {"weights", "each actor, besides"}
+    assert {row.name for row in found["memory, estimated"]} == {"a row", "weights", "each actor, besides"}
+
+
+def described(tmp_path: Path, family: str, release: str, **given: int) -> dict[str, list[Row]]:
+    """What is told of a released size of which no weights are there."""
+    for name, content in json_files(family, release=release).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    return inspect_model(tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    ("family", "release", "tokens", "how"),
+    [
+        ("llada", "8b", 384, "reason: 128 of text, 256 open"),
+        ("showo", "512", 1152, "imagine: 128 of text, 1,024 open, a picture's codes"),
+        ("mmada", "8b", 1408, "understand: 128 of text, 1,024 of one picture, 256 open"),
+        ("llada_v", "8b", 3313, "understand: 128 of text, 2,929 of one picture of 640 x 480 pixels, 256 open"),
+        ("lavida", "8b", 1218, "understand: 128 of text, 834 of one picture of 640 x 480 pixels, 256 open"),
+        ("diffusion_gemma", "26b-a4b", 384, "reason: 128 of text, 256 open"),
+    ],
+)
+def test_memory_is_counted_for_the_rows_of_what_a_family_does(
+    family: str, release: str, tokens: int, how: str, tmp_path: Path
+) -> None:
+    memory = by_name(described(tmp_path, family, release)["memory, estimated"])
+    assert (memory["a row"].value, memory["a row"].explanation) == (f"{tokens:,} tokens", how)
+    assert f"rows of about {tokens:,} tokens" in memory["each actor, besides"].explanation
+    if "activations" in memory:
+        assert memory["activations"].explanation.startswith(f"8 rows of about {tokens:,} tokens")
+
+
+def test_length_and_pictures_of_a_row_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    row = by_name(described(tmp_path, "lavida", "8b", length=64, images=2)["memory, estimated"])["a row"]
+    assert row.explanation == "understand: 128 of text, 1,668 of 2 pictures of 640 x 480 pixels, 64 open"
+    row = by_name(described(tmp_path, "lavida", "8b", images=0)["memory, estimated"])["a row"]
+    assert row.explanation == "reason: 128 of text, 256 open"
+    row = by_name(described(tmp_path, "showo", "256", images=1)["memory, estimated"])["a row"]
+    assert row.explanation == "understand: 128 of text, 256 of one picture, 256 open"
+    with pytest.raises(ValueError, match=r"2 pictures were asked for, but LladaPolicy reads none"):
+        described(tmp_path, "llada", "8b", images=2)
+
+
+def test_the_parts_of_bert_by_hand(tmp_path: Path) -> None:
+    rows = by_name(inspect_model(make_tiny("bert", tmp_path / "policy"))["parameters"])
+    width, inner, layers = 64, 128, 2
+    attention = layers * (4 * width * (width + 1) + 2 * width)
+    assert rows["attention"].value == f"{attention / 1e6:.3f} M"
+    assert rows["feed-forward"].value == f"{layers * (2 * width * inner + inner + width) / 1e6:.3f} M"
+
+
+def test_self_conditioning_is_a_feed_forward_part(tmp_path: Path) -> None:
+    rows = by_name(inspect_model(make_tiny("diffusion_gemma", tmp_path / "policy"))["parameters"])
+    assert "head" not in rows  # it is the embedding
+    assert rows["feed-forward"].value == f"{4 * 3 * 64 * 96 / 1e6:.3f} M"  # three layers and the self-conditioning
 
 
 def test_the_command_prints_every_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,5 +124,7 @@ def test_the_command_prints_every_section(tmp_path: Path, capsys: pytest.Capture
     printed = capsys.readouterr().out
     for title in ("model", "parameters", "vocabulary", "tasks", "memory, estimated"):
         assert re.search(rf"^{title}\s*$", printed, re.MULTILINE)
+    assert run(["inspect", "asset:tiny_policy", "--length", "32", "--images", "2"]) == 0
+    assert f"{128 + 2 * 16 + 32} tokens" in capsys.readouterr().out
     assert run(["inspect", str(tmp_path)]) == 2
     assert "has no config.json" in capsys.readouterr().err

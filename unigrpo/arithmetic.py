@@ -127,12 +127,13 @@ def _step_rows(recipe: Recipe) -> list[Row]:
     ]
 
 
-def memory_rows(recipe: Recipe, size: ModelSize | None = None) -> list[Row]:
+def memory_rows(recipe: Recipe, size: ModelSize | None = None, length: int | None = None) -> list[Row]:
     """Return what the learner and each actor hold, estimated; nothing where the model's sizes are not known.
 
     Args:
         recipe: a checked recipe.
         size: of the policy; None reads it from config.json, or knows it by a released name.
+        length: tokens of a row; None assumes those of the recipe's longest.
     """
     size = size or _model_size(recipe)
     if size is None:
@@ -146,7 +147,8 @@ def memory_rows(recipe: Recipe, size: ModelSize | None = None) -> list[Row]:
         trained = size.num_parameters
         trained_bytes, noun = weights, "the frozen reference: a copy of the weights"
     optimiser = trained * 8 + trained * (4 if recipe.lora.enabled else num_bytes)
-    length = _longest_row(recipe)
+    assumed = f"prompts taken as {PROMPT_TOKENS} text tokens and their pictures' codes" if length is None else ""
+    length = length or _longest_row(recipe)
     micro = min(recipe.learner.micro_batch_rows, num_rollouts(recipe))
     activations = _activation_bytes(recipe, size, micro, length, num_bytes)
     chunk = recipe.learner.logprob_chunk * size.vocabulary * 4 * 2
@@ -161,8 +163,7 @@ def memory_rows(recipe: Recipe, size: ModelSize | None = None) -> list[Row]:
         ("logits chunk", chunk, f"{recipe.learner.logprob_chunk:,} positions x {size.vocabulary:,} ids, twice"),
     ]
     update = activations + chunk
-    total, assumed = weights + trained_bytes + optimiser, "prompts taken as"
-    assumed += f" {PROMPT_TOKENS} text tokens and their pictures' codes"
+    total = weights + trained_bytes + optimiser
     sampled = f"up to {unit_rows} rows of about {length:,} tokens and {SAMPLER_LOGITS / 1e6:.0f} M logits"
     if recipe.rollouts.num_actors:
         copy = weights + (trained_bytes if recipe.lora.enabled else 0) + sampler

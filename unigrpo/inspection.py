@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
-from unigrpo.arithmetic import Row, memory_rows
+from unigrpo.arithmetic import PROMPT_TOKENS, Row, memory_rows
 from unigrpo.model_size import ModelSize
 from unigrpo.models import weights
 from unigrpo.models.families import family_name, import_family, untrained_tasks
@@ -34,9 +34,9 @@ PARTS = (
     ("experts", r"\.experts?\."),
     ("router", r"\.(router|gate)(\.|$)"),
     ("embedding", r"(wte|embed_tokens|tok_embeddings|embeddings\.\w+)(\.weight)?$|word_embeddings|position_embeddings"),
-    ("head", r"lm_head|transformer\.ff_out|(^|\.)(cls|head|decoder)\.(?!layers|embed)"),
-    ("attention", r"attn|attention|[qkv]_proj|\.dense\."),
-    ("feed-forward", r"mlp|ff_proj|up_proj|ff_out|intermediate|fc[12]|output\.dense"),
+    ("head", r"lm_head|transformer\.ff_out|(^|\.)(cls|head|decoder)\.(?!layers|embed|self_cond)"),
+    ("attention", r"attn|attention|[qkv]_proj"),
+    ("feed-forward", r"mlp|(ff|gate|up|down)_proj|ff_out|intermediate|fc[12]|output\.dense"),
 )
 """Part of a model by the name of a tensor; the first that is found in it."""
 
@@ -56,19 +56,27 @@ MEMORY_RECIPE: dict[str, Any] = {
                          "sampling": {"completion_length": 256, "num_denoising_steps": 128}}},
     "rewards": {}, "learner": {"lr": 3e-6, "micro_batch_rows": 8}, "rollouts": {"num_actors": 1},
 }  # fmt: skip
-"""What memory is estimated for: LoRA of rank 16, bfloat16, 256 open tokens, 8 rows with gradient, 64 sampled."""
+"""What memory is estimated for: LoRA of rank 16, bfloat16, 8 rows with gradient, 64 sampled."""
+
+OPEN_TOKENS = 256
+PICTURE = (640, 480)
+"""Width and height of a prompt's picture where its size decides how many tokens it has."""
 
 
-def inspect_model(path: str | Path, revision: str | None = None) -> dict[str, list[Row]]:
+def inspect_model(
+    path: str | Path, revision: str | None = None, *, length: int | None = None, images: int | None = None
+) -> dict[str, list[Row]]:
     """Return sections of rows for people to read.
 
     Args:
         path: a folder, ``asset:NAME``, or a hub id, of which only the small files are downloaded.
         revision: branch, tag or commit of a hub id.
+        length: open tokens of the rows that memory is estimated for; None is 256 of text, or a picture's codes.
+        images: pictures in their prompts; None is one where the family is trained to read pictures.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: a family or config value that is not known.
+        ValueError: a family or config value that is not known, or pictures for a family that reads none.
     """
     folder = resolve_folder(path, files=SMALL_FILES, revision=revision)
     raw = read_config(folder)
@@ -86,7 +94,14 @@ def inspect_model(path: str | Path, revision: str | None = None) -> dict[str, li
         "parameters": _parameter_rows(shapes),
         "vocabulary": _vocabulary_rows(family, config, folder),
         "tasks": _task_rows(family, raw),
-        "memory, estimated": _memory_rows(str(path), config, module, shapes, is_trained=_trains(family, raw)),
+        "memory, estimated": _memory_rows(
+            str(path),
+            config,
+            module,
+            shapes,
+            counted_row(family, config, module, length, images),
+            is_trained=bool(_trained(family, raw)),
+        ),
     }
 
 
@@ -169,18 +184,45 @@ def _vocabulary_rows(family: type[TextPolicy], config: Mapping[str, Any], folder
     return found
 
 
-def _length(tokenizer: TextTokenizer | None) -> str:
-    return "none" if tokenizer is None else f"{len(tokenizer):,} tokens"
-
-
 def _template(tokenizer: TextTokenizer | None) -> str:
     if tokenizer is None:
         return "token ids only; give load_policy(tokenizer=FOLDER)"
     return "with a chat template" if tokenizer.chat_template else "without a chat template"
 
 
-def _trains(family: type[TextPolicy], config: Mapping[str, Any]) -> bool:
-    return any(task not in untrained_tasks(config) for task in family.tasks)
+def _trained(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Task]:
+    untrained = untrained_tasks(config)
+    return [task for task in family.tasks if task not in untrained]
+
+
+def counted_row(
+    family: type[TextPolicy], config: Mapping[str, Any], module: nn.Module, length: int | None, images: int | None
+) -> tuple[int, Row]:
+    """Return the tokens of a row of what a family does, and how they are counted.
+
+    The longest row counts: a question about a picture, else a text; the picture itself where only pictures train.
+
+    Raises:
+        ValueError: pictures for a family that reads none.
+    """
+    tasks = _trained(family, config) or family.tasks
+    if images and "understand" not in family.tasks:
+        raise ValueError(f"{images} pictures were asked for, but {family.__name__} reads none; leave --images out")
+    if images is None:
+        images = 1 if "understand" in tasks else 0
+    codes = int(config.get("num_vq_tokens") or 0)
+    is_picture = tasks == ["imagine"] and not images
+    opened = length or (codes if is_picture and codes else OPEN_TOKENS)
+    eye = getattr(module, "eye", None)
+    each = eye.count(PICTURE) if eye is not None else codes
+    told = [f"{PROMPT_TOKENS} of text"]
+    if images:
+        pictures = "one picture" if images == 1 else f"{images} pictures"
+        told.append(f"{images * each:,} of {pictures}" + (" of {} x {} pixels".format(*PICTURE) if eye else ""))
+    told.append(f"{opened:,} open" + (", a picture's codes" if is_picture else ""))
+    tokens = PROMPT_TOKENS + images * each + opened
+    task = "imagine" if is_picture else "understand" if images else "reason"
+    return tokens, Row(name="a row", value=f"{tokens:,} tokens", explanation=f"{task}: {', '.join(told)}")
 
 
 def _task_rows(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Row]:
@@ -198,20 +240,27 @@ def _task_rows(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Row]
 
 
 def _memory_rows(
-    path: str, config: Mapping[str, Any], module: nn.Module, shapes: Mapping[str, tuple[int, ...]], *, is_trained: bool
+    path: str,
+    config: Mapping[str, Any],
+    module: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    counted: tuple[int, Row],
+    *,
+    is_trained: bool,
 ) -> list[Row]:
     size = ModelSize.from_config(config)
     count = sum(math.prod(shape) for shape in shapes.values())
     if size is None:
         return [Row(name="weights", value=f"{count * 2 / 1e9:,.2f} GB", explanation="in bfloat16")]
     targets = [layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and _is_target(name)]
-    counted = sum(layer.in_features + layer.out_features for layer in targets)
-    size = replace(size, num_parameters=count, linears={"all": counted})
+    wide = sum(layer.in_features + layer.out_features for layer in targets)
+    size = replace(size, num_parameters=count, linears={"all": wide})
+    length, row = counted
     policy = {"path": path, "dtype": "bfloat16", "gradient_checkpointing": True}
-    rows = memory_rows(Recipe.model_validate(MEMORY_RECIPE | {"policy": policy}), size)
-    if is_trained:
-        return rows
-    return [row for row in rows if row.name in ("weights", "each actor, besides")]
+    rows = memory_rows(Recipe.model_validate(MEMORY_RECIPE | {"policy": policy}), size, length)
+    if not is_trained:
+        rows = [row for row in rows if row.name in ("weights", "each actor, besides")]
+    return [row, *rows]
 
 
 def _is_target(name: str) -> bool:

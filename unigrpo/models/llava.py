@@ -7,6 +7,7 @@ their features are computed once a prompt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from unigrpo.models.layout import Piece, text_canvas
 from unigrpo.models.siglip import SiglipConfig, SiglipTower
 from unigrpo.models.text_policy import TextPolicy
-from unigrpo.models.tiles import TileSettings, cut_tiles, lay_out, pool
+from unigrpo.models.tiles import TileSettings, count_features, cut_tiles, lay_out, pool
 from unigrpo.types import Message, ModelInput
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Eye:
                 f"config.json has mm_projector_type {config.get('mm_projector_type')!r}; this code computes mlp2x_gelu"
             )
         sizes = tower_config(config)
-        self._model, self._pool_stride = model, pool_stride
+        self._model, self._side, self._pool_stride = model, sizes.side, pool_stride
         self.tiles = TileSettings.from_dict(config, sizes.image_size)
         model.vision_tower = VisionTower(sizes)
         model.mm_projector = nn.Sequential(nn.Linear(sizes.hidden_size, width), nn.GELU(), nn.Linear(width, width))
@@ -83,6 +84,11 @@ class Eye:
             part.requires_grad_(False)
         for layer in (*model.vision_tower.modules(), *model.mm_projector.modules()):
             layer.is_frozen = True  # an adapter there would never get a gradient
+
+    def count(self, size: tuple[int, int]) -> int:
+        """Return F, how many features a picture of a width and height has: nothing is computed."""
+        side = math.ceil(self._side / self._pool_stride)
+        return count_features(size, self.tiles, side)
 
     @torch.no_grad()
     def features(self, picture: Image) -> Tensor:
