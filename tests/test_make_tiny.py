@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from unigrpo.cli.app import run
 from unigrpo.errors import UserError
 from unigrpo.models import load_policy
-from unigrpo.testing.make_tiny import make_tiny
+from unigrpo.testing.make_tiny import json_files, make_tiny
 from unigrpo.testing.tiny_families import TINY_FAMILIES
 
 
@@ -86,6 +86,14 @@ def test_a_key_of_another_file_is_set_there(tmp_path: Path) -> None:
     assert json.loads((out / "phi_config" / "config.json").read_text())["intermediate_size"] == 64
     with pytest.raises(UserError, match=r"has no phi_config.hidden_width; it has phi_config.hidden_"):
         make_tiny("showo", tmp_path / "other", changes={"phi_config.hidden_width": 64})
+
+
+def test_a_release_that_only_names_its_language_model_is_made_at_other_sizes(tmp_path: Path) -> None:
+    out = make_tiny("showo", tmp_path / "policy", release="256", layers=1, width=128)
+    assert json.loads((out / "config.json").read_text())["llm_model_path"] == "phi_config"
+    shape = load_policy(out).module.showo.model.embed_tokens.weight.shape  # type: ignore[union-attr, operator]
+    assert shape == (58498, 128)
+    assert json_files("showo", release="256")["config.json"]["llm_model_path"] == "microsoft/phi-1_5"
 
 
 def test_what_is_said_of_every_layer_stays_where_it_is_asked_for(tmp_path: Path) -> None:
