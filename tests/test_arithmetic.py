@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,23 @@ def test_released_models_are_estimated_by_name(
     weights = batch_arithmetic(recipe)[MEMORY][0]
     assert weights.explanation == f"{millions} M in bfloat16, known by the name {name}"
     assert weights.value == f"{float(millions.replace(',', '')) * 2e6 / 1e9:.2f} GB"
+
+
+@pytest.mark.parametrize("family", ["llada2", "showo", "lavida"])
+def test_weights_of_a_folder_are_those_of_its_files(
+    family: str, recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
+) -> None:
+    from safetensors import safe_open
+
+    from unigrpo.testing.make_tiny import make_tiny
+
+    folder = make_tiny(family, tmp_path / family, layers=2, width=128)
+    with safe_open(folder / "model.safetensors", "np") as file:
+        count = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+    recipe = load_recipe(write_recipe(recipe_values))
+    policy = recipe.policy.model_copy(update={"path": str(folder), "dtype": "float32"})
+    weights = batch_arithmetic(recipe.model_copy(update={"policy": policy}))[MEMORY][0]
+    assert weights.explanation == f"{count / 1e6:,.1f} M in float32"
 
 
 def test_sampler_and_the_actors_copies_are_named(recipe_values: dict[str, Any], write_recipe: Write) -> None:
