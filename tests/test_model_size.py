@@ -27,10 +27,11 @@ BILLIONS = {
     ("bert", "base"): 0.1095, ("bert", "large"): 0.3352, ("modernbert", "base"): 0.1497,
     ("modernbert", "large"): 0.3959,
 }  # fmt: skip
-"""Weights of the released sizes as they are published; DiffusionGemma's are the bytes of its files, in bfloat16."""
+"""Weights of the released sizes, to guard these against a slip; DiffusionGemma's are the bytes of its published files,
+which are bfloat16."""
 
 
-def test_every_release_has_a_published_count() -> None:
+def test_every_release_has_a_listed_count() -> None:
     releases = {(name, release) for name, entry in TINY_FAMILIES.items() for release in entry.releases}
     assert BILLIONS.keys() == {(name, release) for name, release in releases if name != "llada21"}
     assert TINY_FAMILIES["llada21"].releases == TINY_FAMILIES["llada2"].releases
@@ -43,7 +44,7 @@ def size_of(config: dict[str, Any]) -> ModelSize:
 
 
 @pytest.mark.parametrize(("family", "release"), BILLIONS)
-def test_a_release_has_the_weights_of_its_module_and_as_many_as_published(
+def test_a_release_has_the_weights_of_its_module_and_as_many_as_listed(
     family: str, release: str, tmp_path: Path
 ) -> None:
     config = json_files(family, release=release)["config.json"]
