@@ -64,6 +64,11 @@ def one_too_many(completions, **columns):
     return [1.0] * (len(completions) + 1)
 
 
+def raise_or_too_many(completions, **columns):
+    raise_on_bomb(completions)
+    return one_too_many(completions)
+
+
 def always_raises(completions, **columns):
     raise OSError("the server is down")
 

@@ -102,6 +102,13 @@ def test_a_wrong_number_of_values_stops_the_run_at_weight_0_too() -> None:
         pool.score(STEP)
 
 
+def test_a_wrong_number_of_values_of_one_worker_stops_the_run_though_the_other_is_down() -> None:
+    settings = {"it": specimen("raise_or_too_many", weight=0.0, num_workers=2)}
+    rows = [rollout(text, number=number) for number, text in enumerate(["bomb", "x"] * 8)]
+    with pytest.raises(RewardContractError), RewardPool(settings) as pool:
+        pool.score(rows)
+
+
 def test_on_error_raise_is_refused_at_weight_0_and_taken_for_a_gate() -> None:
     held_out = specimen("length", weight=0.0, on_error="raise")
     problems = composition_problems({"held_out": held_out})

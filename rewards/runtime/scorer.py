@@ -11,6 +11,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
+from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache
 from unigrpo.rewards.runtime.columns import empty_columns
 from unigrpo.rewards.runtime.digests import StepDigests, digest_of
@@ -230,7 +231,8 @@ class RewardScorer:
             ]
             if requests:
                 running.append(executor.submit(_score_all, lane, requests, found))
-        for future in running:
+        # A mistake in the reward's code comes first: an outage beside it may be no reason to stop.
+        for future in sorted(running, key=lambda one: not isinstance(one.exception(), RewardContractError)):
             result_of(future, running)
 
 
