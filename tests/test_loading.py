@@ -288,3 +288,8 @@ def test_tags_of_a_thought_that_do_not_come_back_are_named(
     else:
         load_policy(tmp_path / family)
         assert "loses <think>, </think>" in caplog.text
+
+
+def test_another_layout_under_a_known_model_type_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"LLaDAForMultiModalGeneration \(Lumina-DiMOO .*, which is not read here"):
+        policy_shapes({"model_type": "llada", "architectures": ["LLaDAForMultiModalGeneration"]})

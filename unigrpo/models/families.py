@@ -58,6 +58,11 @@ MASKED_LM = "ForMaskedLM"
 MASKED_LM_FAMILY = "unigrpo.models.masked_lm:MaskedLmPolicy"
 """Any architecture of this ending is read through transformers' own class."""
 
+NOT_READ = {
+    "LLaDAForMultiModalGeneration": "Lumina-DiMOO and MMaDA-Parallel-A, whose pictures have tokens and ids of their own"
+}
+"""Architectures that write a known model type although they are something else."""
+
 FOREIGN_TYPES = ("llama", "qwen2", "qwen3", "gpt2")
 """Model types of other families, whose layers differ; under these no known architecture is believed."""
 
@@ -70,6 +75,9 @@ def family_name(config: Mapping[str, Any]) -> str:
     """
     model_type = config.get("model_type")
     architectures = list(config.get("architectures") or [])
+    strange = [f"{name} ({NOT_READ[name]})" for name in architectures if name in NOT_READ]
+    if strange:
+        raise ValueError(f"config.json is of {strange[0]}, which is not read here")
     if model_type == "llada" and MIXTURE_OF_EXPERTS in architectures:
         model_type = None  # its own configuration class is called LLaDAConfig, and may have written LLaDA's type
     diffusers = [config["_class_name"]] if "_class_name" in config else []

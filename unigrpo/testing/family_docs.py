@@ -30,6 +30,11 @@ inspect MODEL` says the same of one checkpoint, and what memory it needs.
 _LEGEND = """
 *text*: chat in, text out; *understand*: pictures and text in, text out; *image*: text in, a picture out. *cache*: keys
 and values that the sampler keeps, always with the tokens of a full pass. All families load in float32 and bfloat16.
+
+- Tags of a thought (`<think>`) may be one token or several. Where a tokenizer marks them as special, no reward would
+  see them: MMaDA, whose format needs them, is refused then; other families load with a warning.
+- MMaDA-Parallel-M has MMaDA's own classes in its published code; MMaDA-Parallel-A and Lumina-DiMOO are another layout
+  and are refused.
 """
 
 
@@ -50,7 +55,7 @@ BY_HAND = "`sdar_tiny`; experts: a slow loop"
 
 RELEASED = {
     "llada": Released(title="LLaDA", checkpoints="8B Base, 8B Instruct, 1.5 8B", golden="llada_tiny"),
-    "mmada": Released(title="MMaDA", checkpoints="8B Base, 8B MixCoT", golden="mmada_tiny"),
+    "mmada": Released(title="MMaDA", checkpoints="8B Base, 8B MixCoT, Parallel-M", golden="mmada_tiny"),
     "dream": Released(title="Dream, DiffuCoder", checkpoints="7B", golden="dream_tiny"),
     "sdar": Released(title="SDAR, TraDo", checkpoints="1.7B, 4B, 8B", golden="sdar_tiny"),
     "sdar_moe": Released(title="SDAR, mixture of experts", checkpoints="30B-A3B", compared_with=BY_HAND),
@@ -99,7 +104,7 @@ def render() -> str:
             golden, released.checkpoints,
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |\n")
-    notes = "\n" + "".join(f"- {reason}.\n" for reason in reasons)
+    notes = "".join(f"- {reason}.\n" for reason in reasons)
     return f"{_INTRODUCTION}{''.join(lines)}{_LEGEND}{notes}\n{_sizes()}"
 
 
