@@ -7,7 +7,7 @@ import pytest
 from code_boxes import boxed_code, fenced, tried
 
 from unigrpo.rewards.code import Code
-from unigrpo.rewards.sandboxing.seccomp import ARCHITECTURES, DENIED, filter_program
+from unigrpo.rewards.sandboxing.seccomp import ARCHITECTURES, DENIED, MMAP, filter_program
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def f(n):
     ready, told = os.pipe()
     for _ in range(6):
         if os.fork() == 0:
-            held = mmap.mmap(-1, 100 << 20, flags=mmap.{flags})
+            held = mmap.mmap(-1, 100 << 20, flags=mmap.MAP_PRIVATE)
             for at in range(0, len(held), 4096):
                 held[at] = 1
             os.write(told, b"x")
@@ -38,12 +38,11 @@ def small_code() -> Code:
     return boxed_code(timeout_s=30.0, memory_mb=LIMIT_MB)
 
 
-@pytest.mark.parametrize("flags", ["MAP_PRIVATE", "MAP_SHARED"])
-def test_processes_that_together_hold_too_much_end_with_their_box(small_code: Code, flags: str) -> None:
+def test_processes_that_together_hold_too_much_end_with_their_box(small_code: Code) -> None:
     """Each of the six is within its own limit; together they want 600 MiB of at most 300."""
     logged: list[tuple[str, float]] = []
     values = small_code(
-        completions=[fenced(HOG.format(flags=flags)), fenced("def f(n): return n")],
+        completions=[fenced(HOG), fenced("def f(n): return n")],
         tests=[["assert f(3) == 3"]] * 2,
         log_metric=lambda *metric: logged.append(metric),
     )
@@ -52,7 +51,7 @@ def test_processes_that_together_hold_too_much_end_with_their_box(small_code: Co
 
 
 def test_the_same_within_the_limit_is_right(small_code: Code) -> None:
-    program = HOG.format(flags="MAP_PRIVATE").replace("100 << 20", "30 << 20")
+    program = HOG.replace("100 << 20", "30 << 20")
     assert small_code(completions=[fenced(program)], tests=[["assert f(3) == 3"]]) == [1.0]
 
 
@@ -73,6 +72,7 @@ CALLS = {
     "keys": "libc.syscall(217 if is_arm else 248, b'user', b'x', b'y', 1, -3)",
     "io_uring": "libc.syscall(425, 1, None)",
     "bpf": "libc.syscall(280 if is_arm else 321, 0, None, 0)",
+    "ptrace": "libc.ptrace(0, 0, 0, 0)",
     "the x32 ABI": "libc.syscall(0x40000000 + 39)",
 }
 
@@ -89,10 +89,19 @@ def test_system_calls_of_the_filter_are_not_there(code: Code, name: str) -> None
     assert tried(code, call) == "blocked"
 
 
+def test_memory_that_would_outlive_its_pages_cannot_be_had_and_other_maps_can(code: Code) -> None:
+    shared, private = "mmap.mmap(-1, 4096, flags=mmap.MAP_SHARED)", "mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE)"
+    assert tried(code, f"import mmap\n{shared}") == "blocked"
+    assert tried(code, f"import mmap\n{private}") == "done"
+    file = "import mmap\nfile = open('/tmp/x', 'w+b')\nfile.truncate(4096)\n"
+    assert tried(code, f"{file}mmap.mmap(file.fileno(), 4096)[0] = 1") == "done"
+    assert tried(code, "open('/dev/zero')") == "blocked"
+
+
 def test_the_filter_refuses_other_architectures_and_is_made_for_two() -> None:
     """The program is run by hand, as the kernel runs it."""
 
-    def verdict(machine: str, architecture: int, number: int) -> int:
+    def verdict(machine: str, architecture: int, number: int, flags: int = 0) -> int:
         program = filter_program(machine)
         assert program is not None
         lines = list(struct.iter_unpack("=HBBI", program))
@@ -101,11 +110,11 @@ def test_the_filter_refuses_other_architectures_and_is_made_for_two() -> None:
             code, if_true, if_false, operand = lines[place]
             place += 1
             if code == 0x20:
-                value = {0: number, 4: architecture}[operand]
+                value = {0: number, 4: architecture, 40: flags}[operand]
             elif code == 0x06:
                 return operand
             else:
-                is_true = value == operand if code == 0x15 else value >= operand
+                is_true = {0x15: value == operand, 0x35: value >= operand, 0x45: bool(value & operand)}[code]
                 place += if_true if is_true else if_false
 
     allow, refuse = 0x7FFF0000, 0x00050000 | 38
@@ -115,5 +124,10 @@ def test_the_filter_refuses_other_architectures_and_is_made_for_two() -> None:
             refuse if number in denied else allow for number in range(500)
         ]
         assert verdict(machine, architecture ^ 0x80000000, 39) == refuse
+        shared, private, anonymous, populate = 0x01, 0x02, 0x20, 0x8000
+        for flags in (shared | anonymous, 0x03 | anonymous, shared | anonymous | populate):
+            assert verdict(machine, architecture, MMAP[column], flags) == refuse
+        for flags in (shared, private | anonymous, private | anonymous | populate):
+            assert verdict(machine, architecture, MMAP[column], flags) == allow
         assert verdict(machine, architecture, 0x40000000 + 39) == refuse
     assert filter_program("riscv64") is None

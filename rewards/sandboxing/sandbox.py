@@ -254,13 +254,13 @@ def _fence_of(interpreter: Path, limits: Limits) -> list[str]:
             mounts += ["--symlink", os.readlink(folder), str(folder)]
         elif folder.is_dir():
             mounts += ["--ro-bind", str(folder), str(folder)]
-    for device in ("null", "zero", "random", "urandom"):
+    for device in ("null", "random", "urandom"):  # Not zero: a shared map of it is memory of no process.
         mounts += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     size = str(limits.disk_mb * 2**20)
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
     variables = [word for name, value in environment.items() for word in ("--setenv", name, value)]
     return [
-        "bwrap", "--unshare-all", "--unshare-user", *_extra_options(), "--die-with-parent", "--new-session",
+        _bubblewrap(), "--unshare-all", "--unshare-user", *_extra_options(), "--die-with-parent", "--new-session",
         "--clearenv", *variables, "--hostname", "sandbox", "--uid", str(NOBODY), "--gid", str(NOBODY),
         "--cap-drop", "ALL", *mounts, "--proc", "/proc", "--size", size, "--tmpfs", "/tmp", "--chdir", "/tmp",
         "--remount-ro", "/",
@@ -294,10 +294,21 @@ def _interpreters(python: str | None) -> list[Path]:
     return list(dict.fromkeys(Path(os.path.realpath(path)) for path in found if path))
 
 
+def _bubblewrap() -> str:
+    """Return the program that was found when its presence was tried, wherever it lies."""
+    return shutil.which("bwrap") or "bwrap"
+
+
 @cache
 def _extra_options() -> tuple[str, ...]:
     """Return the options that only later versions of bubblewrap have."""
-    done = subprocess.run(["bwrap", "--help"], capture_output=True, text=True, check=False, timeout=START_TIMEOUT_S)
+    done = subprocess.run(
+        [_bubblewrap(), "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=START_TIMEOUT_S,
+    )
     return ("--disable-userns",) if "--disable-userns" in done.stdout + done.stderr else ()
 
 
