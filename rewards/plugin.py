@@ -40,7 +40,8 @@ class AdaptedReward:
     - A ``completions`` parameter annotated with dicts, as TRL's are, gets conversations; any other gets text.
     - A coroutine function runs in an event loop of its own.
 
-    In a worker process, a class's ``memory_limit_gb`` limits the address space once the reward is made.
+    In a worker process the address space is limited once the reward is made: to the recipe's ``memory_limit_gb``, else
+    to the attribute of that name, else, of a function, to 16 GB.
     """
 
     def __init__(self, target: Callable[..., Any], *, name: str, arguments: Mapping[str, Any] | None = None) -> None:

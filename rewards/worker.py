@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import sys
@@ -49,6 +50,17 @@ class _Trap:
         }
 
 
+FUNCTION_LIMIT_GB = 16.0
+"""Of a function that says nothing: a rule that runs wild ends before the machine does."""
+
+
+def _limit_gb(reward: AdaptedReward, wanted: float | None) -> float | None:
+    """Return a reward's address space: the recipe's, else its own, else a function's; None is no limit."""
+    own = getattr(reward.target, "memory_limit_gb", FUNCTION_LIMIT_GB if inspect.isroutine(reward.target) else None)
+    limit = own if wanted is None else wanted
+    return limit or None
+
+
 class _Worker:
     """Answers ``{"load": …}`` once a reward and ``{"columns": …}`` for each batch of the reward that it names.
 
@@ -58,6 +70,8 @@ class _Worker:
 
     def __init__(self) -> None:
         self._rewards: dict[str, AdaptedReward] = {}
+        self._limits_gb: dict[str, float | None] = {}
+        """By reward; None is no limit."""
 
     def handle(self, message: dict[str, Any], send: Send) -> None:
         """Answer one message."""
@@ -69,6 +83,7 @@ class _Worker:
         folder = Path(order["folder"]) if order["folder"] else None
         reward = load_reward(order["use"], order["arguments"], name=order["name"], folder=folder)
         self._rewards[order["name"]] = reward
+        self._limits_gb[order["name"]] = _limit_gb(reward, order.get("memory_limit_gb"))
         self._limit_memory()
         if callable(getattr(reward.target, "warm_up", None)):
             reward.target.warm_up()
@@ -83,9 +98,8 @@ class _Worker:
 
     def _limit_memory(self) -> None:
         """Limit the process to the largest limit of its rewards, where all have one: they share its memory."""
-        limits = [getattr(reward.target, "memory_limit_gb", None) for reward in self._rewards.values()]
-        known = [limit for limit in limits if limit is not None]
-        if known and len(known) == len(limits):
+        known = [limit for limit in self._limits_gb.values() if limit is not None]
+        if known and len(known) == len(self._limits_gb):
             limit_memory(max(known))
         elif known:
             unlimit_memory()

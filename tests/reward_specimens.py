@@ -1,6 +1,7 @@
 """Rewards that misbehave, one way each; the worker processes load them by path."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -120,6 +121,22 @@ class Scaled:
         if "bomb" in completions:
             time.sleep(3600)
         return [self.factor] * len(completions)
+
+
+def address_space_gb(completions, **columns):
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return [-1.0 if limit == resource.RLIM_INFINITY else limit / 2**30] * len(completions)
+
+
+class AddressSpace:
+    range = (-1.0, 100.0)
+
+    def __call__(self, *, completions, **columns):
+        return address_space_gb(completions)
+
+
+class AddressSpaceOfItsOwn(AddressSpace):
+    memory_limit_gb = 1.0
 
 
 class Greedy:

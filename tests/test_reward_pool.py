@@ -120,6 +120,19 @@ def test_closing_ends_a_score_that_hangs_and_leaves_no_process() -> None:
     assert not any("rewards.worker" in " ".join(child.cmdline()) for child in psutil.Process().children())
 
 
+@pytest.mark.parametrize(
+    ("name", "limit", "wanted"),
+    [
+        ("address_space_gb", None, 16.0), ("address_space_gb", 2.5, 2.5), ("address_space_gb", 0.0, -1.0),
+        ("AddressSpace", None, -1.0), ("AddressSpace", 3.0, 3.0), ("AddressSpaceOfItsOwn", None, 1.0),
+    ],
+)  # fmt: skip
+def test_address_space_is_the_recipes_else_the_rewards_own_else_that_of_a_function(
+    name: str, limit: float | None, wanted: float
+) -> None:
+    assert score(["a", "b"], name, memory_limit_gb=limit).values[:, 0].tolist() == [wanted] * 2
+
+
 def test_memory_of_a_rule_is_limited() -> None:
     table = score(["a", "bomb", "b"], "Greedy")
     assert table.status[:, 0].tolist() == [RewardStatus.OK, RewardStatus.ERROR, RewardStatus.OK]

@@ -104,6 +104,7 @@ class RewardSettings(Settings):
     tasks: list[Task] | None = Field(None, description="null is every task.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds of a call, which is of at most `batch_size` completions; one that takes longer is killed.")
     batch_size: int = Field(64, ge=1, description="Completions of a call; a reward of whole groups gets a larger group whole.")
+    memory_limit_gb: float | None = Field(None, ge=0, description="Address space of its process in GB; null is what the reward says of itself (`memory_limit_gb`), else 16 for a function and no limit for a class, which may hold a model; 0 is no limit.")
     num_workers: int = Field(1, ge=1, description="Processes that share the completions of a step; each makes the reward, so each needs its memory.")
     worker: str | None = Field(None, description="Rewards with the same name here live in the same processes, so that they can share a model; null is processes of its own.")
     placement: Literal["local", "ray"] = Field("local", description="Where its processes run: on this machine, or on nodes of the Ray cluster.")

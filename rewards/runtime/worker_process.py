@@ -32,7 +32,8 @@ class RewardWorker:
             open_child = partial(child_of, self.settings, self.folder)
             self.process = RewardProcess(name=self.name, open_child=open_child, start_timeout_s=self.start_timeout_s)
         folder = str(self.folder) if self.folder else None
-        self.process.add(self.name, {"use": self.settings.use, "arguments": self.settings.arguments, "folder": folder})
+        order = {"use": self.settings.use, "arguments": self.settings.arguments, "folder": folder}
+        self.process.add(self.name, {**order, "memory_limit_gb": self.settings.memory_limit_gb})
 
     @property
     def _process(self) -> RewardProcess:
