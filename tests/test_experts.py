@@ -172,3 +172,33 @@ def test_experts_that_train_run_one_by_one_so_that_each_gets_its_gradient() -> N
 
 def test_widths_that_the_kernel_does_not_take_stay_loose() -> None:
     assert not ExpertMixture(SoftmaxRouter(WIDTH, 2, 1), WIDTH, 3, 2).pack()
+
+
+@pytest.mark.parametrize("place", range(EXPERTS))
+def test_an_adapter_on_any_expert_counts(place: int) -> None:
+    packed, loose = packed_and_loose("softmax")
+    hidden = torch.randn(40, 16, generator=torch.Generator().manual_seed(1))
+    for mixture in (packed, loose):
+        expert = mixture.experts[place]
+        expert.up_proj = nn.Sequential(expert.up_proj, filled(nn.Linear(INNER, INNER), seed=7))
+    results = packed(hidden), loose(hidden)
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-5)
+    assert all(result.requires_grad for result in results)
+
+
+@pytest.mark.parametrize("place", range(EXPERTS))
+def test_any_expert_that_trains_gets_its_gradient(place: int) -> None:
+    packed, _ = packed_and_loose("softmax")
+    packed.experts[place].requires_grad_(True)
+    packed(torch.randn(40, 16, generator=torch.Generator().manual_seed(1))).sum().backward()
+    assert all(weight.grad is not None for weight in packed.experts[place].parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("place", range(EXPERTS))
+def test_new_weights_of_any_expert_count(place: int) -> None:
+    packed, loose = packed_and_loose("softmax")
+    for mixture in (packed, loose):
+        mixture.experts[place].down_proj.weight.data = torch.ones(16, INNER)
+    hidden = torch.randn(40, 16, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(packed(hidden), loose(hidden), atol=1e-4, rtol=1e-5)

@@ -117,6 +117,11 @@ class ExpertMixture(nn.Module):
             self.shared_experts = SwiGlu(width, shared_inner)
         self._packed: PackedExperts | None = None
 
+    @property
+    def _trains(self) -> bool:
+        """Return whether an expert is to get a gradient in this pass."""
+        return torch.is_grad_enabled() and any(weight.requires_grad for weight in self.experts.parameters())
+
     def pack(self) -> bool:
         """Lay the routed experts side by side, for as long as they are frozen; return whether that could be done."""
         self._packed = PackedExperts.of(self.experts)
@@ -126,7 +131,9 @@ class ExpertMixture(nn.Module):
         """Return [..., D] of the same dtype."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         route = self.gate(flat)
-        if self._packed is not None and self._packed.holds(self.experts):
+        if self._packed is not None and not self._packed.holds(self.experts):
+            self._packed = None  # an adapter, or weights of its own: each expert runs by itself from now on
+        if self._packed is not None and not self._trains:
             mixed = self._packed.mix(flat, *route)
         else:
             mixed = mix(flat, self.experts, *route)

@@ -42,15 +42,15 @@ class PackedExperts:
         return cls(**{name: _packed(row) for name, row in linears.items()})
 
     def holds(self, experts: nn.ModuleList) -> bool:
-        """Return whether the experts still are these weights, and none of them is to get a gradient now."""
+        """Return whether the experts still are these weights, each of them, and nothing is wrapped around one."""
         for name in SWIGLU_LINEARS:
-            together = getattr(self, name)
-            for index in (0, -1):
-                linear: Any = getattr(experts[index], name)
-                if type(linear) is not nn.Linear or linear.weight.data_ptr() != together[index].data_ptr():
+            together: Tensor = getattr(self, name)
+            address, step = together.data_ptr(), together.stride(0) * together.element_size()
+            for expert in experts:
+                linear: Any = getattr(expert, name)
+                if type(linear) is not nn.Linear or linear.weight.data_ptr() != address:
                     return False
-                if linear.weight.requires_grad and torch.is_grad_enabled():
-                    return False
+                address += step
         return True
 
     def mix(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
