@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -246,8 +247,9 @@ def test_model_type_and_architecture_of_two_families_are_refused(folder: Path, m
 def test_a_dtype_may_be_torchs_own_and_a_device_that_is_none_is_named(folder: Path) -> None:
     policy = load_policy(folder, dtype=torch.float32)
     assert {tensor.dtype for tensor in policy.module.state_dict().values()} == {torch.float32}
-    with pytest.raises(ValueError, match="device 'gpu' is not known; wanted cpu, cuda or cuda:N"):
-        load_policy(folder, device="gpu")
+    for device, said in (("gpu", "'gpu' is not known"), (None, "None is not known"), ("meta", "'meta' is not supp")):
+        with pytest.raises(ValueError, match=f"device {said}.*; wanted cpu, cuda or cuda:N"):
+            load_policy(folder, device=device)  # type: ignore[arg-type]
 
 
 def test_an_index_reads_nothing_outside_of_its_folder(folder: Path) -> None:
@@ -293,3 +295,19 @@ def test_tags_of_a_thought_that_do_not_come_back_are_named(
 def test_another_layout_under_a_known_model_type_is_refused() -> None:
     with pytest.raises(ValueError, match=r"LLaDAForMultiModalGeneration \(Lumina-DiMOO .*, which is not read here"):
         policy_shapes({"model_type": "llada", "architectures": ["LLaDAForMultiModalGeneration"]})
+
+
+@pytest.mark.parametrize("token", ["<|soi|>", "<|ipad|>", "<|t2i|>", "<|eot_id|>"])
+def test_a_tokenizer_that_lost_a_marker_is_refused_before_it_moves_the_image_codes(token: str, tmp_path: Path) -> None:
+    make_tiny("mmada", tmp_path / "mmada")
+    path = tmp_path / "mmada" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"] = [entry for entry in content["added_tokens"] if entry["content"] != token]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"the tokenizer has no \w+ \({re.escape(token)}\)|would be both"):
+        load_policy(tmp_path / "mmada")
+
+
+def test_an_id_of_two_roles_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="id 500 would be both mask and soi"):
+        load_policy(folder, vocabulary={"mask": 500, "eos": 481, "soi": 500})

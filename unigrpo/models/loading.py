@@ -105,8 +105,10 @@ def _check_text(tokenizer: TextTokenizer | None, required: Sequence[str]) -> Non
 def _checked_device(given: str | torch.device) -> torch.device:
     try:
         device = torch.device(given)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"device {given!r} is not known; wanted cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {str(given)!r} is not supported; wanted cpu, cuda or cuda:N")
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

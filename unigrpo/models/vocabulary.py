@@ -44,6 +44,8 @@ RELEASE_IDS = {
 """MMaDA's ids in its released tokenizer (training/prompting_utils.py of Gen-Verse/MMaDA)."""
 
 SPECIAL = ("bos", "soi", "eoi", "t2i", "mmu", "ipad", "start_header", "end_header", "eot")
+MARKERS = ("mask", "soi", "eoi", "t2i", "mmu", "start_header", "end_header", "eot")
+"""Ids that mean one thing each; an end, a start and a padding may be one token."""
 KNOWN = ("mask", "eos", "pad", *SPECIAL, "tokenizer_length", "image_offset")
 
 
@@ -90,6 +92,29 @@ def _named_ids(
     return ids
 
 
+def _check_markers(ids: Mapping[str, int], tokenizer: TextTokenizer | None, token_text: Mapping[str, str]) -> None:
+    """Refuse a tokenizer that lost a marker: every id behind it has moved, those of the image codes, too.
+
+    Args:
+        ids: those that were found.
+        tokenizer: None where the ids were given.
+        token_text: of a family that writes pictures; empty for others.
+    """
+    missing = [f"{name} ({text})" for name, text in token_text.items() if name not in ids]
+    if tokenizer is not None and missing:
+        raise ValueError(
+            f"the tokenizer has no {', '.join(missing)}; it is not the checkpoint's own, or a file of it is damaged. "
+            "Download it again, or give the ids: load_policy(vocabulary={...})"
+        )
+    roles: dict[int, str] = {}
+    for name in MARKERS:
+        if name in ids and roles.setdefault(ids[name], name) != name:
+            raise ValueError(
+                f"id {ids[name]} would be both {roles[ids[name]]} and {name}; config.json and the tokenizer are not of "
+                "one checkpoint, or give the ids: load_policy(vocabulary={...})"
+            )
+
+
 def resolve_vocabulary(
     config: Mapping[str, Any],
     *,
@@ -113,7 +138,8 @@ def resolve_vocabulary(
         token_text: the tokens by which the family's tokenizer file names the ids.
 
     Raises:
-        ValueError: an unknown name, an id outside the embedding, no mask or EOS id, or codes that do not fit.
+        ValueError: an unknown name, an id outside the embedding or of two roles, no mask or EOS id, a marker that the
+            tokenizer of a family with pictures lacks, or codes that do not fit.
     """
     given = _overrides(overrides or {})
     length = given.get("tokenizer_length", len(tokenizer) if tokenizer else None)
@@ -129,6 +155,7 @@ def resolve_vocabulary(
         raise ValueError(
             f"ids {outside} are not inside the embedding's 0:{size}; is the tokenizer of another checkpoint?"
         )
+    _check_markers(ids, tokenizer, token_text if codebook_size is not None else {})
     offset = given.get("image_offset", config.get("image_offset", length))
     image_range = None
     if codebook_size is not None and offset is not None:
