@@ -39,6 +39,8 @@ class FillPlan:
         """
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule {self.schedule!r} is not known; wanted one of {', '.join(get_args(Schedule))}")
+        if self.vocabulary_range is not None and not 0 <= self.vocabulary_range[0] < self.vocabulary_range[1]:
+            raise ValueError(f"vocabulary_range is {self.vocabulary_range}; wanted start and stop with an id between")
         if not 0 < self.schedule_shift < math.inf:
             raise ValueError(f"schedule_shift is {self.schedule_shift}; wanted a finite number above 0")
 
@@ -84,6 +86,8 @@ def check_blocks(
     Raises:
         ValueError: if the span does not divide into blocks, or the steps over the blocks.
     """
+    if block_length is not None and block_length < 1:
+        raise ValueError(f"block_length is {block_length}; wanted 1 or more, or None for one block")
     block_length = block_length or attention_block or num_positions
     if attention_block is not None:
         num_positions = -(-num_positions // block_length) * block_length

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from unigrpo.models import load_policy
+from unigrpo.models.attention import visible_keys
 from unigrpo.models.llada import LladaPolicy
 from unigrpo.models.sdar import SdarPolicy
 from unigrpo.rollouts import sample
@@ -67,6 +70,17 @@ class IsBlankInHalfPrecision(LladaPolicy):
         return hidden * (hidden.dtype == torch.float32)
 
 
+class SeesOnlyWhatStandsBefore(LladaPolicy):
+    def hidden(self, model_input: ModelInput) -> torch.Tensor:
+        length = model_input.token_ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+        embedded = self.module.model.transformer.wte(model_input.token_ids)
+        visible = visible_keys(model_input.is_padding)
+        if visible is not None:
+            causal = causal & visible | torch.eye(length, dtype=torch.bool)
+        return self.module.through(embedded, causal, model_input.positions)
+
+
 class Detaches(LladaPolicy):
     def hidden(self, model_input: ModelInput) -> torch.Tensor:
         return super().hidden(model_input).detach()
@@ -82,6 +96,7 @@ class Detaches(LladaPolicy):
         (TargetsTheHeadTwice, r"lora_targets names \['model.transformer.wte'\]"),
         (IsBlankInHalfPrecision, "in bfloat16 the logits have a cosine of 0 "),
         (Detaches, "logits carry no gradient"),
+        (SeesOnlyWhatStandsBefore, "the second position does not see the last one"),
         (StopsTheGradient, r"no gradient reaches model.transformer.blocks.0.* \(7 in all\)"),
     ],
 )
@@ -119,9 +134,34 @@ def leaves_the_range(policy: Any, token_ids: torch.Tensor, **settings: Any) -> A
     return replace(found, token_ids=torch.where(token_ids == 403, 414, found.token_ids))
 
 
+def writes_into_the_ids(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
+    found = sample(policy, token_ids, **settings)
+    token_ids.copy_(found.token_ids)
+    return found
+
+
+def uses_numpys_noise(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
+    np.random.rand()
+    return sample(policy, token_ids, **settings)
+
+
+def uses_pythons_noise(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
+    random.random()
+    return sample(policy, token_ids, **settings)
+
+
+def tells_no_step(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
+    found = sample(policy, token_ids, **settings)
+    return replace(found, committed_step=found.committed_step.clamp(max=0))
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
+        (writes_into_the_ids, "the caller's token ids were written into"),
+        (uses_numpys_noise, "the global random state was used"),
+        (uses_pythons_noise, "the global random state was used"),
+        (tells_no_step, "every token says that step 0 of 8 committed it"),
         (leaves_masks, "a mask token is left"),
         (rewrites_the_prompt, "a given token was changed"),
         (seeds_by_place, "rows in another order: .* tokens differ"),
@@ -146,6 +186,11 @@ class SeesPartOfItsBlock(SdarPolicy):
         return super().hidden(replace(model_input, block_length=1))
 
 
+class ForgetsTheCleanIds(SdarPolicy):
+    def hidden(self, model_input: ModelInput) -> torch.Tensor:
+        return super().hidden(replace(model_input, clean_ids=None))
+
+
 class KeepsWrongKeys(SdarPolicy):
     def hidden_cached(self, model_input: ModelInput, cache: Any, rows: torch.Tensor | None = None) -> torch.Tensor:
         is_later = not cache.is_empty
@@ -168,6 +213,7 @@ def sdar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("fault", "message"),
     [
         (SeesLaterBlocks, "a token of the second block, in the first, changes the logits"),
+        (ForgetsTheCleanIds, "clean_ids of the first block, in the second, changes the logits"),
         (SeesPartOfItsBlock, "the first position of a block does not see its last one"),
     ],
 )

@@ -263,6 +263,10 @@ def test_a_row_without_masks_is_an_error(llada):
         ({"editing_threshold": -0.5}, "editing_threshold is -0.5; wanted a probability, or None"),
         ({"max_editing_rounds": -1}, "max_editing_rounds is -1"),
         ({"num_denoising_steps": 0}, "0 denoising steps"),
+        ({"block_length": 0}, "block_length is 0; wanted 1 or more"),
+        ({"block_length": -4}, "block_length is -4; wanted 1 or more"),
+        ({"vocabulary_range": (5, 5)}, "vocabulary_range is (5, 5); wanted start and stop"),
+        ({"vocabulary_range": (-1, 5)}, "vocabulary_range is (-1, 5); wanted start and stop"),
     ],
 )
 def test_a_setting_that_means_nothing_is_named_with_what_is_wanted(setting: dict[str, Any], said: str) -> None:

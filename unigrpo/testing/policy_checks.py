@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ from unigrpo.models.adapter import (
     save_merged,
     set_adapter_state,
 )
-from unigrpo.models.base import is_block_causal
+from unigrpo.models.base import denoises_canvases, is_block_causal
 from unigrpo.rollouts.sampler import SampleOutput, sample
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput
@@ -67,10 +69,10 @@ def check_policy(path: str | Path, *, load: Loader = load_policy, tolerance: flo
     """Check a checkpoint's policy: small shapes, so use a small checkpoint (``unigrpo make-tiny``).
 
     Padding, neighbours and the order of rows change no result; a range of ids is those columns of all logits, without
-    the mask token; a block-causal policy sees no later block, and all of its own; bfloat16 gives logits that point the
-    same way; what `save_merged` writes loads as the same; a fresh adapter is the
-    base bit by bit, an adapter that is off too; gradient reaches every LoRA target; a saved adapter merges to what the
-    live one computes.
+    the mask token; a block-causal policy sees no later block, all of its own, and clean ids where they are given; any
+    other sees both ways; bfloat16 gives logits that point the same way; what `save_merged` writes loads as it; a fresh
+    adapter is the base bit by bit, an adapter that is off too; gradient reaches every LoRA target; a saved adapter
+    merges to what the live one computes.
 
     Args:
         path: the checkpoint's folder.
@@ -90,6 +92,9 @@ def check_policy(path: str | Path, *, load: Loader = load_policy, tolerance: flo
         _check_batch(policy, ids, wanted, tolerance)
         if is_block_causal(policy):
             _check_blocks(policy, ids, wanted, tolerance)
+            _check_clean(policy, ids, tolerance)
+        elif "reason" in getattr(policy, "tasks", ()) and not denoises_canvases(policy):
+            _check_sight(policy, ids, wanted, tolerance)
         _check_half(load(folder, dtype="bfloat16").logits(ids), wanted)
     with tempfile.TemporaryDirectory() as temporary:
         save_merged(policy, Path(temporary) / "again")
@@ -135,6 +140,24 @@ def _check_blocks(policy: BlockCausalPolicy, ids: Tensor, wanted: Tensor, tolera
     _check_near("a token of the second block, in the first,", found[:, :size], wanted[:, :size], tolerance)
     if float((found - wanted)[:, size].abs().max()) <= tolerance:
         raise ConformanceError("the first position of a block does not see its last one; a block sees all of itself")
+
+
+def _check_clean(policy: BlockCausalPolicy, ids: Tensor, tolerance: float) -> None:
+    """With clean ids, the second block is computed as if the first one had never been noised."""
+    size = policy.block_length
+    noisy = torch.full_like(ids, policy.vocabulary.mask_token_id)
+    halfway = torch.cat((ids[:, :size], noisy[:, size:]), dim=1)
+    wanted = policy.logits(halfway)[:, size : 2 * size]
+    found = policy.head(policy.hidden(ModelInput(token_ids=noisy, clean_ids=ids)))[:, size : 2 * size]
+    _check_near("clean_ids of the first block, in the second,", found, wanted, tolerance)
+
+
+def _check_sight(policy: Policy, ids: Tensor, wanted: Tensor, tolerance: float) -> None:
+    other = ids.clone()
+    start, _ = policy.vocabulary.text_range
+    other[:, -1] = torch.where(ids[:, -1] == start, start + 1, start)
+    if float((policy.logits(other) - wanted)[:, 1].abs().max()) <= tolerance:
+        raise ConformanceError("the second position does not see the last one; a masked policy sees both ways")
 
 
 def _check_head(policy: Policy, ids: Tensor, wanted: Tensor, tolerance: float) -> None:
@@ -223,8 +246,8 @@ def check_sampler(policy: Policy, *, sampler: Sampler = sample, **settings: Any)
 
     Given tokens stay; every mask token is replaced, by a token of the range; the same seeds give the same tokens, and
     at temperature 0 any seeds do; a row's tokens depend neither on its neighbours, nor on its place in the batch, nor
-    on padding; a sampler that can keep keys (``use_cache``) gives the tokens and log-probs of one that does not; the
-    global random state is left alone.
+    on padding; it tells the step that committed each token, and leaves the caller's ids alone; a sampler that can keep
+    keys (``use_cache``) gives the tokens and log-probs of one that does not; no global random state is used.
 
     Args:
         policy: a small one, in float32.
@@ -243,9 +266,15 @@ def check_sampler(policy: Policy, *, sampler: Sampler = sample, **settings: Any)
     def filled(rows: Sequence[int], temperature: float, **other: Any) -> Tensor:
         own_seeds = [seeds[row] for row in rows]
         given = {"seeds": own_seeds, "token_ids": ids[list(rows)], "is_padding": None, **settings, **other}
-        return sampler(policy, temperature=temperature, **given).token_ids
+        before = given["token_ids"].clone()
+        out = sampler(policy, temperature=temperature, **given)
+        if not torch.equal(given["token_ids"], before):
+            raise ConformanceError("the caller's token ids were written into; fill a copy")
+        if given["is_padding"] is None:
+            _check_steps(policy, before, out, settings["num_denoising_steps"])
+        return out.token_ids
 
-    state = torch.get_rng_state()
+    state, other_state = torch.get_rng_state(), _other_random_state()
     everyone = range(ROWS)
     for temperature in (0.0, 1.0):
         wanted = filled(everyone, temperature)
@@ -265,7 +294,7 @@ def check_sampler(policy: Policy, *, sampler: Sampler = sample, **settings: Any)
     _check_tokens("other seeds at temperature 0", filled(everyone, 0.0, seeds=[1, 2, 3, 4]), filled(everyone, 0.0))
     if torch.equal(filled(everyone, 1.0, seeds=[1, 2, 3, 4]), wanted):
         raise ConformanceError("other seeds give the same tokens at temperature 1; the noise must be keyed by them")
-    if not torch.equal(torch.get_rng_state(), state):
+    if not torch.equal(torch.get_rng_state(), state) or _other_random_state() != other_state:
         raise ConformanceError("the global random state was used; take noise from the rows' seeds")
 
 
@@ -275,6 +304,20 @@ def _check_cache(sampler: Sampler, policy: Policy, **settings: Any) -> None:
     worst = float((computed.committed_logprobs - kept.committed_logprobs).abs().max())
     if not worst <= LOGPROB_TOLERANCE:
         raise ConformanceError(f"kept keys move log-probs by up to {worst:.3g}; wanted at most {LOGPROB_TOLERANCE:g}")
+
+
+def _other_random_state() -> tuple[Any, ...]:
+    """Return what Python's and numpy's global generators would give next."""
+    return random.getstate(), repr(np.random.get_state(legacy=False))
+
+
+def _check_steps(policy: Policy, ids: Tensor, out: SampleOutput, num_steps: int) -> None:
+    is_open = ids == policy.vocabulary.mask_token_id
+    steps = out.committed_step
+    if bool((steps[~is_open] != -1).any()) or bool(((steps[is_open] < 0) | (steps[is_open] >= num_steps)).any()):
+        raise ConformanceError(f"committed_step must be -1 at given tokens and 0..{num_steps - 1} at filled ones")
+    if num_steps > 1 and is_open.any() and bool((steps[is_open] == steps[is_open][0]).all()):
+        raise ConformanceError(f"every token says that step {int(steps[is_open][0])} of {num_steps} committed it")
 
 
 def _padded(policy: Policy, ids: Tensor) -> tuple[Tensor, Tensor]:
