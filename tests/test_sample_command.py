@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from unigrpo.cli.app import run
+from unigrpo.testing.make_tiny import make_tiny
 
 PICTURE_TASKS = ("imagine", "inpaint", "extrapolate")
 
@@ -120,3 +121,44 @@ def test_options_that_do_not_fit_are_refused_in_one_message(
 def test_folder_without_an_adapter_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _sample(model, "reason", "--adapter", str(tmp_path)) == 2
     assert "holds no adapter" in capsys.readouterr().err
+
+
+def test_a_question_about_two_pictures_has_another_prompt_than_about_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    make_tiny("llada_v", tmp_path / "llada_v")
+    Image.new("RGB", (60, 50), "red").save(tmp_path / "red.png")
+    Image.new("RGB", (50, 60), "blue").save(tmp_path / "blue.png")
+    options = [
+        "--task",
+        "understand",
+        "--prompt",
+        "which?",
+        "--length",
+        "8",
+        "--temperature",
+        "1",
+        "--dtype",
+        "float32",
+    ]
+    answers = []
+    for names in (("red",), ("red", "blue"), ("blue", "red")):
+        pictures = [word for name in names for word in ("--image", str(tmp_path / f"{name}.png"))]
+        assert run(["sample", str(tmp_path / "llada_v"), *options, *pictures]) == 0
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 3
+
+
+def test_a_model_that_writes_no_pictures_fills_in_none(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tiny("llada", tmp_path / "llada")
+    options = ["--image", str(model / "picture.png"), "--image-tokenizer", str(model / "tokenizer")]
+    out = ["--out", str(tmp_path / "out.png")]
+    for task in (["inpaint", "--box", "0,0,1,0.5"], ["extrapolate"]):
+        assert run(["sample", str(tmp_path / "llada"), "--task", *task, *options, *out]) == 2
+        assert "writes no pictures; MMaDA and Show-o checkpoints do" in capsys.readouterr().err
+    assert run(["sample", str(tmp_path / "llada"), "--task", "extrapolate", *options, *options[:2], *out]) == 2
+    assert "--task extrapolate takes one --image, given 2" in capsys.readouterr().err

@@ -42,7 +42,9 @@ def sample(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, hub id or asset:NAME of a checkpoint.")],
     task: Annotated[Kind, typer.Option("--task", help="What to make.")],
     prompt: Annotated[str, typer.Option("--prompt", help="The question, or the picture's caption.")] = "",
-    image: Annotated[Path | None, typer.Option("--image", help="Picture to ask about, fill in or grow.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="Picture to ask about (may be repeated), fill in or grow.")
+    ] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="inpaint: a picture that is white where to fill.")] = None,
     box: Annotated[str | None, typer.Option("--box", help="inpaint: LEFT,TOP,RIGHT,BOTTOM as fractions.")] = None,
     direction: Annotated[Direction, typer.Option("--direction", help="extrapolate: where to.")] = Direction.right,
@@ -70,21 +72,24 @@ def sample(
     needs_codes = task is not Kind.reason and not (task is Kind.understand and reads_pixels(model))
     if needs_codes and image_tokenizer is None:
         raise UserError(f"--task {task.value} needs --image-tokenizer: the folder or hub id of the MAGVIT-v2 tokenizer")
-    _check_options(task, prompt, image, mask, box, out)
+    images = image or []
+    _check_options(task, prompt, images, mask, box, out)
     _check_places(is_picture, length, out)
     region = mask if box is None else parse_box(box)
     settings = _settings(is_picture, length, steps, block_length, temperature, guidance)
-    asked = _prompt(task, prompt, image)
+    asked = _prompt(task, prompt, images)
     from unigrpo.cli.completion import complete, load_with_adapters
 
     policy = load_with_adapters(
         model, adapter or [], dtype=dtype, device=device, image_tokenizer=image_tokenizer, image_size=image_size
     )
-    if task in (Kind.inpaint, Kind.extrapolate) and image is not None:
+    if task in (Kind.inpaint, Kind.extrapolate):
+        if not hasattr(policy, "encode_image_canvas"):
+            raise UserError(f"--task {task.value}: {model} writes no pictures; MMaDA and Show-o checkpoints do")
         from unigrpo.cli.pictures import complete_picture
 
         made: str | Image = complete_picture(
-            policy, asked, settings, image=image, region=region, seed=seed,
+            policy, asked, settings, image=images[0], region=region, seed=seed,
             direction=direction.value if task is Kind.extrapolate else None,
         )  # fmt: skip
     else:
@@ -93,16 +98,19 @@ def sample(
 
 
 def _check_options(
-    task: Kind, prompt: str, image: Path | None, mask: Path | None, box: str | None, out: Path | None
+    task: Kind, prompt: str, images: list[Path], mask: Path | None, box: str | None, out: Path | None
 ) -> None:
     """Refuse options that a task lacks or has no use for, before anything heavy is loaded."""
     if not prompt and task is not Kind.extrapolate and task is not Kind.inpaint:
         raise UserError(f"--task {task.value} needs --prompt TEXT")
     needs_image = task in (Kind.understand, Kind.inpaint, Kind.extrapolate)
-    if needs_image != (image is not None):
+    if needs_image != bool(images):
         raise UserError(f"--task {task.value} {'needs' if needs_image else 'takes no'} --image")
-    if image is not None and not image.is_file():
-        raise UserError(f"--image: there is no file {image}")
+    if len(images) > 1 and task is not Kind.understand:
+        raise UserError(f"--task {task.value} takes one --image, given {len(images)}")
+    absent = [str(path) for path in images if not path.is_file()]
+    if absent:
+        raise UserError(f"--image: there is no file {', '.join(absent)}")
     if task is Kind.inpaint and (mask is None) == (box is None):
         raise UserError("--task inpaint needs either --mask FILE or --box LEFT,TOP,RIGHT,BOTTOM")
     if task is not Kind.inpaint and (mask is not None or box is not None):
@@ -153,14 +161,14 @@ def _settings(
         raise RecipeError("sample", describe(error, SamplingSettings)) from None
 
 
-def _prompt(task: Kind, text: str, image: Path | None) -> Prompt:
+def _prompt(task: Kind, text: str, paths: list[Path]) -> Prompt:
     from unigrpo.types import Message, Prompt
 
     images: tuple[Image, ...] = ()
-    if task is Kind.understand and image is not None:
+    if task is Kind.understand:
         from unigrpo.data import open_picture
 
-        images = (open_picture(image),)
+        images = tuple(open_picture(path) for path in paths)
     tasks: dict[Kind, Task] = {Kind.reason: "reason", Kind.understand: "understand"}
     return Prompt(
         id="sample", task=tasks.get(task, "imagine"), messages=(Message(role="user", text=text, images=images),)
