@@ -230,6 +230,14 @@ def main() -> int:
     if arguments.child:
         print(json.dumps(measure_shape(arguments.shapes[0], arguments.child, arguments)))
         return 0
+    from unigrpo.testing.tiny_families import TINY_FAMILIES
+
+    for shape in arguments.shapes:
+        family, _, release = shape.partition(":")
+        known = TINY_FAMILIES[family].releases if family in TINY_FAMILIES else {}
+        if family not in TINY_FAMILIES or (release and release not in known):
+            wanted = f"one of {', '.join(known)}" if known else f"one of {', '.join(TINY_FAMILIES)}"
+            parser.error(f"there is no shape {shape!r}; wanted {wanted}")
     what = f"{arguments.dtype}, {arguments.rows} rows of {arguments.length} open tokens"
     report: dict[str, Any] = {"hardware": hardware(arguments.device), "what": what, "rows": []}
     with tempfile.TemporaryDirectory() as temporary:
