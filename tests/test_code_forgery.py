@@ -1,12 +1,18 @@
 """Programs that patch the harness around them, and speak to the judge in their own words: they choose data, no more."""
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
 
 from unigrpo.rewards.code import Code
+from unigrpo.rewards.sandboxing.code_runs import Clock, ReportError, run_locally
+from unigrpo.rewards.sandboxing.code_tasks import Task
 from unigrpo.rewards.sandboxing.sandbox import SandboxUnavailableError
-from unigrpo.rewards.sandboxing.sandbox_harness import decode
+from unigrpo.rewards.sandboxing.sandbox_harness import Channel, decode
 from unigrpo.rewards.sandboxing.sandbox_judge import Client, StandIn
 
 ROUND_TRIP = ["assert decode(encode('abc')) == 'abc'", "assert encode('abc') == 'bcd'", "assert encode('x') == 'y'"]
@@ -209,3 +215,46 @@ def test_depth_at_the_limit_of_the_reader_fails_the_program_and_not_the_batch(co
         completions=programs, entry_point=["f"] * len(depths), cases=[[{"input": [1], "output": 2}]] * len(depths)
     )
     assert values == [0.0] * len(depths)
+
+
+class ForgedJudge:
+    """A sandbox whose judge sends the reports it is told to send, with the right nonce."""
+
+    def __init__(self, *reports: dict[str, Any]) -> None:
+        self._reports = reports
+
+    @contextmanager
+    def judge(self) -> Iterator[tuple[Channel, None]]:
+        ours, theirs = socket.socketpair()
+        with closing(ours), closing(theirs):
+            thread = threading.Thread(target=self._serve, args=[Channel(theirs.fileno())])
+            thread.start()
+            yield Channel(ours.fileno()), None
+            thread.join()
+
+    def _serve(self, channel: Channel) -> None:
+        channel.send({"ready": True})
+        nonce = channel.receive()["nonce"]
+        for report in ({"ready": True}, *self._reports, {"done": True}):
+            channel.send({"nonce": nonce, **report})
+
+
+PASSED = {"index": 1, "passed": True, "reason": ""}
+
+
+@pytest.mark.parametrize(
+    ("reports", "message"),
+    [
+        ([PASSED] * 50, "reports test 1 twice"),
+        ([PASSED | {"index": 2}], "reports test 2 of 2; wanted 0 to 1"),
+        ([PASSED | {"index": -1}], "reports test -1 of 2"),
+        ([PASSED | {"passed": 1}], "wanted index and passed"),
+        ([{"index": 1}], "wanted index and passed"),
+        ([{"value": 1, "index": 1}], "wanted index and passed"),
+    ],
+)
+def test_local_judge_that_reports_what_it_cannot_is_an_error(reports: list[dict[str, Any]], message: str) -> None:
+    task, clock = Task(tests=("assert f() == 1", "assert f() == 2")), Clock(test_s=5, total_s=5)
+    assert run_locally(ForgedJudge(PASSED), "", task, clock).num_passed == 1  # type: ignore[arg-type]
+    with pytest.raises(ReportError, match=message):
+        run_locally(ForgedJudge(*reports), "", task, clock)  # type: ignore[arg-type]

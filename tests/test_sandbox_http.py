@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from unigrpo.rewards.sandboxing.sandbox_http import RemoteSandbox, SandboxServer
 
 ADD = "def add(a, b):\n    return a + b"
 SCRIPT = Task(runs=(("1 2\n", "3\n"),))
+TESTS = Task(tests=("assert add(1, 2) == 3", "assert add(2, 2) == 4"))
+CASES = Task(entry_point="add", cases=(([1, 1], 2), ([1, 2], 3)))
 
 
 class Server(ThreadingHTTPServer):
@@ -33,6 +36,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[dict[str, Any]] = []
         self.left_over: list[str] = []
+        self.reports: list[str] = []
+        """What the mood "forged" sends in the judge's place, between ready and done."""
 
     @property
     def url(self) -> str:
@@ -51,6 +56,11 @@ class Handler(BaseHTTPRequestHandler):
         mood = self.server.mood
         if mood == "busy at first":
             mood = "busy" if len(self.server.requests) < 3 else "good"
+        if mood == "forged":
+            nonce = re.search(r"'nonce': '([0-9a-f]{32})'", request["code"])
+            assert nonce is not None
+            told = ['{"ready": true}', *self.server.reports, '{"done": true}']
+            REPLIES["forged"] = finished("".join(f"{nonce[1]} {report}\n" for report in told))
         if mood == "drip":
             self.send_response(200)
             self.end_headers()
@@ -102,6 +112,9 @@ REPLIES = {
     "broken": b"oh",
     "unknown": b"what?",
     "stdout is a number": finished(3),
+    "stdout is an object": finished({"text": "3"}),
+    "no stdout": finished(None),
+    "code is false": finished("3").replace(b'"return_code": 0', b'"return_code": false'),
     "passed, it says": finished('PASSED\n{"passed": true}\n' + base64.b64encode(b"x" * 99).decode()),
 }
 
@@ -222,12 +235,75 @@ def test_program_cannot_make_a_reply_too_long_to_read(server: Server) -> None:
     assert remote(server).run("def f(n): return 1 if n == 1 else '\"' * (3 << 20)", cases).num_passed == 1
 
 
-@pytest.mark.parametrize("mood", ["stdout is a number", "passed, it says"])
-def test_reply_without_the_wanted_output_or_nonce_is_no_point(server: Server, mood: str) -> None:
-    server.mood = mood
+def test_reply_without_the_wanted_output_or_nonce_is_no_point(server: Server) -> None:
+    server.mood = "passed, it says"
     assert remote(server).run(ADD, SCRIPT).num_passed == 0
     with pytest.raises(SandboxServerError, match="judge did not start"):
-        remote(server).run(ADD, Task(tests=("assert add(1, 2) == 3",)))
+        remote(server).run(ADD, TESTS)
+
+
+@pytest.mark.parametrize(
+    ("mood", "message"),
+    [
+        ("stdout is a number", "sent stdout 3; wanted a text"),
+        ("stdout is an object", "sent stdout {'text': '3'}; wanted a text"),
+        ("no stdout", "sent stdout None; wanted a text"),
+    ],
+)
+@pytest.mark.parametrize("task", [SCRIPT, TESTS], ids=["script", "tests"])
+def test_output_that_is_no_text_is_an_error_of_the_server(server: Server, mood: str, message: str, task: Task) -> None:
+    server.mood = mood
+    with pytest.raises(SandboxServerError, match=message):
+        remote(server).run(ADD, task)
+
+
+def test_exit_code_that_is_no_number_is_an_error_of_the_server(server: Server) -> None:
+    server.mood = "code is false"
+    with pytest.raises(SandboxServerError, match="sent return_code False; wanted a number"):
+        remote(server).run(ADD, SCRIPT)
+
+
+@pytest.mark.parametrize("index", ["0", "1"])
+@pytest.mark.parametrize(("task", "said"), [(CASES, '"value": 2'), (TESTS, '"passed": true')], ids=["cases", "tests"])
+def test_report_of_one_test_counts_once(server: Server, task: Task, said: str, index: str) -> None:
+    server.mood = "forged"
+    report = f'{{{said}, "index": {index}}}'
+    server.reports = [report]
+    assert remote(server).run(ADD, task).num_passed == int(said == '"passed": true' or index == "0")
+    server.reports = [report] * 50
+    with pytest.raises(SandboxServerError, match=f"reports test {index} twice; wanted one report a test"):
+        remote(server).run(ADD, task)
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("5", "sent the report 5; wanted an object"),
+        ("[" * 80 + "]" * 80, r"sent the report \[\[.*; wanted an object"),
+        ('{"value": 1, "index": 99}', "reports test 99 of 2; wanted 0 to 1"),
+        ('{"value": 3, "index": -1}', "reports test -1 of 2; wanted 0 to 1"),
+        ('{"value": 1, "index": true}', "reports test True of 2"),
+        ('{"value": 1, "index": "0"}', "reports test '0' of 2"),
+        ('{"value": 1, "index": 0.0}', r"reports test 0\.0 of 2"),
+        ('{"value": 1}', "reports test None of 2"),
+        ('{"raised": "x"}', "reports test None of 2"),
+        ('{"passed": true, "index": 0}', "wanted index and value or raised"),
+        ('{"happy": true}', "reports {'happy': True}; wanted index and value or raised"),
+    ],
+)
+def test_report_that_no_judge_makes_is_an_error_that_shows_it(server: Server, report: str, message: str) -> None:
+    server.mood, server.reports = "forged", [report]
+    with pytest.raises(SandboxServerError, match=message):
+        remote(server).run(ADD, CASES)
+
+
+@pytest.mark.parametrize(
+    "report", ['{"passed": 1, "index": 0}', '{"value": 1, "index": 0}', '{"raised": "", "index": 0}']
+)
+def test_report_on_a_test_line_says_true_or_false(server: Server, report: str) -> None:
+    server.mood, server.reports = "forged", [report]
+    with pytest.raises(SandboxServerError, match="wanted index and passed"):
+        remote(server).run(ADD, TESTS)
 
 
 def test_busy_server_is_asked_again_but_not_for_ever(server: Server) -> None:

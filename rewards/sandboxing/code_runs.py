@@ -21,6 +21,10 @@ class BrokenTestsError(ValueError):
     """The data's tests cannot run, whatever the program."""
 
 
+class ReportError(SandboxError):
+    """A judge's report that no judge of ours makes."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """What became of one program."""
@@ -70,6 +74,7 @@ class Tally:
         self._end = time.monotonic() + clock.total_s
         self._num_passed = 0
         self._reason = ""
+        self._reported: set[int] = set()
         self.is_over = False
         """Whether the tests that have not run count as failed."""
 
@@ -83,6 +88,20 @@ class Tally:
         self._num_passed += has_passed
         if not has_passed:
             self._reason = self._reason or reason
+
+    def claim(self, index: object) -> int:
+        """Return the number of the test that a report is of; a second report of one would count it twice.
+
+        Raises:
+            ReportError: if there is no such test, or it has been reported.
+        """
+        if type(index) is not int or not 0 <= index < self._num_tests:
+            given = repr(index[:40]) if isinstance(index, str) else shown(index)
+            raise ReportError(f"it reports test {given} of {self._num_tests}; wanted 0 to {self._num_tests - 1}")
+        if index in self._reported:
+            raise ReportError(f"it reports test {index} twice; wanted one report a test")
+        self._reported.add(index)
+        return index
 
     def stop(self, reason: str) -> None:
         """Note that the rest of the tests failed."""
@@ -107,6 +126,45 @@ class Tally:
             reason=self._reason,
             is_timeout="in time" in self._reason,
         )
+
+
+def shown(value: object) -> str:
+    """Return what came, for a message: cut short, and whatever its depth."""
+    try:
+        return (value if isinstance(value, str) else repr(value))[:200]
+    except RecursionError:
+        return f"a deep {type(value).__name__}"
+
+
+def enter_report(report: dict[str, Any], task: Task, tally: Tally) -> bool:
+    """Enter one report of a judge and return whether it is the last one.
+
+    Raises:
+        ReportError: if it is of no test, of one that has been reported, or not of a kind that this task has.
+        BrokenTestsError: if it says that the tests cannot run.
+    """
+    if "broken" in report:
+        raise BrokenTestsError(shown(report["broken"]))
+    if "stopped" in report:
+        tally.stop(shown(report["stopped"]))
+        return True
+    if "done" in report:
+        return True
+    if "ready" in report or "loaded" in report:
+        return False
+    if task.tests and isinstance(report.get("passed"), bool):
+        tally.claim(report.get("index"))
+        tally.count(report["passed"], shown(report.get("reason")))
+    elif task.cases and "value" in report:
+        wanted = task.cases[tally.claim(report.get("index"))][1]
+        tally.count(equals(report["value"], wanted), "a wrong value")
+    elif task.cases and "raised" in report:
+        tally.claim(report.get("index"))
+        tally.count(False, shown(report["raised"]))
+    else:
+        kinds = "index and passed" if task.tests else "index and value or raised"
+        raise ReportError(f"it reports {shown(report)}; wanted {kinds}")
+    return False
 
 
 def _run_cases(channel: Channel, program: str, task: Task, tally: Tally) -> None:
@@ -164,7 +222,8 @@ def _run_tests(channel: Channel, box: Box, program: str, task: Task, clock: Cloc
     }
     _start_judge(channel, box, order)
     tally = Tally(len(task.tests), clock)
-    while not tally.is_over:
+    is_last = False
+    while not is_last:
         if tally.left_s == 0:
             tally.stop("gave no answer in time")
             break
@@ -173,14 +232,7 @@ def _run_tests(channel: Channel, box: Box, program: str, task: Task, clock: Cloc
         except GoneError as error:
             tally.stop(str(error))
             break
-        if "broken" in report:
-            raise BrokenTestsError(report["broken"])
-        if "index" in report:
-            tally.count(report["passed"] is True, str(report["reason"]))
-        elif "stopped" in report:
-            tally.stop(str(report["stopped"]))
-        elif "done" in report:
-            break
+        is_last = enter_report(report, task, tally)
     return tally.verdict()
 
 

@@ -17,8 +17,8 @@ import time
 import urllib.parse
 from typing import Any
 
-from unigrpo.rewards.sandboxing.code_answers import equals, is_same_output, to_data
-from unigrpo.rewards.sandboxing.code_runs import BrokenTestsError, Clock, Tally, Verdict
+from unigrpo.rewards.sandboxing.code_answers import is_same_output, to_data
+from unigrpo.rewards.sandboxing.code_runs import Clock, ReportError, Tally, Verdict, enter_report, shown
 from unigrpo.rewards.sandboxing.code_tasks import Task
 from unigrpo.rewards.sandboxing.sandbox import SandboxError, joined_sources
 
@@ -92,11 +92,13 @@ class RemoteSandbox:
         except _ReplyTooLongError:
             tally.stop(f"printed more than {MAX_REPLY} bytes")
             return
-        if result.get("status") == "TimeLimitExceeded":
+        if _is_late(result):
             tally.stop("gave no answer in time")
             return
-        is_right = result.get("return_code") == 0 and is_same_output(_text(result), wanted)
-        tally.count(is_right, f"ended with code {result.get('return_code')}, or a wrong output")
+        output, code = self._text(result), result.get("return_code")
+        if type(code) is not int:
+            raise SandboxServerError(f"{self._parts.netloc} sent return_code {shown(code)}; wanted a number")
+        tally.count(code == 0 and is_same_output(output, wanted), f"ended with code {code}, or a wrong output")
 
     def _run_order(self, program: str, task: Task, tally: Tally) -> None:
         order = {
@@ -114,17 +116,43 @@ class RemoteSandbox:
         source = joined_sources("sandbox_harness", "sandbox_judge", "sandbox_remote")
         source += f"module.main({order!r}, {candidate!r})\n"
         result = self._run_code(source, "", self._clock.total_s)
-        reports = _reports(_text(result), order["nonce"])
-        is_late = result.get("status") == "TimeLimitExceeded"
+        is_late = _is_late(result)
+        reports = self._reports(self._text(result), order["nonce"])
         if not is_late and not any("ready" in report or "broken" in report for report in reports):
             told = [report["trouble"] for report in reports if "trouble" in report] or [
                 result.get("stderr") or "nothing"
             ]
-            raise SandboxServerError(f"{self._parts.netloc}: the judge did not start; it said: {str(told[0])[-200:]}")
-        for report in reports:
-            _count(report, task, tally)
-        if not any("done" in report or "stopped" in report for report in reports):
+            raise SandboxServerError(f"{self._parts.netloc}: the judge did not start; it said: {_end_of(told[0])}")
+        try:
+            has_ended = any(enter_report(report, task, tally) for report in reports)
+        except ReportError as error:
+            raise SandboxServerError(f"{self._parts.netloc} sent what is not the judge's: {error}") from error
+        if not has_ended:
             tally.stop("gave no answer in time" if is_late else "ended without a verdict")
+
+    def _text(self, result: dict[str, Any]) -> str:
+        """Return what a program printed; a run that was cut off may come without."""
+        stdout = result.get("stdout")
+        if stdout is None and _is_late(result):
+            return ""
+        if not isinstance(stdout, str):
+            raise SandboxServerError(f"{self._parts.netloc} sent stdout {shown(stdout)}; wanted a text")
+        return stdout
+
+    def _reports(self, output: str, nonce: str) -> list[dict[str, Any]]:
+        """Return the reports of the judge; a line that is cut off is none."""
+        reports = []
+        for line in output.split("\n"):
+            if line.startswith(f"{nonce} "):
+                try:
+                    report = json.loads(line[len(nonce) + 1 :])
+                except (ValueError, RecursionError):
+                    continue
+                if not isinstance(report, dict):
+                    told = f"{self._parts.netloc} sent the report {shown(report)}"
+                    raise SandboxServerError(f"{told}; wanted an object, as the judge prints it")
+                reports.append(report)
+        return reports
 
     def _run_code(self, code: str, stdin: str, run_s: float) -> dict[str, Any]:
         """Return the server's ``run_result``."""
@@ -139,8 +167,9 @@ class RemoteSandbox:
         reply = self._asked(request, time.monotonic() + run_s + self._queue_s)
         result = reply.get("run_result")
         if reply.get("status") not in ("Success", "Failed") or not isinstance(result, dict):
-            told = str(reply.get("message") or reply)[:200]
-            raise SandboxServerError(f"{self._parts.netloc} could not run a program ({reply.get('status')}): {told}")
+            told = shown(reply.get("message") or reply)
+            status = shown(reply.get("status"))
+            raise SandboxServerError(f"{self._parts.netloc} could not run a program ({status}): {told}")
         return result
 
     def _asked(self, request: dict[str, Any], deadline: float) -> dict[str, Any]:
@@ -204,33 +233,9 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
     return reply
 
 
-def _count(report: dict[str, Any], task: Task, tally: Tally) -> None:
-    """Enter one report of a judge."""
-    if "broken" in report:
-        raise BrokenTestsError(report["broken"])
-    if "stopped" in report:
-        tally.stop(str(report["stopped"]))
-    elif "passed" in report:
-        tally.count(report["passed"] is True, str(report.get("reason")))
-    elif "value" in report:
-        tally.count(equals(report["value"], task.cases[report["index"]][1]), "a wrong value")
-    elif "raised" in report:
-        tally.count(False, str(report["raised"]))
+def _is_late(result: dict[str, Any]) -> bool:
+    return bool(result.get("status") == "TimeLimitExceeded")
 
 
-def _text(result: dict[str, Any]) -> str:
-    stdout = result.get("stdout")
-    return stdout if isinstance(stdout, str) else ""
-
-
-def _reports(output: str, nonce: str) -> list[dict[str, Any]]:
-    """Return the reports of the judge; a line that is cut off is none."""
-    reports = []
-    for line in output.split("\n"):
-        if line.startswith(f"{nonce} "):
-            try:
-                report = json.loads(line[len(nonce) + 1 :])
-            except (ValueError, RecursionError):
-                continue
-            reports.append(report)
-    return reports
+def _end_of(told: object) -> str:
+    return told[-200:] if isinstance(told, str) else shown(told)
