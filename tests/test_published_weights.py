@@ -1,5 +1,6 @@
 """Published weights: hashes are checked, pickled code never runs, and conversion happens once."""
 
+import hashlib
 import os
 
 import huggingface_hub.constants
@@ -33,6 +34,10 @@ def saved(path, content=STATE, **options):
     return path
 
 
+def record_of(converted):
+    return converted.with_name(f"{converted.name}.sha256")
+
+
 class RunsCode:
     """Would make a folder if it were unpickled."""
 
@@ -52,7 +57,8 @@ def test_pickled_tensors_become_safetensors(tmp_path, suffix, is_zip):
     loaded = load_file(converted)
     assert loaded.keys() == STATE.keys()
     assert all(torch.equal(loaded[key], STATE[key]) for key in STATE)
-    assert list(tmp_path.glob("cache/unigrpo/weights/*")) == [converted]
+    assert sorted(tmp_path.glob("cache/unigrpo/weights/*")) == [converted, record_of(converted)]
+    assert record_of(converted).read_text() == f"{hashlib.sha256(converted.read_bytes()).hexdigest()}\n"
 
 
 def test_state_dict_of_a_training_checkpoint_is_found_and_tied_tensors_are_kept_twice(tmp_path):
@@ -72,6 +78,39 @@ def test_second_opening_converts_nothing_and_new_content_is_converted_again(tmp_
     saved(path, {"a.weight": torch.zeros(1)})
     assert open_published(path) != first
     assert cache_folder() == tmp_path / "cache" / "unigrpo" / "weights"
+
+
+def tampered(converted):
+    save_file({"a.weight": torch.zeros(2, 3), "b": STATE["b"]}, converted)
+
+
+def cut_short(converted):
+    converted.write_bytes(converted.read_bytes()[:20])
+
+
+def unrecorded(converted):
+    tampered(converted)
+    record_of(converted).unlink()
+
+
+def badly_recorded(converted):
+    tampered(converted)
+    record_of(converted).write_bytes(b"\xff\x00")
+
+
+@pytest.mark.parametrize("damage", [tampered, cut_short, unrecorded, badly_recorded])
+def test_kept_copy_that_is_not_as_it_was_written_is_made_anew(tmp_path, damage, caplog):
+    path = saved(tmp_path / "w.pt")
+    converted = open_published(path)
+    before = converted.read_bytes()
+    damage(converted)
+    assert open_published(path) == converted
+    assert "converted again" in caplog.text
+    assert converted.read_bytes() == before
+    assert torch.equal(load_file(converted)["a.weight"], STATE["a.weight"])
+    caplog.clear()
+    open_published(path)
+    assert caplog.text == "", "the new copy has its hash"
 
 
 def test_pickled_code_is_refused_unrun_with_the_line_that_converts(tmp_path):

@@ -1,7 +1,8 @@
 """Published weights of scorers: found, checked against their sha256, and opened without running what they may hold.
 
 A pickled file (``.pt``, ``.pth``, ``.bin``) is read once, as plain tensors only, and kept as safetensors in the cache
-folder: ``$XDG_CACHE_HOME/unigrpo/weights``, by default under ``~/.cache``. Nothing else of it is ever executed.
+folder: ``$XDG_CACHE_HOME/unigrpo/weights``, by default under ``~/.cache``. Nothing else of it is ever executed. Beside
+what is kept lies its own sha256, written last; a copy that does not match it, or has none, is made anew.
 """
 
 from __future__ import annotations
@@ -201,10 +202,13 @@ def _checked_safetensors(path: Path) -> Path:
 
 
 def _converted(path: Path, sha256: str) -> Path:
-    """Return the safetensors form of a pickled file, made once for each content."""
+    """Return the safetensors form of a pickled file whose hash is known, made once for each content."""
     kept = cache_folder() / f"{path.stem}-{sha256[:16]}.safetensors"
+    record = kept.with_name(f"{kept.name}.sha256")
     if kept.is_file():
-        return kept
+        if record.is_file() and record.read_bytes().strip() == file_sha256(kept).encode():
+            return kept
+        _LOGGER.warning("%s is not as it was written, or its hash is not kept: converted again from %s", kept, path)
     from safetensors.torch import save_file
 
     tensors = dict(_tensors_of(_unpickled(path)))
@@ -212,9 +216,11 @@ def _converted(path: Path, sha256: str) -> Path:
         raise WeightsError(f"{path} holds no tensors by name; wanted a state dict")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        partial = Path(folder) / kept.name
+        partial, partial_record = Path(folder) / kept.name, Path(folder) / record.name
         save_file(tensors, partial)
+        partial_record.write_text(f"{file_sha256(partial)}\n")
         os.replace(partial, kept)  # All or nothing, whoever else converts the same file.
+        os.replace(partial_record, record)
     _LOGGER.info("%s is kept as %s", path, kept)
     return kept
 
