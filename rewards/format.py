@@ -123,7 +123,7 @@ class Format:
 
     def _is_two_sections(self, text: str, tag: str) -> bool:
         rest = _after_section(text, tag)
-        if rest is None:
+        if rest is None or text.count("<answer>") != 1 or text.count("</answer>") != 1:
             return False
         end = _after_section(rest.strip(), "answer")
         is_empty = not rest.replace("<answer>", "").replace("</answer>", "").strip()

@@ -52,6 +52,16 @@ def test_two_sections_take_reasoning_of_several_lines(variant: str) -> None:
     assert score(good.replace("\n<answer>", "x<answer>"), variant=variant) == 0.0
 
 
+@pytest.mark.parametrize("variant", ["think_answer", "reasoning_answer"])
+def test_two_sections_want_each_tag_once_and_in_order_among_all_arrangements(variant: str) -> None:
+    tag = variant.removesuffix("_answer")
+    tags = (f"<{tag}>x", f"</{tag}>", "<answer>x", "</answer>")
+    arrangements = [parts for length in range(1, 7) for parts in product(tags, repeat=length)]
+    texts = ["".join(parts) for parts in arrangements]
+    values = Format(variant)(prompts=texts, completions=texts)  # type: ignore[arg-type]
+    assert [parts for parts, value in zip(arrangements, values, strict=True) if value] == [tags]
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("<think>a</think><answer>b</answer>", 1.0), ("<think>a</think>b", 0.5), ("a</think>", 0.25), ("a", 0.0)],
