@@ -182,9 +182,10 @@ def _is_d1_soft(text: str) -> bool:
 
 
 def _d1_xml_count(text: str) -> float:
+    # Split as d1 does, from the left: where closers share a newline, the last piece is longer than rpartition's.
     count = sum(text.count(line) == 1 for line in _D1_TAG_LINES) / 8
     if text.count("\n<answer>\n") == 1:
-        count -= len(text.rpartition("\n</answer>\n")[2]) * _D1_PENALTY_A_CHARACTER
+        count -= len(text.split("\n</answer>\n")[-1]) * _D1_PENALTY_A_CHARACTER
     if text.count("\n</answer>") == 1:
-        count -= (len(text.rpartition("\n</answer>")[2]) - 1) * _D1_PENALTY_A_CHARACTER
+        count -= (len(text.split("\n</answer>")[-1]) - 1) * _D1_PENALTY_A_CHARACTER
     return min(max(2 * count, 0.0), 1.0)

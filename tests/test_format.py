@@ -149,6 +149,39 @@ def test_counting_variants_and_mmada(text: str, variant: str, value: float) -> N
     assert score(text, variant=variant) == pytest.approx(value)
 
 
+def d1_count(text: str) -> float:
+    """d1's ``count_xml`` of four tag lines, character by character; an occurrence may not overlap the one before."""
+
+    def ends(line: str) -> list[int]:
+        found, place = [], 0
+        while place < len(text):
+            is_here = text[place : place + len(line)] == line
+            place += len(line) if is_here else 1
+            found += [place] if is_here else []
+        return found
+
+    def num_behind(line: str) -> int:
+        return len(text) - ([0, *ends(line)][-1])
+
+    count = 0.125 * sum(len(ends(line)) == 1 for line in ("<reasoning>\n", "\n</reasoning>\n"))
+    if len(ends("\n<answer>\n")) == 1:
+        count += 0.125 - 0.001 * num_behind("\n</answer>\n")
+    if len(ends("\n</answer>")) == 1:
+        count += 0.125 - 0.001 * (num_behind("\n</answer>") - 1)
+    return count
+
+
+def test_d1_xml_count_is_twice_d1s_own_count() -> None:
+    head = "<reasoning>\na\n</reasoning>\n<answer>\n5"
+    assert score(f"{head}\n</answer>\n</answer>\n", variant="d1_xml_count") == pytest.approx(0.73)
+    lines = ["<reasoning>\n", "\n</reasoning>", "\n<answer>\n", "\n</answer>", "\n", "5 and more"]
+    texts = ["".join(parts) for parts in product(lines, repeat=5)]
+    texts += [head + "".join(parts) for parts in product(lines, repeat=3)]
+    values = Format("d1_xml_count")(prompts=texts, completions=texts)
+    assert values == pytest.approx([min(max(2 * d1_count(text), 0.0), 1.0) for text in texts])
+    assert len(set(values)) > 50
+
+
 @pytest.mark.parametrize("variant", get_args(FormatVariant))
 def test_filler_does_not_count_and_masks_fail(variant: str) -> None:
     tag = TAG[variant][1:-1]
