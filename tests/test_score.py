@@ -173,6 +173,38 @@ def test_a_folder_of_pictures_has_its_prompts_in_order_of_names(tmp_path: Path) 
         read_items(folder)
 
 
+def test_a_picture_of_a_prompt_is_found_in_the_picture_folder_or_else_beside_its_file(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
+    for place, names in ((folder, ["0", "1"]), (elsewhere, ["0", "beside"])):
+        place.mkdir()
+        for name in names:
+            Image.new("RGB", (2, 2)).save(place / f"{name}.png")
+    prompts = elsewhere / "prompts.jsonl"
+
+    def write(*images: str) -> None:
+        prompts.write_text("".join(json.dumps({"prompt": "p", "image": image}) + "\n" for image in images))
+
+    write("0.png", "beside.png")
+    items = read_items(folder, prompts=prompts, task="understand")
+    assert [item.images for item in items] == [(folder / "0.png",), (elsewhere / "beside.png",)]
+    write("0.png", "2.png")
+    with pytest.raises(UserError, match=r":2: there is no picture '2.png' in .*/pictures or .*/elsewhere;"):
+        read_items(folder, prompts=prompts)
+    write("0.png", "../0.png")
+    with pytest.raises(UserError, match=r":2: picture '../0.png' lies outside .*/pictures or .*/elsewhere;"):
+        read_items(folder, prompts=prompts)
+
+
+def test_the_command_scores_a_folder_whose_prompts_name_its_pictures_from_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "0.png")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "p", "image": "0.png"}\n')
+    arguments = [str(tmp_path / "pictures"), "--prompts", str(tmp_path / "prompts.jsonl")]
+    assert run(["score", "unigrpo.rewards.jpeg_size:JpegSize", *arguments]) == 0, capsys.readouterr().err
+
+
 GOOD = '{"prompt": "p", "completion": "c"}\n'
 
 

@@ -99,7 +99,8 @@ def read_items(
     """Return the items of a JSONL file, or of a folder of pictures, in order.
 
     Lines without an id that follow each other with the same prompt, image and answer are one group. A completion is a
-    picture where the task is ``imagine``, or where it names a picture file; a path is inside the folder of the file.
+    picture where the task is ``imagine``, or where it names a picture file; a path is inside the folder of the file,
+    or of the pictures, which is looked into first.
 
     Args:
         source: the JSONL file, or the folder.
@@ -160,7 +161,7 @@ def _of_folder(folder: Path, prompts: Path, reader: _Reader) -> Iterator[ScoreIt
             "(else a JSONL file whose `completion` names each prompt's picture)"
         )
     repeated = [row for row in rows for _ in range(each)]
-    yield from reader.items(prompts, iter(repeated), pictures)
+    yield from reader.items(prompts, iter(repeated), pictures, folder)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -181,8 +182,13 @@ class _Reader:
         self._task = task
 
     def items(
-        self, path: Path, rows: Iterator[tuple[int, dict[str, Any]]], pictures: Sequence[Path] | None
+        self,
+        path: Path,
+        rows: Iterator[tuple[int, dict[str, Any]]],
+        pictures: Sequence[Path] | None,
+        folder: Path | None = None,
     ) -> Iterator[ScoreItem]:
+        places = [place.resolve() for place in (folder, path.resolve().parent) if place is not None]
         last: tuple[Any, ...] | None = None
         group, sample_index = "", 0
         for place, (line, values) in enumerate(rows):
@@ -193,16 +199,18 @@ class _Reader:
             sample_index = sample_index + 1 if key == last else 0
             if key != last:
                 last, group = key, f"{path.stem}-{line}" if given is None else _as_text(given)
-            item = self._item(path, where, values, None if pictures is None else pictures[place])
+            item = self._item(places, where, values, None if pictures is None else pictures[place])
             yield ScoreItem(**item, id=group, sample_index=sample_index)
 
-    def _item(self, path: Path, where: str, values: Mapping[str, Any], picture: Path | None) -> dict[str, Any]:
+    def _item(
+        self, places: Sequence[Path], where: str, values: Mapping[str, Any], picture: Path | None
+    ) -> dict[str, Any]:
         turns = self._turns(where, values)
-        images = self._images(path.resolve().parent, where, values)
+        images = self._images(places, where, values)
         text = None
         task = self._stated_task(where, values) or ("imagine" if picture is not None else None)
         if picture is None:
-            text, picture = self._completion(path.resolve().parent, where, values, task)
+            text, picture = self._completion(places, where, values, task)
         task = task or ("imagine" if picture is not None else "understand" if images else "reason")
         taken = {*self._column.values(), *_SAVED_NAMES}
         answer = values.get(self._column["answer"])
@@ -235,7 +243,7 @@ class _Reader:
         return task
 
     def _completion(
-        self, folder: Path, where: str, values: Mapping[str, Any], task: Task | None
+        self, places: Sequence[Path], where: str, values: Mapping[str, Any], task: Task | None
     ) -> tuple[str | None, Path | None]:
         """Return the text, or the picture's path."""
         given = self._needed(where, values, "completion")
@@ -245,15 +253,15 @@ class _Reader:
             raise UserError(f"{where}: completion {_short(given)}; it is text, or the path of a picture")
         names_picture = given.lower().endswith(PICTURE_SUFFIXES) and "\n" not in given
         if task == "imagine" or (task is None and names_picture):
-            return None, _inside(folder, given, where)
+            return None, _inside(places, given, where)
         return given, None
 
-    def _images(self, folder: Path, where: str, values: Mapping[str, Any]) -> tuple[Path, ...]:
+    def _images(self, places: Sequence[Path], where: str, values: Mapping[str, Any]) -> tuple[Path, ...]:
         given = values.get(self._column["image"]) or values.get("prompt_image")
         names = [] if given is None else [given] if isinstance(given, str) else given
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{where}: image {_short(given)}; give a path or a list of paths")
-        return tuple(_inside(folder, name, where) for name in names)
+        return tuple(_inside(places, name, where) for name in names)
 
     def _ids(self, where: str, values: Mapping[str, Any]) -> tuple[int, ...] | None:
         given = values.get(self._column["completion_ids"])
@@ -273,13 +281,21 @@ class _Reader:
         return values[column]
 
 
-def _inside(folder: Path, name: str, where: str) -> Path:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
-        raise UserError(f"{where}: picture {name!r} lies outside {folder}; move it inside")
-    if not path.is_file():
-        raise UserError(f"{where}: there is no picture {name!r} in {folder}; text that looks so needs task: reason")
-    return path
+def _inside(places: Sequence[Path], name: str, where: str) -> Path:
+    """Return the first file of that name that lies in one of the folders."""
+    found = [path for place in places if (path := (place / name).resolve()).is_relative_to(place)]
+    if not found:
+        raise UserError(f"{where}: picture {name!r} lies outside {_either(places)}; move it inside")
+    for path in found:
+        if path.is_file():
+            return path
+    raise UserError(
+        f"{where}: there is no picture {name!r} in {_either(places)}; text that looks so needs task: reason"
+    )
+
+
+def _either(places: Sequence[Path]) -> str:
+    return " or ".join(map(str, dict.fromkeys(places)))
 
 
 def read_picture(path: Path) -> Image:
