@@ -295,13 +295,15 @@ def measure(row: Row, num_items: int, *, is_toy: bool, device: str) -> dict[str,
     return entry
 
 
-def markdown(entries: list[dict[str, Any]], command: str, device: str) -> str:
-    """Return the page that documents the figures."""
+def markdown(entries: list[dict[str, Any]], command: str, device: str, *, has_gpu: bool) -> str:
+    """Return the page that documents the figures; ``has_gpu`` is whether the machine shows one, used or not."""
+    missing = "" if has_gpu or device != "cpu" else " There are no figures of a GPU, because none was at hand."
     lines = [
         "# Throughput of the rewards", "",
         f"Completions a second in one process with {num_threads()} on {os.cpu_count()} shared CPU cores "
         f"({platform.machine()}), device {device}, "
-        f"made by `{command}`: a pass warms up, then the median of {NUM_PASSES} counts, each on items of its own.", "",
+        f"made by `{command}`: a pass warms up, then the median of {NUM_PASSES} counts, each on items of its own."
+        f"{missing}", "",
         "| reward | items | ours, /s | the peer's own function | /s | ours ÷ peer | same value | note |",
         "|---|--:|--:|---|--:|--:|--:|---|",
     ]  # fmt: skip
@@ -349,8 +351,11 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(entries, indent=1))
     if options.markdown:
+        import torch
+
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(markdown(entries, f"python {' '.join(sys.argv)}", options.device))
+        command, has_gpu = f"python {' '.join(sys.argv)}", torch.cuda.is_available()
+        options.markdown.write_text(markdown(entries, command, options.device, has_gpu=has_gpu))
 
 
 if __name__ == "__main__":
