@@ -15,6 +15,7 @@ from unigrpo.models import load_policy
 from unigrpo.models.attention import visible_keys
 from unigrpo.models.llada import LladaPolicy
 from unigrpo.models.sdar import SdarPolicy
+from unigrpo.models.text_policy import TextPolicy
 from unigrpo.rollouts import sample
 from unigrpo.testing.conformance import ConformanceError, check_policy, check_sampler
 from unigrpo.testing.make_tiny import make_tiny
@@ -24,6 +25,15 @@ from unigrpo.types import ModelInput
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny("llada", tmp_path_factory.mktemp("checkpoint") / "policy")
+
+
+def loader_of(fault: type[TextPolicy]) -> Any:
+    def load(path: Path, /, *, dtype: str) -> Any:
+        policy = load_policy(path, dtype=dtype)
+        policy.__class__ = fault
+        return policy
+
+    return load
 
 
 class SeesPadding(LladaPolicy):
@@ -101,13 +111,8 @@ class Detaches(LladaPolicy):
     ],
 )
 def test_a_broken_policy_is_named(folder: Path, fault: type[LladaPolicy], message: str) -> None:
-    def load(path: Path, /, *, dtype: str) -> Any:
-        policy = load_policy(path, dtype=dtype)
-        policy.__class__ = fault
-        return policy
-
     with pytest.raises(ConformanceError, match=message):
-        check_policy(folder, load=load)
+        check_policy(folder, load=loader_of(fault))
 
 
 def leaves_masks(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
@@ -218,13 +223,8 @@ def sdar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_block_that_sees_too_much_or_too_little_is_named(sdar: Path, fault: type[SdarPolicy], message: str) -> None:
-    def load(path: Path, /, *, dtype: str) -> Any:
-        policy = load_policy(path, dtype=dtype)
-        policy.__class__ = fault
-        return policy
-
     with pytest.raises(ConformanceError, match=message):
-        check_policy(sdar, load=load)
+        check_policy(sdar, load=loader_of(fault))
 
 
 @pytest.mark.parametrize("fault", [KeepsWrongKeys, KeepsKeysOfTheWrongPlace])

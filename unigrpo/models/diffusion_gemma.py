@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unigrpo.models.base import CanvasSampling
 from unigrpo.models.families import UNIFORM_CORRUPTION
 from unigrpo.models.folders import read_json
-from unigrpo.models.head import project
+from unigrpo.models.head import hide, project
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.models.transformers_body import fill_buffers, linears_of_layers
 from unigrpo.types import ModelInput
@@ -188,9 +188,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         """
         layer, cap = self.module.lm_head, self.module.final_logit_softcapping
         logits = project(hidden, layer, vocabulary_range, layer.out_features).float().div_(cap).tanh_().mul_(cap)
-        if vocabulary_range is not None and vocabulary_range[0] <= self.vocabulary.mask_token_id < vocabulary_range[1]:
-            logits[..., self.vocabulary.mask_token_id - vocabulary_range[0]] = torch.finfo(logits.dtype).min
-        return logits
+        return hide(self.vocabulary.mask_token_id, logits, vocabulary_range)
 
 
 def cache_argument(body: nn.Module) -> str:

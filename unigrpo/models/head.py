@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,3 +29,13 @@ def project(hidden: Tensor, layer: nn.Module, vocabulary_range: tuple[int, int] 
         return functional.linear(hidden, layer.weight[start:stop], bias)
     logits: Tensor = layer(hidden)
     return logits if vocabulary_range is None else logits[..., start:stop].clone()  # LoRA on the head
+
+
+def hide(token_id: int, logits: Tensor, vocabulary_range: tuple[int, int] | None) -> Tensor:
+    """Return logits [..., V'] over a range in which a token has no probability; written in place.
+
+    Over all of V (None) the token keeps its logit, as in the released samplers.
+    """
+    if vocabulary_range is not None and vocabulary_range[0] <= token_id < vocabulary_range[1]:
+        logits[..., token_id - vocabulary_range[0]] = torch.finfo(logits.dtype).min
+    return logits

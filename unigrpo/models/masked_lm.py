@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unigrpo.models import layout
 from unigrpo.models.folders import read_json
-from unigrpo.models.head import project
+from unigrpo.models.head import hide, project
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.models.tokenizer import TextTokenizer
 from unigrpo.models.transformers_body import fill_buffers, linears_of_layers, set_recomputing
@@ -153,9 +153,7 @@ class MaskedLmPolicy(TextPolicy):
             ValueError: a range outside the embedding.
         """
         logits = project(hidden, self.module.get_output_embeddings(), vocabulary_range, self.vocabulary.size)
-        if vocabulary_range is not None and vocabulary_range[0] <= self.vocabulary.mask_token_id < vocabulary_range[1]:
-            logits[..., self.vocabulary.mask_token_id - vocabulary_range[0]] = torch.finfo(logits.dtype).min
-        return logits
+        return hide(self.vocabulary.mask_token_id, logits, vocabulary_range)
 
     def _arguments(self, model_input: ModelInput) -> dict[str, Tensor]:
         """Return the class's own arguments; positions count from a row's first token that is no padding."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from unigrpo.models.head import hide
 from unigrpo.models.vocabulary import TOKEN_TEXT
 from unigrpo.types import ModelInput
 
@@ -133,9 +134,7 @@ class TextPolicy(ABC):
         Over all of V it keeps its logit, as in the released samplers.
         """
         logits = self.module.head(hidden, vocabulary_range)
-        if vocabulary_range is not None and vocabulary_range[0] <= self.vocabulary.mask_token_id < vocabulary_range[1]:
-            logits[..., self.vocabulary.mask_token_id - vocabulary_range[0]] = torch.finfo(logits.dtype).min
-        return logits
+        return hide(self.vocabulary.mask_token_id, logits, vocabulary_range)
 
     def logits(self, token_ids: Tensor, is_padding: Tensor | None = None) -> Tensor:
         """Return [N, L, V]: head after hidden, for checks and small models."""
