@@ -69,6 +69,7 @@ class RewardPool:
         self._memory = MemoryCache()
         self._processes: dict[tuple[str, str, int], RewardProcess] = {}
         self._scorers: dict[str, RewardScorer] = {}
+        only_logged = logged_only(settings)
         for name, reward in settings.items():
             workers = [
                 RewardWorker(
@@ -80,7 +81,7 @@ class RewardPool:
             fraction = reward.max_failed_fraction if max_failed_fraction is None else max_failed_fraction
             self._scorers[name] = RewardScorer(
                 name, reward, workers, self._memory, max_failed_fraction=fraction,
-                is_logged_only=name in logged_only(settings),
+                is_logged_only=name in only_logged,
             )  # fmt: skip
         self._executor: ThreadPoolExecutor | None = None
         self.last_stats: dict[str, RewardStats] = {}
