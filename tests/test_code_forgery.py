@@ -229,8 +229,10 @@ class ForgedJudge:
         with closing(ours), closing(theirs):
             thread = threading.Thread(target=self._serve, args=[Channel(theirs.fileno())])
             thread.start()
-            yield Channel(ours.fileno()), None
-            thread.join()
+            try:
+                yield Channel(ours.fileno()), None
+            finally:
+                thread.join()  # Before the sockets close, also where a report was refused and the rest stays unread.
 
     def _serve(self, channel: Channel) -> None:
         channel.send({"ready": True})
