@@ -95,6 +95,31 @@ def test_a_huge_log_ratio_stays_finite():
     assert loss.item() == pytest.approx(math.exp(20), rel=1e-5)
 
 
+@pytest.mark.parametrize("difference", [30.0, -30.0])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_token_far_from_the_old_policy_has_no_gradient(difference, advantage):
+    def loss_of(logprobs):
+        old = torch.tensor([-50.0 - difference]).double()
+        return surrogate_loss(logprobs, old, None, torch.tensor([advantage]).double(), torch.ones(1), 0.2, 0.0)[0]
+
+    logprobs = torch.tensor([-50.0], dtype=torch.float64, requires_grad=True)
+    loss_of(logprobs).backward()
+    assert logprobs.grad.item() == 0.0
+    with torch.no_grad():
+        assert loss_of(logprobs + 1e-3) == loss_of(logprobs - 1e-3)
+
+
+def test_clamped_fraction_is_the_weight_of_the_tokens_far_from_old_or_reference():
+    logprobs = torch.tensor([-1.0, -30.0, -1.0, -45.0]).double()
+    old = torch.tensor([-2.0, -5.0, -20.9, -45.0]).double()
+    ref = torch.tensor([-1.0, -30.0, -22.0, -1.0]).double()
+    weight = torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
+    _, stats = surrogate_loss(logprobs, old, ref, torch.ones(4).double(), weight, 0.2, 0.04)
+    assert stats.clamped_fraction == pytest.approx(0.2 + 0.3 + 0.4)
+    _, stats = surrogate_loss(logprobs, old, None, torch.ones(4).double(), weight, 0.2, 0.0)
+    assert stats.clamped_fraction == pytest.approx(0.2)
+
+
 def test_a_vector_of_another_length_is_named():
     with pytest.raises(ValueError, match=r"advantages has shape \(1,\), logprobs \(2,\)"):
         surrogate_loss(torch.zeros(2), torch.zeros(2), None, torch.zeros(1), torch.zeros(2), 0.2, 0.0)

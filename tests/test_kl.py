@@ -49,6 +49,27 @@ def test_a_vanished_token_stays_finite(kind):
     assert torch.isfinite(kl_penalty(torch.tensor([-200.0]), torch.tensor([0.0]), kind)).all()
 
 
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("difference", [30.0, -30.0])
+def test_beyond_the_clamp_the_gradient_is_zero(kind, difference):
+    logprobs = torch.tensor([-40.0], dtype=torch.float64, requires_grad=True)
+    value = kl_penalty(logprobs, torch.tensor([-40.0 + difference], dtype=torch.float64), kind)
+    edge = math.copysign(20.0, difference)
+    expected = {"k1": -edge, "k2": 200.0, "k3": math.exp(edge) - edge - 1}[kind]
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+    value.sum().backward()
+    assert logprobs.grad.item() == 0.0
+
+
+@pytest.mark.parametrize("difference", [19.9, -19.9])
+def test_up_to_the_clamp_the_gradient_points_to_the_reference(difference):
+    for kind, slope in (("k2", -difference), ("k3", 1 - math.exp(difference))):
+        logprobs = torch.tensor([-40.0], dtype=torch.float64, requires_grad=True)
+        kl_penalty(logprobs, torch.tensor([-40.0 + difference], dtype=torch.float64), kind).sum().backward()
+        assert logprobs.grad.item() == pytest.approx(slope)
+        assert math.copysign(1, logprobs.grad.item()) == -math.copysign(1, difference)
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="give k1, k2 or k3"):
         kl_penalty(torch.zeros(2), torch.zeros(2), "k4")

@@ -33,6 +33,7 @@ class UpdateStats:
     kl: float
     ratio_mean: float
     clip_fraction: float
+    clamped_fraction: float
     entropy: float
     grad_norm: float
     lr: float
@@ -176,8 +177,8 @@ class Learner:
         self._count_skipped(is_skipped)
         return UpdateStats(
             loss=loss, policy_loss=float(stats.policy_loss), kl=stats.kl_mean, ratio_mean=stats.ratio_mean,
-            clip_fraction=stats.clip_fraction, entropy=stats.entropy, grad_norm=float(grad_norm),
-            lr=self._optimizer.param_groups[0]["lr"], mask_ratio=float(draw.mask_ratio.mean()),
+            clip_fraction=stats.clip_fraction, clamped_fraction=stats.clamped_fraction, entropy=stats.entropy,
+            grad_norm=float(grad_norm), lr=self._optimizer.param_groups[0]["lr"], mask_ratio=float(draw.mask_ratio.mean()),
             num_scored=int(draw.is_scored.sum()), num_empty=draw.num_empty, is_skipped=is_skipped,
         )  # fmt: skip
 

@@ -31,7 +31,12 @@ def step_metrics(
     updates: Sequence[UpdateStats],
     timer: StepTimer,
 ) -> dict[str, Any]:
-    """Return what ``metrics.jsonl`` holds of a step."""
+    """Return what ``metrics.jsonl`` holds of a step.
+
+    ``clip_ratio/region_mean`` is the part of the scored tokens, by weight, that the objective's clip cut off;
+    ``clamped_fraction`` is the part whose log-prob lies more than 20 nats from the old policy's or the reference's, and
+    which is not moved by that term. It is 0 in a run that is well.
+    """
     timing = timer.metrics()
     num_tokens = sum(rollout.completion_length for rollout in rollouts)
     metrics: dict[str, Any] = {"step": run.num_done}
@@ -82,6 +87,7 @@ def _update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
         "kl": mean("kl"),
         "ratio_mean": mean("ratio_mean"),
         "clip_ratio/region_mean": mean("clip_fraction"),
+        "clamped_fraction": mean("clamped_fraction"),
         "entropy": mean("entropy"),
         "grad_norm": mean("grad_norm"),
         "lr": updates[-1].lr,

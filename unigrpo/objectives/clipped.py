@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from unigrpo.objectives.kl import MAX_LOG_RATIO, kl_penalty
+from unigrpo.objectives.kl import is_beyond, kl_penalty, log_ratio
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +24,8 @@ class SurrogateStats:
     """Weight of the tokens whose gradient the clip has cut off."""
     nll: torch.Tensor
     """Minus log-prob of the taken tokens: an estimate of the entropy, unbiased for tokens that the policy sampled."""
+    clamped: torch.Tensor
+    """Weight of the tokens whose log-ratio to the old policy or to the reference lies beyond +-20 nats."""
 
     def __add__(self, other: SurrogateStats) -> SurrogateStats:
         """Return the sums over both."""
@@ -43,6 +45,11 @@ class SurrogateStats:
     def clip_fraction(self) -> float:
         """Return the weighted fraction of clipped tokens."""
         return self._mean(self.clipped)
+
+    @property
+    def clamped_fraction(self) -> float:
+        """Return the weighted fraction of tokens whose log-ratio was clamped."""
+        return self._mean(self.clamped)
 
     @property
     def kl_mean(self) -> float:
@@ -80,8 +87,9 @@ def surrogate_loss(
 
     sum_s weight_s [ -min(r_s A_s, clip(r_s) A_s) + kl_coef KL_s ], r = exp(log p - log p_old) a token (MMaDA, arXiv
     2505.15809, eq. 5). The weights carry the means over tokens and responses and are global, so that losses and
-    gradients of micro-batches add up to those of the batch. Departures: the log-ratio is clamped to +-20; a non-finite
-    log-prob gives a non-finite loss, which the caller skips and counts.
+    gradients of micro-batches add up to those of the batch. Departures: log-ratios to the old policy and to the
+    reference are clamped to +-20 nats, and a token beyond has no gradient from that term; a NaN log-prob gives a NaN
+    loss, which the caller skips and counts.
 
     Args:
         logprobs: [S] nats, of the taken tokens under the policy, with gradient.
@@ -104,12 +112,15 @@ def surrogate_loss(
             raise ValueError(
                 f"{name} has shape {tuple(other.shape)}, logprobs {tuple(logprobs.shape)}; gather all at is_scored"
             )
-    ratio = (logprobs - old_logprobs.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    ratio = log_ratio(logprobs, old_logprobs.detach()).exp()
     policy_loss = -(weight * clipped_surrogate(ratio, advantages, clip_eps)).sum()
     kl_sum = torch.zeros_like(policy_loss)
     if ref_logprobs is not None:
         kl_sum = (weight * kl_penalty(logprobs, ref_logprobs, kl)).sum()
     with torch.no_grad():
+        is_clamped = is_beyond(logprobs, old_logprobs)
+        if ref_logprobs is not None:
+            is_clamped |= is_beyond(logprobs, ref_logprobs)
         is_clipped = torch.where(advantages > 0, ratio > 1 + clip_eps, ratio < 1 - clip_eps) & (advantages != 0)
         stats = SurrogateStats(
             weight=weight.sum(),
@@ -118,5 +129,6 @@ def surrogate_loss(
             ratio=(weight * ratio).sum(),
             clipped=(weight * is_clipped).sum(),
             nll=-(weight * logprobs).sum(),
+            clamped=(weight * is_clamped).sum(),
         )
     return policy_loss + kl_coef * kl_sum, stats
