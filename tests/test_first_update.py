@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracles.completion_masks import completion_masks
 
 from unigrpo.estimators.unigrpo import UniGRPO
 from unigrpo.logprobs import token_logprobs
-from unigrpo.masking import collate, completion_masks
+from unigrpo.masking import collate
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_disabled, add_lora
 from unigrpo.objectives.clipped import surrogate_loss

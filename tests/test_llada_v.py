@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from llava_specimens import PICTURES, Golden, sampling_of
+from oracles.sft_losses import loss_lm
 from PIL import Image
 
 from unigrpo.models import load_policy
@@ -18,7 +19,7 @@ from unigrpo.models.siglip import SiglipConfig
 from unigrpo.models.tiles import cut_tiles
 from unigrpo.rollouts import sample
 from unigrpo.settings import LoraSettings, SamplingSettings
-from unigrpo.sft_losses import loss_lm, text_mask_prob
+from unigrpo.sft_losses import text_mask_prob
 from unigrpo.testing.make_tiny import make_tiny
 from unigrpo.types import Message, ModelInput, Prompt, Span
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,16 @@ def test_features_lie_once_a_prompt_and_rollouts_count_their_own(folder: Path) -
         assert own.tolist() == [size + number for number in range(counts[row // 2])]
         moved = batch.token_ids[row][batch.token_ids[row] >= size].numpy()
         assert (moved - own).tolist() == [start] * len(own)
+
+
+def test_prompts_of_two_tasks_with_one_id_keep_their_own_pictures(folder: Path) -> None:
+    policy = policy_of(folder)
+    asked, plain = replace(prompts()[0], id="train-1"), replace(prompts()[2], id="train-1")
+    units = plan_units([(plain, SAMPLING), (asked, SAMPLING)], group_size=1, rows_per_unit=2, seed=0, step=0)
+    rollouts = [rollout for unit in units for rollout in generate(policy, unit, VERSION)]
+    batch = collate(rollouts, np.zeros(2), policy.vocabulary.pad_token_id)
+    found = with_image_features(batch, [rollout.prompt for rollout in rollouts], policy).image_features
+    assert torch.equal(found, policy.image_features(asked.images))
 
 
 def test_first_update_has_ratio_one_and_no_kl_and_moves_every_adapter(folder: Path) -> None:

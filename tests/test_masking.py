@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles.completion_masks import completion_masks
 
-from unigrpo.masking import apply_mask, collate, completion_masks
+from unigrpo.masking import collate
 from unigrpo.types import PolicyVersion, Prompt, Rollout, Span
 
-EOS, PAD, MASK = 1, 1, 9
+EOS, PAD = 1, 1
 
 
 def make_rollout(token_ids, spans, prompt_id="p", seed=0, given=()):
@@ -68,13 +71,6 @@ def test_an_eos_ends_its_own_span_and_no_picture():
     assert torch.equal(is_completion, ~is_tail)
 
 
-def test_apply_mask_writes_there_and_only_there():
-    token_ids = torch.arange(6).reshape(2, 3)
-    is_masked = torch.tensor([[True, False, False], [False, True, True]])
-    assert apply_mask(token_ids, is_masked, MASK).tolist() == [[9, 1, 2], [3, 9, 9]]
-    assert token_ids.tolist() == [[0, 1, 2], [3, 4, 5]]
-
-
 def test_collate_partitions_every_position():
     batch = collate(
         [text_rollout([2, 3, 4, EOS, EOS], 2, seed=7), text_rollout([2, EOS, 4], 1, prompt_id="q", seed=8)],
@@ -87,6 +83,7 @@ def test_collate_partitions_every_position():
     assert letters.tolist() == [[0, 0, 1, 1, 2], [0, 1, 2, 3, 3]]
     assert batch.token_ids.tolist() == [[2, 3, 4, 1, 1], [2, 1, 4, PAD, PAD]]
     assert batch.row_seeds.tolist() == [7, 8] and batch.lengths.tolist() == [5, 3]
+    assert batch.prompt_lengths.tolist() == [2, 1]
     assert batch.group_ids.tolist() == [0, 1] and batch.advantages.tolist() == [0.5, -0.5]
 
 
@@ -105,6 +102,13 @@ def test_given_tokens_inside_an_open_span_are_prompt():
     spans = [Span(kind="image_codes", start=0, stop=4, is_open=True)]
     batch = collate([make_rollout([2, 3, 4, 5], spans, given=(1,))], np.zeros(1), PAD)
     assert batch.is_prompt.tolist() == [[False, True, False, False]] and not batch.is_tail.any()
+    assert batch.prompt_lengths.tolist() == [0]  # what is given after the first open position is no prompt of it
+
+
+def test_prompts_of_two_tasks_with_one_id_are_two_groups():
+    first, second = (text_rollout([2, 3], 1, prompt_id="train-1") for _ in range(2))
+    second = replace(second, prompt=replace(second.prompt, task="understand"))
+    assert collate([first, second, first], np.zeros(3), PAD).group_ids.tolist() == [0, 1, 0]
 
 
 def test_wrong_counts_are_named():

@@ -34,6 +34,7 @@ def make_batch(num_rows=NUM_ROWS, length=LENGTH, padding=0, first_seed=100):
         group_ids=torch.zeros(num_rows, dtype=torch.int64),
         row_seeds=torch.arange(num_rows) + first_seed,
         lengths=torch.full((num_rows,), length),
+        prompt_lengths=torch.full((num_rows,), PROMPT),
     )
 
 

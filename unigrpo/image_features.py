@@ -14,7 +14,7 @@ import torch
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
-    from unigrpo.types import Batch, Prompt
+    from unigrpo.types import Batch, Prompt, Task
 
 
 def join_features(features: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -51,11 +51,12 @@ def with_image_features(batch: Batch, prompts: Sequence[Prompt], policy: Policy)
         prompts: N of them, one a rollout.
         policy: computes the features.
     """
-    known: dict[str, torch.Tensor | None] = {}
-    for prompt in prompts:
-        if prompt.id not in known:
-            known[prompt.id] = policy.image_features(prompt.images) if prompt.images else None
-    table, offsets = join_features([known[prompt.id] for prompt in prompts])
+    known: dict[tuple[Task, str], torch.Tensor | None] = {}
+    keys = [(prompt.task, prompt.id) for prompt in prompts]  # an id is unique within its task's data alone
+    for key, prompt in zip(keys, prompts, strict=True):
+        if key not in known:
+            known[key] = policy.image_features(prompt.images) if prompt.images else None
+    table, offsets = join_features([known[key] for key in keys])
     if table is None:
         return batch
     return replace(batch, token_ids=shift_ids(batch.token_ids, offsets, policy.vocabulary.size), image_features=table)

@@ -336,13 +336,10 @@ class Batch:
     """[N] int64: keys the mask draws of each rollout."""
     lengths: torch.Tensor
     """[N] int64: positions that are not padding, so that a work unit can be cut to its longest row."""
+    prompt_lengths: torch.Tensor
+    """[N] int64: positions before the first open one."""
     image_features: torch.Tensor | None = None
     """[F, D] of all prompts together, see ``ModelInput``."""
-
-    @property
-    def prompt_lengths(self) -> torch.Tensor:
-        """Return [N] int64: positions before the first open one."""
-        return self.is_prompt.long().cumprod(dim=1).sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,6 @@ from typing import Literal
 
 import torch
 
-from unigrpo.masking import apply_mask
 from unigrpo.seeding import fold, uniform
 from unigrpo.types import Batch, MaskDraw
 
@@ -113,7 +112,7 @@ class UniGRPO:
         is_scored = is_masked & batch.is_completion
         counted = is_scored if self.normalizer == "scored" else batch.is_completion
         return MaskDraw(
-            noisy_ids=apply_mask(batch.token_ids, is_masked, mask_token_id),
+            noisy_ids=batch.token_ids.masked_fill(is_masked, mask_token_id),
             is_scored=is_scored,
             weight=scored_weight(is_scored, counted.sum(-1)),
             rollout_index=torch.arange(len(batch.token_ids), device=batch.token_ids.device),

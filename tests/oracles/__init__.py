@@ -1,0 +1,1 @@
+"""Definitions by another route, to which the tests hold the product."""
