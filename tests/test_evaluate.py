@@ -12,7 +12,8 @@ from unigrpo.demo.make_policy import make_policy
 from unigrpo.evaluate import evaluate, evaluate_run
 from unigrpo.observer import SilentObserver
 from unigrpo.recipe import load_recipe
-from unigrpo.run import create_run_dir, open_run
+from unigrpo.run import open_run
+from unigrpo.run_directory import create_run_dir
 from unigrpo.summary import finish
 
 REWARDS = """

@@ -24,14 +24,14 @@ LAYERS = {
     ),
     2: (
         "estimators", "objectives", "models", "rewards", "data", "metrics", "alarms", "tracking", "checkpoint",
-        "likelihood", "sft_losses",
+        "likelihood", "sft_losses", "optimizer",
     ),
     3: ("rollouts", "sft_rows"),
     4: ("rollouts.actor", "rewards.worker", "learner"),
     5: ("rollouts.pool", "rewards.pool", "learner_group"),
     6: ("recipe", "recipe_checks", "recipe_problems", "recipe_yaml", "arithmetic", "model_size", "recipes"),
     7: (
-        "run", "train", "sft", "sft_weights", "evaluate", "samples", "step_metrics", "summary", "export", "report",
+        "run", "run_directory", "train", "sft", "evaluate", "samples", "step_metrics", "summary", "export", "report",
         "report_data", "report_figures", "page", "inspection", "score", "score_items", "score_page", "demo", "testing",
     ),
     8: ("cli",),

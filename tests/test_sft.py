@@ -1,13 +1,17 @@
 """The supervised stage: it learns, it repeats bit by bit, it resumes, and what it writes loads."""
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from oracles.sft_losses import IGNORED, loss_lm, loss_t2i
 from safetensors.torch import load_file
 
 from unigrpo.data import load_prompts
@@ -15,9 +19,8 @@ from unigrpo.demo.make_policy import make_policy
 from unigrpo.errors import UserError
 from unigrpo.models import load_policy
 from unigrpo.settings import DataSettings, SftRecipe, SftTaskSettings
-from unigrpo.sft import learning_rate, run_sft, task_loss
-from unigrpo.sft_losses import IGNORED, loss_lm, loss_t2i
-from unigrpo.sft_rows import Demonstrations, RememberedCodes, add_noise
+from unigrpo.sft import run_sft, task_loss
+from unigrpo.sft_rows import Demonstrations, RememberedCodes, add_noise, remembering
 from unigrpo.types import ModelInput
 
 SUMS = {"use": "unigrpo.demo.sums:Sums"}
@@ -147,11 +150,60 @@ def test_a_folder_in_use_and_a_resume_without_checkpoint_are_refused(base, tmp_p
         run_sft(recipe(base), tmp_path, is_resumed=True)
 
 
+def test_a_run_of_another_process_is_refused_by_its_lock(base, tmp_path):
+    stopped = recipe(base, checkpoint={"every": 2})
+    run_sft(stopped, tmp_path / "run")
+
+    class ResumesTheSame:
+        def step(self, metrics):
+            with pytest.raises(UserError, match=f"process {os.getpid()} works in"):
+                run_sft(stopped, tmp_path / "run", is_resumed=True)
+
+        def phase(self, text): ...
+        def progress(self, done, total, text): ...
+        def done(self, summary): ...
+
+    run_sft(stopped, tmp_path / "run", ResumesTheSame(), is_resumed=True)
+
+
+def test_curves_are_written_unless_the_recipe_says_not(base, tmp_path):
+    run_sft(recipe(base, num_steps=2), tmp_path / "with")
+    (events,) = (tmp_path / "with" / "tensorboard").glob("events.out.tfevents.*")
+    assert b"loss/reason" in events.read_bytes()
+    run_sft(recipe(base, num_steps=1, tensorboard=False), tmp_path / "without")
+    assert not (tmp_path / "without" / "tensorboard").exists()
+
+
+COUNT_COMPILED = """
+import sys
+from unigrpo.settings import SftRecipe
+from unigrpo.sft import Training
+modules = Training(SftRecipe.model_validate_json(sys.argv[1])).policy.module.modules()
+print(sum(module._compiled_call_impl is not None for module in modules))
+"""
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_recipe_says_whether_the_blocks_are_compiled(base, compiled):
+    settings = {"path": str(base), "dtype": "float32", "image_size": 64, "compiled": compiled}
+    arguments = [sys.executable, "-c", COUNT_COMPILED, recipe(base, policy=settings).model_dump_json()]
+    # In a process of its own, since the compiler warns when it is imported. It starts at the first call only.
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 0) == compiled
+
+
+def test_the_policy_that_trains_keeps_its_own_image_tokenizer(base):
+    own = CellColours()
+    policy = load_policy(base, dtype="float32", image_tokenizer=own, image_size=64)
+    assert isinstance(remembering(policy).image_tokenizer, RememberedCodes)
+    assert policy.image_tokenizer is own
+
+
 def test_a_demonstration_that_does_not_fit_is_named(base, tmp_path):
     short = {"reason": {"data": SUMS, "batch_size": 2, "completion_length": 5}}
     with pytest.raises(ValueError, match=r"sum-\d+\+\d+.*over completion_length 5"):
         run_sft(recipe(base, tasks=short), tmp_path / "run")
-    assert not (tmp_path / "run").exists()  # so that the mended recipe may use it
+    assert not any((tmp_path / "run").iterdir())  # so that the mended recipe may use it
 
 
 def test_the_environment_is_written_beside_the_recipe(base, tmp_path):
@@ -229,13 +281,6 @@ def test_noise_stays_on_the_completion_and_follows_its_schedule(policy):
         # E[(1 - e) t + e] = (1 + e) / 2; E[cos(pi t / 2)] = 2 / pi
         assert fraction == pytest.approx(0.505 if task == "reason" else 2 / np.pi, abs=0.03)
     assert min(counts[0]) >= 1
-
-
-def test_the_rate_warms_up_and_then_falls_as_half_a_cosine(base):
-    falling = recipe(base, num_steps=110, warmup_steps=10)
-    assert [learning_rate(falling, step) for step in (0, 9, 10, 60, 110)] == pytest.approx([2e-4, 2e-3, 2e-3, 1e-3, 0])
-    flat = recipe(base, num_steps=110, lr_schedule="constant")
-    assert learning_rate(flat, 109) == 2e-3
 
 
 ASSET = Path(__file__).parents[1] / "unigrpo" / "assets" / "tiny_policy"

@@ -16,7 +16,7 @@ from unigrpo.demo.make_policy import make_policy
 from unigrpo.errors import UserError
 from unigrpo.metrics import read_metrics
 from unigrpo.recipe import load_recipe
-from unigrpo.run import locked
+from unigrpo.run_directory import locked
 from unigrpo.train import resume, train
 
 REWARD = """

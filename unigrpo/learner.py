@@ -12,6 +12,7 @@ import torch
 from unigrpo.logprobs import token_logprobs
 from unigrpo.models.adapter import adapter_disabled
 from unigrpo.objectives.clipped import SurrogateStats, surrogate_loss
+from unigrpo.optimizer import Optimizer
 from unigrpo.settings import LearnerSettings, ObjectiveSettings
 from unigrpo.types import Batch, MaskDraw, ModelInput
 
@@ -59,7 +60,7 @@ class _Rows:
 
 
 class Learner:
-    """One rank's policy, optimiser and estimator."""
+    """One rank's policy, optimizer and estimator."""
 
     def __init__(
         self,
@@ -70,25 +71,19 @@ class Learner:
         settings: LearnerSettings,
         num_steps: int,
     ) -> None:
-        """Make the optimiser over the policy's trainable weights.
+        """Make the optimizer over the policy's trainable weights.
 
         Args:
             policy: the model that trains.
             reference: a frozen copy; None is the policy's own base with the adapter off.
             estimator: draws the noise.
             objective: clip and KL.
-            settings: optimiser and micro-batches.
+            settings: optimizer and micro-batches.
             num_steps: learner steps of the run, for the schedule of the rate.
         """
-        self._num_steps = num_steps
         self._policy, self._reference, self._estimator = policy, reference, estimator
         self._objective, self._settings = objective, settings
-        self._names, self._weights = zip(
-            *((name, weight) for name, weight in policy.module.named_parameters() if weight.requires_grad), strict=True
-        )
-        self._optimizer = torch.optim.AdamW(
-            self._weights, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        self._optimizer = Optimizer(policy.module, settings, num_steps)
         self._num_skipped_in_a_row = 0
 
     def draw(self, batch: Batch, step: int) -> list[MaskDraw]:
@@ -125,7 +120,6 @@ class Learner:
 
     def _micro_batches(self, batch: Batch, draw: MaskDraw) -> Iterator[_Rows]:
         """Yield the draw's rows in order, each part without the padding that none of its rows needs."""
-        prompt_lengths = batch.prompt_lengths
         for start in range(0, len(draw.rollout_index), self._settings.micro_batch_rows):
             part = slice(start, start + self._settings.micro_batch_rows)
             rollout = draw.rollout_index[part]
@@ -138,7 +132,7 @@ class Learner:
                     token_ids=draw.noisy_ids[part, :length],
                     is_padding=is_padding if bool(is_padding.any()) else None,
                     image_features=batch.image_features,
-                    prompt_lengths=prompt_lengths[rollout],
+                    prompt_lengths=batch.prompt_lengths[rollout],
                     clean_ids=targets,
                 ),
                 targets=targets,
@@ -161,33 +155,24 @@ class Learner:
             draw: the noise of this inner update.
             old: [S] log-probs under the policy that generated; None takes this update's own (ratio exactly 1).
             ref: [S] log-probs under the reference; None is no penalty.
-            step: learner step, for the warm-up.
+            step: learner step, for the rate.
 
         Raises:
             LearnerStoppedError: after too many skipped updates in a row.
         """
         loss, stats = self._accumulate(batch, draw, old, ref)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.lr * self._rate(step)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._weights, self._settings.max_grad_norm)
+        grad_norm = self._optimizer.clip_gradients()
         is_skipped = not (bool(torch.isfinite(grad_norm)) and math.isfinite(loss))
         if not is_skipped:
-            self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.update(step)
+        self._optimizer.clear_gradients()
         self._count_skipped(is_skipped)
         return UpdateStats(
             loss=loss, policy_loss=float(stats.policy_loss), kl=stats.kl_mean, ratio_mean=stats.ratio_mean,
             clip_fraction=stats.clip_fraction, clamped_fraction=stats.clamped_fraction, entropy=stats.entropy,
-            grad_norm=float(grad_norm), lr=self._optimizer.param_groups[0]["lr"], mask_ratio=float(draw.mask_ratio.mean()),
+            grad_norm=float(grad_norm), lr=self._optimizer.rate(step), mask_ratio=float(draw.mask_ratio.mean()),
             num_scored=int(draw.is_scored.sum()), num_empty=draw.num_empty, is_skipped=is_skipped,
         )  # fmt: skip
-
-    def _rate(self, step: int) -> float:
-        """Return the fraction of the learning rate that a step takes."""
-        warmup = min(1.0, (step + 1) / max(1, self._settings.warmup_steps))
-        if self._settings.lr_schedule == "constant":
-            return warmup
-        return warmup * 0.5 * (1.0 + math.cos(math.pi * step / self._num_steps))
 
     def _accumulate(
         self, batch: Batch, draw: MaskDraw, old: torch.Tensor | None, ref: torch.Tensor | None
@@ -222,12 +207,8 @@ class Learner:
             )
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
-        """Return AdamW's moments and step counts by weight name, for a checkpoint."""
-        state: dict[str, torch.Tensor] = {}
-        for name, weight in zip(self._names, self._weights, strict=True):
-            for key, value in self._optimizer.state.get(weight, {}).items():
-                state[f"{key}:{name}"] = value.detach().clone().contiguous()
-        return state
+        """Return the moments and step counts of the optimizer by weight name, for a checkpoint."""
+        return self._optimizer.state()
 
     def load_optimizer_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take what ``optimizer_state`` returned.
@@ -235,13 +216,4 @@ class Learner:
         Raises:
             ValueError: if it belongs to other weights.
         """
-        known = set(self._names)
-        strange = sorted({key.partition(":")[2] for key in state} - known)
-        if strange:
-            raise ValueError(f"the optimiser state has weights that the policy does not train: {strange[:10]}")
-        for name, weight in zip(self._names, self._weights, strict=True):
-            found = {key.partition(":")[0]: value for key, value in state.items() if key.partition(":")[2] == name}
-            if found:
-                self._optimizer.state[weight] = {
-                    key: value.clone() if key == "step" else value.to(weight).clone() for key, value in found.items()
-                }
+        self._optimizer.load_state(state)

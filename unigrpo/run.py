@@ -1,17 +1,11 @@
-"""A run: its directory, and everything the loop needs, opened from a recipe and closed again."""
+"""A run: everything the loop needs, opened from a recipe and closed again."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import platform
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +13,8 @@ import numpy as np
 import torch
 
 from unigrpo.alarms import Alarms
-from unigrpo.checkpoint import FOLDER, Checkpoint, latest_checkpoint, save_checkpoint, write_atomically
+from unigrpo.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from unigrpo.data import PromptSource, load_prompts
-from unigrpo.errors import UserError
 from unigrpo.learner import Learner
 from unigrpo.learner_group import LearnerGroup
 from unigrpo.metrics import MetricLog, read_metrics
@@ -29,11 +22,11 @@ from unigrpo.models.adapter import save_adapter
 from unigrpo.models.opening import open_policy
 from unigrpo.observer import Observer
 from unigrpo.plugin import resolve
-from unigrpo.recipe import dump_recipe, load_recipe
 from unigrpo.rewards.pool import RewardPool
 from unigrpo.rewards.runtime.journal import ScoredStep, load_step, save_step
 from unigrpo.rollouts.engine import WorkUnit, plan_units
 from unigrpo.rollouts.pool import open_pool
+from unigrpo.run_directory import locked
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
 from unigrpo.tracking import TensorBoard
@@ -43,9 +36,7 @@ if TYPE_CHECKING:
     from unigrpo.models.base import Policy
     from unigrpo.rollouts.base import RolloutPool
 
-RECIPE, ENVIRONMENT, SUMMARY, LOCK = "recipe.yaml", "environment.json", "summary.json", ".lock"
 REWARDS = "rewards"
-PACKAGES = ("torch", "transformers", "peft", "ray", "numpy", "safetensors", "open_clip_torch", "math-verify", "unigrpo")
 
 
 @dataclass(kw_only=True)
@@ -136,72 +127,6 @@ class Run:
         weights = load_file(lora if lora.exists() else checkpoint.folder / "model.safetensors")
         self.learner.load_state(weights, load_file(checkpoint.folder / "optimizer.safetensors"))
         self.num_done, self.wall_s = checkpoint.step, checkpoint.state["wall_s"]
-
-
-def create_run_dir(recipe: Recipe, run_dir: Path) -> None:
-    """Make a run directory with the resolved recipe and what it runs on.
-
-    Raises:
-        UserError: if it exists and is not empty: runs never share a directory.
-    """
-    if run_dir.exists() and any(run_dir.iterdir()):
-        raise UserError(f"{run_dir} is not empty; choose another --out, or go on with it: unigrpo resume {run_dir}")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir / ENVIRONMENT, json.dumps(environment(), indent=1))
-    dump_recipe(recipe, run_dir / RECIPE)
-
-
-def clear_without_result(run_dir: Path) -> None:
-    """Empty a run directory without an evaluation or a step, so that the same command can be tried again."""
-    has_result = any(run_dir.glob("eval_*/metrics.json")) or any(run_dir.glob(f"{FOLDER}/step_*"))
-    if has_result or read_metrics(run_dir) or (run_dir / SUMMARY).exists():
-        return
-    for path in run_dir.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Keep a run directory to this process; the lock goes with the process, also by SIGKILL.
-
-    Raises:
-        UserError: if another process works in it.
-    """
-    with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"process {file.read().strip() or 'unknown'} works in {run_dir}; wait until it ends, or stop it"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def environment() -> dict[str, Any]:
-    """Return what a run runs on: Python, platform, cores, GPUs and the versions that matter."""
-    return {
-        "python": platform.python_version(), "platform": platform.platform(), "num_cores": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "packages": {name: version(name) for name in PACKAGES},
-    }  # fmt: skip
-
-
-def read_run(run_dir: Path) -> Recipe:
-    """Return the recipe of an existing run.
-
-    Raises:
-        UserError: if the folder holds no run.
-    """
-    if not (run_dir / RECIPE).is_file():
-        raise UserError(f"{run_dir} has no {RECIPE}, so it is no run directory; start one with unigrpo train")
-    return load_recipe(run_dir / RECIPE)
 
 
 @contextmanager

@@ -249,3 +249,4 @@ class SftRecipe(Settings):
     min_mask_ratio: float = Field(1e-3, gt=0, lt=1, description="Lowest mask ratio of text, the reference's eps.")
     log_every: int = Field(50, ge=1)
     checkpoint: CheckpointSettings = CheckpointSettings(every=500)
+    tensorboard: bool = True

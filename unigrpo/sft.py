@@ -1,7 +1,7 @@
 """The supervised stage: masked-diffusion training on demonstrations of the three tasks in one batch.
 
 Its departures from the reference: padding is hidden from attention, the visible picture markers are not scored, the
-times of a batch are evenly spread, norms are not decayed. Everything random is a function of (seed, step, row), so a
+times of a batch are evenly spread. Everything random is a function of (seed, step, row), so a
 resumed run goes on as if it had not stopped.
 """
 
@@ -14,28 +14,27 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from unigrpo.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint, write_atomically
 from unigrpo.data import load_prompts
 from unigrpo.errors import UserError
 from unigrpo.logprobs import token_logprobs
 from unigrpo.metrics import MetricLog
-from unigrpo.models import load_policy
-from unigrpo.models.adapter import add_lora, merge_adapter, save_adapter, save_merged
-from unigrpo.models.opening import refuse_untrained
+from unigrpo.models.adapter import save_adapter, save_merged, set_trainable_state, trainable_state
+from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.observer import Observer, SilentObserver
-from unigrpo.recipe import dump_recipe
-from unigrpo.run import ENVIRONMENT
-from unigrpo.run import environment as environment
+from unigrpo.optimizer import Optimizer
+from unigrpo.run_directory import SUMMARY, clear_without_result, create_run_dir, locked
 from unigrpo.settings import SftRecipe
 from unigrpo.sft_losses import text_weights
-from unigrpo.sft_rows import Demonstrations, RememberedCodes, Rows, add_noise, with_complement
-from unigrpo.sft_weights import load_training_state, save_training_state
+from unigrpo.sft_rows import Demonstrations, Rows, add_noise, remembering, with_complement
+from unigrpo.tracking import TensorBoard
 from unigrpo.types import ModelInput, Task
 
 if TYPE_CHECKING:
@@ -51,8 +50,8 @@ def run_sft(
     """Train on demonstrations and write ``out/policy``, a whole checkpoint in the base's own layout.
 
     The run directory holds recipe.yaml, environment.json, metrics.jsonl, checkpoints/ and summary.json beside it, and
-    after LoRA ``adapter/``, which a training recipe takes as ``policy.adapter``. It is made when policy and
-    demonstrations have been opened and the first batch has been read.
+    after LoRA ``adapter/``, which a training recipe takes as ``policy.adapter``. A run that fails before it has a
+    result (a demonstration that does not fit) leaves nothing.
 
     Args:
         recipe: what to train on what.
@@ -65,26 +64,40 @@ def run_sft(
         ``seed``, ``policy``.
 
     Raises:
-        UserError: if ``out`` already holds a run, or a resumed one has no checkpoint.
+        UserError: if ``out`` already holds a run, another process works in it, or a resumed one has no checkpoint.
         FloatingPointError: if the gradient is not finite.
     """
     observer = observer or SilentObserver()
+    if is_resumed:
+        with locked(out):
+            return _run(recipe, out, observer, _checkpoint_of(out))
+    create_run_dir(recipe, out)
+    try:
+        with locked(out):
+            return _run(recipe, out, observer, None)
+    finally:
+        clear_without_result(out)
+
+
+def _run(recipe: SftRecipe, out: Path, observer: Observer, checkpoint: Checkpoint | None) -> dict[str, Any]:
     start = time.perf_counter()
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
-    checkpoint = _find_start(out, is_resumed)
-    observer.phase("loading the policy")
-    training = _Training(recipe)
-    first_step, means = 0, _Means({})
-    if checkpoint is None:
-        training.demonstrations_of(0)
-        _make_run(recipe, out)
-    else:
-        first_step, means = checkpoint.step, _Means(checkpoint.state.get("unlogged", {}))
-        load_training_state(training.policy.module, training.optimizer, out)
-    observer.phase("training")
-    metrics: dict[str, Any] = {}
-    with MetricLog(out, resumed_step=first_step) as log, training.prefetching(first_step) as rows_of_steps:
+    with ExitStack() as stack:
+        observer.phase("loading the policy")
+        training = Training(recipe)
+        first_step, means = 0, _Means({})
+        if checkpoint is not None:
+            first_step, means = checkpoint.step, _Means(checkpoint.state.get("unlogged", {}))
+            training.restore(checkpoint)
+        observer.phase("training")
+        log = stack.enter_context(MetricLog(out, resumed_step=first_step))
+        tensorboard = None
+        if recipe.tensorboard:
+            tensorboard = TensorBoard(out, resumed_step=None if checkpoint is None else first_step)
+            stack.callback(tensorboard.close)
+        metrics: dict[str, Any] = {}
+        rows_of_steps = stack.enter_context(training.prefetching(first_step))
         for step, rows in enumerate(rows_of_steps, start=first_step):
             means.add(training.step(step, rows))
             done = step + 1
@@ -92,53 +105,42 @@ def run_sft(
             if done % recipe.log_every == 0 or done == recipe.num_steps:
                 metrics = {"step": done, **means.take()}
                 log.append(metrics)
+                if tensorboard is not None:
+                    tensorboard.step(metrics)
                 observer.step(metrics)
             if recipe.checkpoint.every and done % recipe.checkpoint.every == 0 and done < recipe.num_steps:
                 training.save(out, done, means.values)
-    observer.phase("writing the policy")
-    _write_policy(training.policy, out)
-    summary = {
-        **{key: value for key, value in metrics.items() if key.startswith("loss")},
-        "num_steps": recipe.num_steps,
-        "wall_s": round(time.perf_counter() - start, 1),
-        "seed": recipe.seed,
-        "policy": str(out / POLICY_FOLDER),
-        "status": "finished",
-    }
-    write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+        observer.phase("writing the policy")
+        _write_policy(training.policy, out)
+        summary = {
+            **{key: value for key, value in metrics.items() if key.startswith("loss")},
+            "num_steps": recipe.num_steps,
+            "wall_s": round(time.perf_counter() - start, 1),
+            "seed": recipe.seed,
+            "policy": str(out / POLICY_FOLDER),
+            "status": "finished",
+        }
+        write_atomically(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
     observer.done(summary)
     return summary
 
 
-class _Training:
-    """The policy, its optimiser and its demonstrations."""
+class Training:
+    """The policy, its optimizer and its demonstrations."""
 
     def __init__(self, recipe: SftRecipe) -> None:
-        settings = recipe.policy
+        """Open what a recipe names."""
         self.recipe = recipe
-        self.policy: Any = load_policy(
-            settings.path,
-            dtype=settings.dtype,
-            device=settings.device,
-            image_tokenizer=settings.image_tokenizer,
-            image_size=settings.image_size,
-            revision=settings.revision,
-            gradient_checkpointing=settings.gradient_checkpointing,
-        )
+        self.policy: Any = open_policy(recipe.policy, recipe.lora, recipe.seed)
         refuse_untrained(self.policy, recipe.tasks)
-        if self.policy.image_tokenizer is not None:
-            self.policy.image_tokenizer = RememberedCodes(self.policy.image_tokenizer)
-        if settings.adapter is not None:
-            merge_adapter(self.policy, settings.adapter)
-        if recipe.lora.enabled:
-            add_lora(self.policy, recipe.lora, recipe.seed)
         for parameter in self.policy.module.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.clone()  # loaded weights may be the mapped file
-        self.optimizer = make_optimizer(recipe, self.policy.module)
+        self.optimizer = Optimizer(self.policy.module, recipe, recipe.num_steps)
+        encoder = remembering(self.policy)
         self.demonstrations = {
             task: Demonstrations(
-                self.policy,
+                encoder,
                 task,
                 task_settings,
                 load_prompts(task_settings.data, task, "train", recipe.seed),
@@ -170,7 +172,7 @@ class _Training:
             yield rows_of_steps()
 
     def step(self, step: int, rows_by_task: dict[Task, Rows]) -> dict[str, float]:
-        """Take one optimiser step over the rows of all tasks and return its metrics."""
+        """Take one optimizer step over the rows of all tasks and return its metrics."""
         start = time.perf_counter()
         metrics: dict[str, float] = {}
         total = 0.0
@@ -181,20 +183,16 @@ class _Training:
             weighted.backward()
             metrics[f"loss/{task}"] = loss.item()
             total += weighted.item()
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        grad_norm = torch.nn.utils.clip_grad_norm_(trained, self.recipe.max_grad_norm).item()
+        grad_norm = self.optimizer.clip_gradients().item()
         if not math.isfinite(grad_norm):
             raise FloatingPointError(f"the gradient of step {step + 1} is {grad_norm}; lower lr or raise warmup_steps")
-        lr = learning_rate(self.recipe, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.update(step)
+        self.optimizer.clear_gradients()
         return {
             "loss": total,
             **metrics,
             "grad_norm": grad_norm,
-            "lr": lr,
+            "lr": self.optimizer.rate(step),
             "timing_s/step": time.perf_counter() - start,
         }
 
@@ -204,9 +202,22 @@ class _Training:
             out,
             step,
             {"seed": self.recipe.seed, "unlogged": unlogged},
-            lambda folder: save_training_state(self.policy.module, self.optimizer, folder),
+            self._write_tensors,
             self.recipe.checkpoint.keep,
         )
+
+    def _write_tensors(self, folder: Path) -> None:
+        save_file(trainable_state(self.policy), folder / "model.safetensors")
+        save_file(self.optimizer.state(), folder / "optimizer.safetensors")
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take weights and moments from a checkpoint.
+
+        Raises:
+            ValueError: if it holds other weights than those that train.
+        """
+        set_trainable_state(self.policy, load_file(checkpoint.folder / "model.safetensors"))
+        self.optimizer.load_state(load_file(checkpoint.folder / "optimizer.safetensors"))
 
 
 def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float, *, is_complementary: bool = False) -> Tensor:
@@ -235,26 +246,6 @@ def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float, *, is_
     return -(weights.to(device) * logprobs).sum()
 
 
-def learning_rate(recipe: SftRecipe, step: int) -> float:
-    """Return the rate of a step: linear warm-up, then constant or half a cosine down to 0."""
-    warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
-    decay = 1.0
-    if recipe.lr_schedule == "cosine":
-        done = max(0, step - recipe.warmup_steps) / max(1, recipe.num_steps - recipe.warmup_steps)
-        decay = 0.5 * (1.0 + math.cos(math.pi * done))
-    return recipe.lr * warmup * decay
-
-
-def make_optimizer(recipe: SftRecipe, module: torch.nn.Module) -> torch.optim.AdamW:
-    """Return AdamW over the weights that train; vectors (norms) are not decayed."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas, fused=True)
-
-
 class _Means:
     """Means of the metrics since they were last taken."""
 
@@ -271,25 +262,12 @@ class _Means:
         return means
 
 
-def _find_start(out: Path, is_resumed: bool) -> Checkpoint | None:
-    """Return the checkpoint to go on from; None is a new run, whose folder is free."""
-    if is_resumed:
-        checkpoint = latest_checkpoint(out)
-        if checkpoint is None:
-            raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
-        return checkpoint
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; name a new folder for this run")
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; name a new folder for this run")
-    return None
-
-
-def _make_run(recipe: SftRecipe, out: Path) -> None:
-    """Make the folder, once everything that can be wrong with the input has been opened."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / ENVIRONMENT, json.dumps(environment(), indent=1))
-    dump_recipe(recipe, out / "recipe.yaml")
+def _checkpoint_of(out: Path) -> Checkpoint:
+    """Return the newest whole checkpoint of a run, to go on from."""
+    checkpoint = latest_checkpoint(out)
+    if checkpoint is None:
+        raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
+    return checkpoint
 
 
 def _write_policy(policy: Any, out: Path) -> None:

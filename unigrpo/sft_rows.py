@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -214,6 +215,15 @@ class RememberedCodes:
         """Return pixels [N, 3, H, W] of codes [N, K]."""
         pixels: torch.Tensor = self._image_tokenizer.decode(codes, grid)
         return pixels
+
+
+def remembering(policy: Any) -> Any:
+    """Return a policy that encodes with remembered codes and is otherwise the given one, which stays as it is."""
+    if policy.image_tokenizer is None:
+        return policy
+    encoder = copy.copy(policy)
+    encoder.image_tokenizer = RememberedCodes(policy.image_tokenizer)
+    return encoder
 
 
 def _recall(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 
 from unigrpo.checkpoint import write_atomically
 from unigrpo.rollouts.engine import plan_units
-from unigrpo.run import SUMMARY, Run
+from unigrpo.run import Run
+from unigrpo.run_directory import SUMMARY
 from unigrpo.samples import write_film
 
 

@@ -21,7 +21,8 @@ from unigrpo.masking import collate
 from unigrpo.metrics import StepTimer
 from unigrpo.models.opening import refuse_untrained
 from unigrpo.observer import Observer, SilentObserver
-from unigrpo.run import Run, clear_without_result, create_run_dir, open_run, read_run
+from unigrpo.run import Run, open_run
+from unigrpo.run_directory import clear_without_result, create_run_dir, read_run
 from unigrpo.samples import write_samples
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe

@@ -27,8 +27,8 @@ def kl_penalty(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, kind: Literal
     """Return the KL estimate of each token, in nats.
 
     With d = log p_ref - log p: k1 = -d; k2 = d^2 / 2; k3 = exp(d) - d - 1. k2 and k3 are never negative. MMaDA does not
-    name its estimator. d is clamped once, before anything is made of it (``log_ratio``): beyond +-20 nats each estimator
-    is flat, and never points the wrong way.
+    name its estimator. d is clamped once, before anything is made of it (``log_ratio``): beyond +-20 nats each
+    estimator is flat, and never points the wrong way.
 
     Args:
         logprobs: [S], with gradient.

@@ -1,0 +1,124 @@
+"""AdamW as every stage of training uses it: what is decayed, the rate of each step, and its state in a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Protocol
+
+import torch
+
+
+class OptimizerSettings(Protocol):
+    """The settings that the optimizer reads; the learner's section and a supervised recipe both have them."""
+
+    @property
+    def lr(self) -> float:
+        """Return the highest learning rate."""
+
+    @property
+    def warmup_steps(self) -> int:
+        """Return the steps over which the rate rises."""
+
+    @property
+    def lr_schedule(self) -> Literal["constant", "cosine"]:
+        """Return what the rate does besides."""
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Return the decay rates of both moments."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Return the decoupled weight decay of matrices."""
+
+    @property
+    def max_grad_norm(self) -> float:
+        """Return the norm to which longer gradients are scaled."""
+
+
+def learning_rate(settings: OptimizerSettings, step: int, num_steps: int) -> float:
+    """Return the rate of a step: a linear warm-up times, for ``cosine``, half a cosine over all steps of the run.
+
+    The cosine starts with the run and not after the warm-up, and would be 0 at ``step == num_steps``.
+
+    Args:
+        settings: the highest rate, the warm-up and the schedule.
+        step: from 0.
+        num_steps: of the run.
+    """
+    warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    if settings.lr_schedule == "constant":
+        return settings.lr * warmup
+    return settings.lr * (warmup * 0.5 * (1.0 + math.cos(math.pi * step / num_steps)))
+
+
+class Optimizer:
+    """AdamW over the weights of a module that train; vectors (norms, biases) are not decayed."""
+
+    def __init__(self, module: torch.nn.Module, settings: OptimizerSettings, num_steps: int) -> None:
+        """Take the weights that require a gradient now.
+
+        Args:
+            module: the body of a policy.
+            settings: of AdamW and its rate.
+            num_steps: of the run, for the schedule of the rate.
+        """
+        self._settings, self._num_steps = settings, num_steps
+        self._weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        matrices = [weight for weight in self._weights.values() if weight.dim() > 1]
+        vectors = [weight for weight in self._weights.values() if weight.dim() <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self._adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas
+        )
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, from 0."""
+        return learning_rate(self._settings, step, self._num_steps)
+
+    def clip_gradients(self) -> torch.Tensor:
+        """Scale the gradients down to the longest norm allowed, and return the norm that they had."""
+        return torch.nn.utils.clip_grad_norm_(self._weights.values(), self._settings.max_grad_norm)
+
+    def update(self, step: int) -> None:
+        """Move the weights along their gradients, at the rate of a step."""
+        for group in self._adamw.param_groups:
+            group["lr"] = self.rate(step)
+        self._adamw.step()
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients."""
+        self._adamw.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return copies on CPU of the moments and step counts, as ``exp_avg:NAME`` and so on, for a checkpoint."""
+        return {
+            f"{key}:{name}": value.detach().to("cpu", copy=True).contiguous()
+            for name, weight in self._weights.items()
+            for key, value in self._adamw.state.get(weight, {}).items()
+        }
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take what ``state`` returned.
+
+        Raises:
+            ValueError: if it belongs to other weights.
+        """
+        found: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in state.items():
+            kind, _, name = key.partition(":")
+            found.setdefault(name, {})[kind] = value
+        strange = sorted(found.keys() - self._weights.keys())
+        if strange:
+            raise ValueError(
+                f"the optimizer state has weights that the policy does not train: {strange[:10]}; resume with the "
+                "recipe in the run directory"
+            )
+        for name, values in found.items():
+            weight = self._weights[name]
+            self._adamw.state[weight] = {
+                kind: value.clone() if kind == "step" else value.to(weight, copy=True) for kind, value in values.items()
+            }
