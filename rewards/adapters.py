@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
-from unigrpo.plugin import PluginError, resolve
+from unigrpo.plugin import CodeReference, PluginError, resolve
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.runtime.traits import source_hash
 
@@ -27,7 +27,7 @@ class _Named:
     def __init__(
         self,
         *,
-        function: str,
+        function: CodeReference,
         make: Mapping[str, Any] | None = None,
         arguments: Mapping[str, Any] | None = None,
         range: Sequence[float] = UNIT_RANGE,
@@ -96,7 +96,7 @@ class Trl(_Named):
     def __init__(
         self,
         *,
-        function: str,
+        function: CodeReference,
         make: Mapping[str, Any] | None = None,
         arguments: Mapping[str, Any] | None = None,
         range: Sequence[float] = UNIT_RANGE,
@@ -132,7 +132,7 @@ class Verl(_Named):
     def __init__(
         self,
         *,
-        function: str,
+        function: CodeReference,
         data_source: str = "",
         make: Mapping[str, Any] | None = None,
         arguments: Mapping[str, Any] | None = None,
@@ -266,7 +266,7 @@ class FlowGrpo(_Named):
     def __init__(
         self,
         *,
-        function: str,
+        function: CodeReference,
         images: Literal["array", "tensor"] = "array",
         make: Mapping[str, Any] | None = None,
         arguments: Mapping[str, Any] | None = None,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from unigrpo.plugin import PluginError, resolve
+from unigrpo.plugin import CodeReference, PluginError, resolve
 from unigrpo.rewards.vision import geneval
 from unigrpo.rewards.vision.detection import ColourReader, Detection, Detector
 from unigrpo.rewards.vision.geneval import Wanted
@@ -49,9 +49,9 @@ class Compositional:
         self,
         *,
         mode: Literal["strict", "soft"] = "strict",
-        detector: str | Detector = MASK2FORMER,
+        detector: CodeReference | Detector = MASK2FORMER,
         detector_arguments: Mapping[str, Any] | None = None,
-        colours: str | ColourReader = CLIP_COLOURS,
+        colours: CodeReference | ColourReader = CLIP_COLOURS,
         colour_arguments: Mapping[str, Any] | None = None,
         threshold: float = geneval.THRESHOLD,
         counting_threshold: float = geneval.COUNTING_THRESHOLD,

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from unigrpo.plugin import PluginError, resolve
+from unigrpo.plugin import CodeReference, PluginError, resolve
 from unigrpo.rewards.maths.answers import completion_text
 from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
 
@@ -55,7 +55,7 @@ class Diversity:
         self,
         *,
         pictures: Literal["pixels", "hash"] = "pixels",
-        embedder: str | Embedder | None = None,
+        embedder: CodeReference | Embedder | None = None,
         embedder_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Choose the distance.

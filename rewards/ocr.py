@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from unigrpo.plugin import PluginError, resolve
+from unigrpo.plugin import CodeReference, PluginError, resolve
 from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
 
 RAPIDOCR = "unigrpo.rewards.vision.recognizer_rapidocr:RapidOcrRecognizer"
@@ -48,7 +48,7 @@ class Ocr:
     def __init__(
         self,
         *,
-        recognizer: str | Recognizer = RAPIDOCR,
+        recognizer: CodeReference | Recognizer = RAPIDOCR,
         recognizer_arguments: Mapping[str, Any] | None = None,
         is_case_sensitive: bool = False,
         counts_spaces: bool = False,

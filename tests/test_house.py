@@ -18,7 +18,7 @@ MAX_LINES = 400
 LAYERS = {
     0: ("unigrpo", "types", "errors", "legible", "torchvision_hook", "assets"),
     1: (
-        "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "references", "plugin",
+        "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "plugin",
         "reward_checks", "ray_start", "image_features",
         "models.base", "rewards.base", "rollouts.base", "estimators.base",
     ),

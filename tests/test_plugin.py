@@ -1,10 +1,11 @@
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from unigrpo.plugin import PluginError, resolve
+from unigrpo.plugin import PluginError, choice, known_choices, locate, locate_choice, resolve
 from unigrpo.rewards.format import Format
 from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
 
@@ -36,8 +37,10 @@ def test_two_files_of_one_name_do_not_meet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        ("unigrpo.rewards.format", "names no object; write 'package.module:name' or 'path/to/file.py:name'"),
-        (":x", "names no object"),
+        ("unigrpo.rewards.format", 'names no code; wanted "module:Name" or "path/to/file.py:name"'),
+        (":x", "names no code"),
+        ("mine.py:2x", "names no code"),
+        ("mine.py:a.", "names no code"),
         ("no_such_package.x:y", "there is no module 'no_such_package'"),
         ("unigrpo.rewards.fromat:Format", "there is no module 'unigrpo.rewards.fromat'"),
         ("unigrpo.rewards.format:Fromat", "has no 'Fromat'; it has .*Format"),
@@ -47,6 +50,55 @@ def test_two_files_of_one_name_do_not_meet(tmp_path: Path) -> None:
 def test_what_cannot_be_found_is_named_with_the_way_out(use: str, message: str) -> None:
     with pytest.raises(PluginError, match=message):
         resolve(use)
+
+
+def test_a_dotted_name_is_located_as_it_is_resolved(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("class Box:\n    class Inner:\n        def __init__(self, size, code): ...\nbox = Box()\n")
+    for name in ("Box", "Box.Inner", "box.Inner"):
+        assert resolve(f"{file}:{name}")
+        assert locate(f"{file}:{name}").file == file
+    assert locate(f"{file}:Box.Inner").parameters == {"size", "code"}
+    assert locate(f"{file}:box.Inner").parameters is None
+    with pytest.raises(PluginError, match=r"Box defines no 'Iner'; did you mean 'Inner'\?"):
+        locate(f"{file}:Box.Iner")
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package of choices: what its files are, its values are."""
+    folder = tmp_path / "shapes_of_a_test"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "base.py").write_text("class Shape: ...\n")
+    (folder / "round.py").write_text(
+        "from dataclasses import dataclass\n\n\n@dataclass\nclass Round:\n    size: float = 1.0\n\nclass _Other: ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "shapes_of_a_test"
+
+
+def test_a_file_of_a_folder_is_a_choice_and_its_fields_are_its_parameters(shapes: str, tmp_path: Path) -> None:
+    assert list(known_choices(shapes)) == ["round"]
+    assert locate_choice("round", shapes).parameters == {"size"}
+    assert choice("round", shapes)(size=2.0).size == 2.0
+    (tmp_path / shapes / "square.py").write_text("class Square: ...\n")
+    assert list(known_choices(shapes)) == ["round", "square"]
+    assert choice("square", shapes).__name__ == "Square"
+
+
+def test_a_choice_of_the_user_is_a_class_by_its_path(shapes: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Mine:\n    def __init__(self, *, edge): ...\nedge = 3\n")
+    assert locate_choice(f"{tmp_path}/mine.py:Mine", shapes).parameters == {"edge"}
+    assert choice(f"{tmp_path}/mine.py:Mine", shapes).__name__ == "Mine"
+    with pytest.raises(PluginError, match="is a int; wanted a class, such as those in shapes_of_a_test"):
+        choice(f"{tmp_path}/mine.py:edge", shapes)
+
+
+@pytest.mark.parametrize("find", [locate_choice, choice])
+def test_an_unknown_choice_names_the_nearest(find: Callable[[str, str], object], shapes: str) -> None:
+    with pytest.raises(PluginError, match=r"there is no 'ruond'; did you mean 'round'\?; known: round; your own: "):
+        find("ruond", shapes)
 
 
 def test_an_error_inside_the_file_is_its_own(tmp_path: Path) -> None:

@@ -21,6 +21,26 @@ def test_good_recipe_loads_with_absolute_paths(recipe_values: dict[str, Any], wr
     assert Path(recipe.tasks["reason"].data.jsonl or "").is_absolute()
 
 
+def test_a_dotted_name_of_code_passes_the_check(
+    recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "nested.py").write_text("class Rewards:\n    @staticmethod\n    def length(completions, scale): ...\n")
+    recipe = load_recipe(write_recipe(recipe_values), ["rewards.length.use=nested.py:Rewards.length"])
+    assert recipe.rewards["length"].use == f"{tmp_path}/nested.py:Rewards.length"
+
+
+def test_code_that_arguments_name_is_anchored_and_located(
+    recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
+) -> None:
+    reward = recipe_values["rewards"]["length"]
+    reward.update(use="unigrpo.rewards.adapters:Trl", arguments={"function": "my_rewards.py:length"})
+    recipe = load_recipe(write_recipe(recipe_values))
+    assert recipe.rewards["length"].arguments["function"] == f"{tmp_path}/my_rewards.py:length"
+    reward.update(use="unigrpo.rewards.ocr:Ocr", arguments={"recognizer": "my_rewards.py:lenght"})
+    with pytest.raises(RecipeError, match=r"rewards.length.arguments.recognizer: .*did you mean 'length'\?"):
+        load_recipe(write_recipe(recipe_values))
+
+
 def test_dumped_recipe_loads_as_the_same_recipe_from_another_folder(
     recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
 ) -> None:

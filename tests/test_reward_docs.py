@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from unigrpo.references import locate
+from unigrpo.plugin import locate
 from unigrpo.settings import RewardSettings
 from unigrpo.testing.reward_docs import SECTIONS, RewardDoc, read_rewards, render
 

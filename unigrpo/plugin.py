@@ -1,26 +1,174 @@
-"""Find what ``use:`` names in a recipe: our classes and the user's, by one rule and without a registry."""
+"""Code that a recipe names: ours by a word, anybody's by ``module:name`` or ``path/to/file.py:name``.
+
+A choice is a file: the values of ``kl:`` are the files of ``unigrpo/methods/kl``, and adding a file adds a value. There
+is no registry. `locate` and `locate_choice` say whether a name exists, and which parameters it takes, by reading
+source: a recipe is checked without running anybody's code. `resolve` and `choice` import it.
+"""
 
 from __future__ import annotations
 
+import ast
+import difflib
 import hashlib
 import importlib
 import importlib.util
 import logging
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from unigrpo.errors import UserError
+
 _LOGGER = logging.getLogger(__name__)
-
-
 _FOLDER: ContextVar[Path | None] = ContextVar("folder", default=None)
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+CONTRACT = "base"
+"""The file of a folder of choices that holds their contract and is no choice."""
+
+CodeReference = str
+"""A parameter annotated with this name takes ``module:name`` or ``path/to/file.py:name``: `locate` reports it."""
 
 
-class PluginError(ValueError):
-    """A ``use:`` that names nothing."""
+class PluginError(UserError):
+    """A name that leads to no code."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """A name of code, in its two parts."""
+
+    place: str
+    """A dotted module, or the path of a Python file."""
+    name: str
+    """What the module binds; dots reach attributes."""
+
+    @property
+    def is_file(self) -> bool:
+        """Return whether the place is a file rather than a module."""
+        return self.place.endswith(".py")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Located:
+    """Where a name of a recipe was found."""
+
+    file: Path | None
+    """None where the module is not a Python source file."""
+    parameters: frozenset[str] | None
+    """Keywords that it accepts; None where source does not tell (inherited, `**keywords`)."""
+    code_parameters: frozenset[str] = frozenset()
+    """Those of them that name code themselves."""
+
+
+def parse_reference(use: str) -> Reference:
+    """Return the two parts of a name of code.
+
+    Raises:
+        PluginError: if it is not of the form.
+    """
+    place, colon, name = use.rpartition(":")
+    if not colon or not place or not _DOTTED.fullmatch(name):
+        raise PluginError(f'{use!r} names no code; wanted "module:Name" or "path/to/file.py:name"')
+    return Reference(place=place, name=name)
+
+
+# Finding without running
+
+
+def locate(use: str) -> Located:
+    """Return where a name is, from source alone: neither the module nor its parents are imported.
+
+    Raises:
+        PluginError: if there is no such module, file or name; names the nearest one that exists.
+    """
+    reference = parse_reference(use)
+    if reference.is_file:
+        file = Path(reference.place)
+        if not file.is_file():
+            raise PluginError(f"{use!r}: there is no file {reference.place}")
+    else:
+        spec = _find_spec(reference.place)
+        if spec is None:
+            raise PluginError(f"{use!r}: there is no module {reference.place}; is it installed in this environment?")
+        if spec.origin is None or not spec.origin.endswith(".py"):
+            return Located(file=None, parameters=None)
+        file = Path(spec.origin)
+    names, inside = _bound_in(_parsed(file).body), reference.place
+    parts = reference.name.split(".")
+    for part in parts:
+        if part not in names:
+            raise PluginError(f"{use!r}: {inside} defines no {part!r}{nearest(part, names)}")
+        statement, inside = names[part], part
+        if not isinstance(statement, ast.ClassDef):
+            break  # what an attribute of anything else is, only running it tells
+        names = _bound_in(statement.body)
+    if inside != parts[-1]:
+        return Located(file=file, parameters=None)
+    parameters, code_parameters = _parameters(statement)
+    return Located(file=file, parameters=parameters, code_parameters=code_parameters)
+
+
+def known_choices(folder: str) -> dict[str, Path]:
+    """Return the values of a choice and their files: the modules of a package, its contract left out.
+
+    Args:
+        folder: the package's dotted name, ``unigrpo.methods.kl``.
+    """
+    spec = _find_spec(folder)
+    places = [Path(place) for place in (spec.submodule_search_locations if spec is not None else None) or ()]
+    files = sorted(file for place in places for file in place.glob("*.py"))
+    return {file.stem: file for file in files if file.stem not in ("__init__", CONTRACT)}
+
+
+def locate_choice(use: str, folder: str) -> Located:
+    """Return where a choice's class is, from source alone.
+
+    Args:
+        use: a file of the folder without its suffix, or a user's ``path/to/file.py:Name`` or ``module:Name``.
+        folder: the dotted name of the package whose files are the known values.
+
+    Raises:
+        PluginError: if there is none; names the nearest known value.
+    """
+    if ":" in use:
+        return locate(use)
+    statement = class_of_choice(use, folder)
+    parameters, code_parameters = _parameters(statement)
+    return Located(file=known_choices(folder)[use], parameters=parameters, code_parameters=code_parameters)
+
+
+def class_of_choice(use: str, folder: str) -> ast.ClassDef:
+    """Return the source of a known value's one public class.
+
+    Raises:
+        PluginError: if there is no such value.
+    """
+    known = known_choices(folder)
+    if use not in known:
+        values = ", ".join(known) or "none"
+        raise PluginError(
+            f'there is no {use!r}{nearest(use, known)}; known: {values}; your own: "path/to/file.py:Name"'
+        )
+    public = [
+        node for node in _parsed(known[use]).body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert len(public) == 1, f"{known[use]} has {len(public)} public classes; a choice is one"
+    return public[0]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'NAME'?`` for the known name that is nearest; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+# Finding by importing
 
 
 def resolve(use: str, *, folder: Path | None = None) -> object:
@@ -33,20 +181,39 @@ def resolve(use: str, *, folder: Path | None = None) -> object:
     Raises:
         PluginError: if the module, the file or the name does not exist; it says what was looked for and what there is.
     """
-    place, separator, name = use.rpartition(":")
-    if not separator or not place or not name:
-        raise PluginError(f"use: {use!r} names no object; write 'package.module:name' or 'path/to/file.py:name'")
-    module = (
-        _load_file(Path(place), use, folder or _FOLDER.get()) if place.endswith(".py") else _load_module(place, use)
-    )
+    reference = parse_reference(use)
+    place = reference.place
+    if reference.is_file:
+        module = _load_file(Path(place), use, folder or _FOLDER.get())
+    else:
+        module = _load_module(place, use)
     found: object = module
-    for part in name.split("."):
+    for part in reference.name.split("."):
         if not hasattr(found, part):
             public = ", ".join(sorted(key for key in vars(module) if not key.startswith("_"))[:20]) or "nothing public"
-            raise PluginError(f"use: {use!r}: {place} has no {name!r}; it has {public}")
+            raise PluginError(f"{use!r}: {place} has no {reference.name!r}; it has {public}")
         found = getattr(found, part)
     if not place.startswith("unigrpo."):
         _LOGGER.info("use: %s loads code from %s", use, getattr(module, "__file__", place))
+    return found
+
+
+def choice(use: str, folder: str) -> type:
+    """Return the class that a choice names; its parameters are its own fields.
+
+    Args:
+        use: a file of the folder without its suffix, or a user's ``path/to/file.py:Name`` or ``module:Name``.
+        folder: the dotted name of the package whose files are the known values.
+
+    Raises:
+        PluginError: if there is none, or a user's name is no class.
+    """
+    if ":" not in use:
+        name = class_of_choice(use, folder).name
+        return getattr(importlib.import_module(f"{folder}.{use}"), name)
+    found = resolve(use)
+    if not isinstance(found, type):
+        raise PluginError(f"{use!r} is a {type(found).__name__}; wanted a class, such as those in {folder}")
     return found
 
 
@@ -67,7 +234,7 @@ def _load_module(place: str, use: str) -> ModuleType:
         if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
             raise
         raise PluginError(
-            f"use: {use!r}: there is no module {error.name!r} on the path; install it, "
+            f"{use!r}: there is no module {error.name!r} on the path; install it, "
             "or name the file instead: 'path/to/file.py:name'"
         ) from error
 
@@ -75,14 +242,14 @@ def _load_module(place: str, use: str) -> ModuleType:
 def _load_file(path: Path, use: str, folder: Path | None) -> ModuleType:
     file = ((folder or Path.cwd()) / path.expanduser()).resolve()
     if not file.is_file():
-        raise PluginError(f"use: {use!r}: there is no file {file}; relative paths start at {folder or Path.cwd()}")
+        raise PluginError(f"{use!r}: there is no file {file}; relative paths start at {folder or Path.cwd()}")
     # The name holds a digest of the path: two files called rewards.py do not shadow each other or a package.
     name = f"unigrpo_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise PluginError(f"use: {use!r}: {file} cannot be imported as Python")
+        raise PluginError(f"{use!r}: {file} cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     is_loaded = False
@@ -93,3 +260,88 @@ def _load_file(path: Path, use: str, folder: Path | None) -> ModuleType:
         if not is_loaded:
             del sys.modules[name]
     return module
+
+
+# Reading source
+
+
+def _find_spec(module: str) -> ModuleSpec | None:
+    """Find a module through the import path's finders, parent by parent, importing none of them."""
+    path: list[str] | None = None
+    spec: ModuleSpec | None = None
+    full_name = ""
+    for part in module.split("."):
+        full_name = f"{full_name}.{part}" if full_name else part
+        spec = None
+        for finder in sys.meta_path:
+            spec = finder.find_spec(full_name, path)
+            if spec is not None:
+                break
+        if spec is None:
+            return None
+        path = list(spec.submodule_search_locations or [])
+    return spec
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), filename=str(file))
+    except SyntaxError as error:
+        raise PluginError(f"{file}, line {error.lineno}: {error.msg}") from error
+
+
+def _bound_in(body: list[ast.stmt]) -> dict[str, ast.stmt]:
+    """Return every name that a module or class binds, with the statement that binds it."""
+    names: dict[str, ast.stmt] = {}
+    pending: list[ast.stmt] = list(body)
+    while pending:
+        statement = pending.pop(0)
+        if isinstance(statement, ast.If | ast.Try | ast.With):
+            pending[:0] = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
+        for name in _bound_names(statement):
+            names[name] = statement
+    return names
+
+
+def _bound_names(statement: ast.stmt) -> list[str]:
+    match statement:
+        case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            return [name]
+        case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+            return [alias.asname or alias.name.partition(".")[0] for alias in aliases]
+        case ast.Assign(targets=targets):
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return [name]
+    return []
+
+
+def _parameters(statement: ast.stmt) -> tuple[frozenset[str] | None, frozenset[str]]:
+    """Return the keywords that a class or function accepts, where its source says so, and those that name code."""
+    match statement:
+        case ast.FunctionDef(args=arguments) | ast.AsyncFunctionDef(args=arguments):
+            return _argument_names(arguments)
+        case ast.ClassDef(body=body, bases=bases, decorator_list=decorators):
+            for member in body:
+                if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+                    names, code = _argument_names(member.args)
+                    return None if names is None else names - {"self"}, code
+            is_dataclass = any("dataclass" in ast.unparse(decorator) for decorator in decorators)
+            if is_dataclass and not bases:
+                fields = {
+                    member.target.id: ast.unparse(member.annotation)
+                    for member in body
+                    if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name)
+                }
+                fields = {name: annotation for name, annotation in fields.items() if "ClassVar" not in annotation}
+                return frozenset(fields), frozenset(name for name in fields if "CodeReference" in fields[name])
+            return None if bases else frozenset(), frozenset()
+    return None, frozenset()
+
+
+def _argument_names(arguments: ast.arguments) -> tuple[frozenset[str] | None, frozenset[str]]:
+    every = [*arguments.args, *arguments.kwonlyargs]
+    code = frozenset(
+        one.arg for one in every if one.annotation is not None and "CodeReference" in ast.unparse(one.annotation)
+    )
+    return None if arguments.kwarg is not None else frozenset(one.arg for one in every), code

@@ -7,6 +7,7 @@ the recipe that comes back, so that the copy in a run directory means the same f
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from unigrpo.errors import RecipeError
+from unigrpo.plugin import locate, parse_reference
 from unigrpo.recipe_checks import (
     problems_of_evaluation,
     problems_of_scoring,
@@ -24,9 +26,9 @@ from unigrpo.recipe_checks import (
 )
 from unigrpo.recipe_problems import describe
 from unigrpo.recipe_yaml import apply_overrides, read_mapping
-from unigrpo.references import locate, split_reference
 from unigrpo.settings import Recipe, RewardSettings, Settings, SftRecipe
 
+_CODE_IN_A_FILE = re.compile(r"(?P<file>[^\n:]+\.py):(?P<name>[\w.]+)")
 AnyRecipe = TypeVar("AnyRecipe", Recipe, SftRecipe)
 
 
@@ -74,7 +76,7 @@ def load_rewards(source: str, overrides: list[str] | None = None) -> dict[str, R
     folder = Path.cwd()
     if ":" in source and not Path(source).is_file():
         locate(source)
-        values: dict[str, Any] = {"rewards": {split_reference(source)[1]: {"use": source}}}
+        values: dict[str, Any] = {"rewards": {parse_reference(source).name: {"use": source}}}
     else:
         path = find_recipe(source)
         folder = path.parent
@@ -169,19 +171,29 @@ def find_recipe(source: str) -> Path:
 
 def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
     """Make the paths of a recipe absolute where a file or folder stands there."""
+    _anchor_code(values, folder)
     for section, key in _path_slots(values):
         value = section.get(key)
-        if not isinstance(value, str) or value.startswith("asset:"):
-            continue
-        is_code = key in ("use", "function")
-        target, colon, name = value.rpartition(":") if is_code else (value, "", "")
-        if is_code and not target.endswith(".py"):
-            continue
-        candidates = [folder / target, Path(target)]
-        found = next((candidate for candidate in candidates if candidate.exists()), None)
-        if found is not None and target:
-            anchored = found.absolute() if key == "python" else found.resolve()  # A link to Python is the environment.
-            section[key] = f"{anchored}{colon}{name}"
+        if isinstance(value, str) and value and not value.startswith("asset:"):
+            found = _anchored(value, folder)
+            if found is not None:
+                # A link to Python is the environment.
+                section[key] = str(found.absolute() if key == "python" else found.resolve())
+
+
+def _anchored(path: str, folder: Path) -> Path | None:
+    return next((candidate for candidate in (folder / path, Path(path)) if candidate.exists()), None)
+
+
+def _anchor_code(section: Any, folder: Path) -> None:
+    """Make the file of every ``path/to/file.py:Name`` absolute, wherever in a recipe it stands."""
+    for key, value in section.items() if isinstance(section, dict) else enumerate(section):
+        if isinstance(value, dict | list):
+            _anchor_code(value, folder)
+        elif isinstance(value, str) and (match := _CODE_IN_A_FILE.fullmatch(value)):
+            file = _anchored(match["file"], folder)
+            if file is not None:
+                section[key] = f"{file.resolve()}:{match['name']}"
 
 
 def _path_slots(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -190,14 +202,10 @@ def _path_slots(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         yield from ((policy, key) for key in ("path", "image_tokenizer", "adapter"))
     for task in _sections(values.get("tasks")):
         if isinstance(data := task.get("data"), dict):
-            yield from ((data, key) for key in ("use", "jsonl", "eval_jsonl"))
-    for section in [*_sections(values.get("rewards")), values.get("estimator")]:
-        if isinstance(section, dict):
-            yield section, "use"
-            if isinstance(arguments := section.get("arguments"), dict):
-                yield arguments, "function"  # of an adapter of other trainers' functions
-            if isinstance(env := section.get("env"), dict):
-                yield env, "python"
+            yield from ((data, key) for key in ("jsonl", "eval_jsonl"))
+    for section in _sections(values.get("rewards")):
+        if isinstance(env := section.get("env"), dict):
+            yield env, "python"
 
 
 def _sections(value: Any) -> list[dict[str, Any]]:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from unigrpo.data import COLUMN_NAMES, check_jsonl
-from unigrpo.errors import UserError
 from unigrpo.models.families import is_known, untrained_tasks
 from unigrpo.models.folders import HUB_ID, read_json, resolve_folder
-from unigrpo.references import locate
+from unigrpo.plugin import PluginError, locate
 from unigrpo.reward_checks import composition_problems
 from unigrpo.settings import (
     DataSettings,
@@ -222,12 +221,6 @@ def _rewards(recipe: Recipe) -> Iterator[str]:
 def _one_reward(reward: RewardSettings, key: str, tasks: set[str]) -> Iterator[str]:
     if reward.env is None or ".py:" in reward.use:  # Else it may be installed in that environment alone.
         yield from _named_code(reward.use, reward.arguments, key)
-    function = reward.arguments.get("function")
-    if reward.use.startswith("unigrpo.rewards.adapters:") and isinstance(function, str):
-        try:
-            locate(function)
-        except UserError as error:
-            yield f"{key}.arguments.function: {error}"
     for task in reward.tasks or ():
         if task not in tasks:
             yield f"{key}.tasks: {task} is no task of this recipe, which has {', '.join(sorted(tasks)) or 'none'}"
@@ -274,9 +267,15 @@ def _accuracy(recipe: Recipe) -> Iterator[str]:
 def _named_code(use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()) -> Iterator[str]:
     try:
         located = locate(use)
-    except UserError as error:
+    except PluginError as error:
         yield f"{key}.use: {error}"
         return
+    for name in sorted(located.code_parameters.intersection(arguments)):
+        if isinstance(arguments[name], str):
+            try:
+                locate(arguments[name])
+            except PluginError as error:
+                yield f"{key}.arguments.{name}: {error}"
     if located.parameters is None:
         return
     for name in arguments:
