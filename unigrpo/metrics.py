@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.errors import UserError
+from unigrpo.files import write_atomically
 
 FILE_NAME = "metrics.jsonl"
 
@@ -34,7 +35,7 @@ class MetricLog:
         if self.path.exists():
             records = read_metrics(run_dir)
             kept = [record for record in records if resumed_step is None or record["step"] <= resumed_step]
-            _rewrite(self.path, kept)
+            write_atomically(self.path, "".join(map(_line, kept)))
         self._file = self.path.open("a", encoding="utf-8")
 
     def append(self, metrics: Mapping[str, Any]) -> None:
@@ -124,12 +125,3 @@ def _plain(value: Any) -> Any:
     if callable(item):
         value = item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(_line(record) for record in records)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

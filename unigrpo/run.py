@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from unigrpo.alarms import Alarms
-from unigrpo.checkpoint import FOLDER, Checkpoint, latest_checkpoint, save_checkpoint, write_atomically
+from unigrpo.checkpoint import FOLDER, Checkpoint, latest_checkpoint, save_checkpoint
 from unigrpo.data import PromptSource, load_prompts
 from unigrpo.errors import UserError
+from unigrpo.files import write_atomically
 from unigrpo.learner import Learner
 from unigrpo.learner_group import LearnerGroup
 from unigrpo.metrics import MetricLog, read_metrics

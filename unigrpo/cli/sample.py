@@ -11,6 +11,7 @@ import typer
 
 from unigrpo.cli.box import parse_box
 from unigrpo.errors import UserError
+from unigrpo.files import replacing, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -180,10 +181,9 @@ def _write(made: str | Image, out: Path | None) -> None:
         typer.echo(made)
     if out is None:
         return
-    temporary = out.with_name(f".{out.name}.part")
     if isinstance(made, str):
-        temporary.write_text(made, encoding="utf-8", errors="backslashreplace")
-    else:
+        write_atomically(out, made)
+        return
+    with replacing(out) as temporary:
         made.save(temporary, format="PNG")
-        typer.echo(f"picture: {out} ({made.width} x {made.height})")
-    temporary.replace(out)
+    typer.echo(f"picture: {out} ({made.width} x {made.height})")
