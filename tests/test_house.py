@@ -19,7 +19,7 @@ LAYERS = {
     0: ("unigrpo", "types", "errors", "files", "legible", "lru", "torchvision_hook", "assets"),
     1: (
         "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "references", "plugin",
-        "reward_checks", "ray_start", "image_features",
+        "reward_checks", "ray_start", "image_features", "pictures", "jsonl",
         "models.base", "rewards.base", "rollouts.base", "estimators.base",
     ),
     2: (

@@ -13,6 +13,7 @@ from typing import Any
 
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
+from unigrpo.jsonl import read_objects
 
 FILE_NAME = "metrics.jsonl"
 
@@ -75,20 +76,14 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / FILE_NAME
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break  # torn: the process died while it wrote this line
-            raise UserError(f"{path}:{number} is not JSON ({error}); remove that line to go on") from error
-        if not isinstance(record, dict) or "step" not in record:
-            raise UserError(f"{path}:{number} is no record of a step; remove that line to go on")
-        records.append(record)
+    records = []
+    try:
+        for number, record in read_objects(path, may_end_torn=True):
+            if "step" not in record:
+                raise UserError(f"{path}:{number}: no record of a step")
+            records.append(record)
+    except UserError as error:
+        raise UserError(f"{error}; remove that line to go on") from error
     return records
 
 

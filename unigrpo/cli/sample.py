@@ -167,9 +167,9 @@ def _prompt(task: Kind, text: str, paths: list[Path]) -> Prompt:
 
     images: tuple[Image, ...] = ()
     if task is Kind.understand:
-        from unigrpo.data import open_picture
+        from unigrpo.data import prompt_picture
 
-        images = tuple(open_picture(path) for path in paths)
+        images = tuple(prompt_picture(path) for path in paths)
     tasks: dict[Kind, Task] = {Kind.reason: "reason", Kind.understand: "understand"}
     return Prompt(
         id="sample", task=tasks.get(task, "imagine"), messages=(Message(role="user", text=text, images=images),)
