@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from unigrpo.lru import LruCache
 from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.maths.answers import (
     ALL_SOURCES,
@@ -113,7 +113,7 @@ class Correctness:
         self._equality: Equality = equality
         self._lock = threading.Lock()
         self._child: Child | None = None
-        self._cache: OrderedDict[_Pair, _Value] = OrderedDict()
+        self._cache: LruCache[_Pair, _Value] = LruCache(_NUM_CACHED)
         self.num_timeouts = 0
         """Comparisons that used up their CPU seconds so far."""
 
@@ -176,7 +176,7 @@ class Correctness:
     def _compare(self, pairs: Sequence[_Pair]) -> dict[_Pair, _Value]:
         """Return the verdict of each pair, from the cache or the worker."""
         distinct = list(dict.fromkeys(pairs))
-        verdicts = {pair: self._cache[pair] for pair in distinct if pair in self._cache}
+        verdicts = self._cache.get(distinct)
         waiting = [pair for pair in distinct if pair not in verdicts]
         is_second_try = False
         while waiting:
@@ -194,8 +194,8 @@ class Correctness:
                 found += [Failed(str(error))] * (len(waiting) - len(found))
             verdicts |= dict(zip(waiting, found, strict=False))
             waiting = waiting[len(found) :]
-        for pair in distinct:
-            self._remember(pair, verdicts[pair])
+        settled = {pair: verdicts[pair] for pair in distinct if not isinstance(verdicts[pair], TimedOut | Failed)}
+        self._cache.put(settled)
         return verdicts
 
     def _answers(self, pairs: Sequence[_Pair]) -> Iterator[_Value]:
@@ -256,14 +256,6 @@ class Correctness:
         self.num_timeouts += 1
         _LOGGER.warning("comparing %r with %r: %s", pair.prediction[:80], pair.gold[:80], reason)
         return TimedOut(0.0, f"comparing {pair.prediction[:80]!r}: {reason}")
-
-    def _remember(self, pair: _Pair, value: _Value) -> None:
-        if isinstance(value, TimedOut | Failed):
-            return
-        self._cache[pair] = value
-        self._cache.move_to_end(pair)
-        if len(self._cache) > _NUM_CACHED:
-            self._cache.popitem(last=False)
 
 
 def _make(deadline_s: float, sources: tuple[AnswerSource, ...], equality: Equality) -> Correctness:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unigrpo.files import sha256_of
 from unigrpo.rewards.maths.answers import completion_text
 from unigrpo.rewards.vision.blip import (
     MAX_TOKENS,
@@ -18,7 +19,7 @@ from unigrpo.rewards.vision.blip import (
     tokenizer_of,
 )
 from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, read_pictures
-from unigrpo.rewards.vision.published_weights import file_sha256, open_published, require_reachable
+from unigrpo.rewards.vision.published_weights import open_published, require_reachable
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ class ImageReward:
         self.range = (float(low), float(high))
         self._device = device
         file = open_published(checkpoint)
-        self.fingerprint = file_sha256(file)
+        self.fingerprint = sha256_of(file)
         blip = load_blip(_tensors(file), num_vision_heads=num_vision_heads, num_text_heads=num_text_heads)
         blip.modules.to(device)
         self._blip = blip

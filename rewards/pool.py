@@ -12,8 +12,9 @@ from typing import Self
 
 import numpy as np
 
+from unigrpo.lru import LruCache
 from unigrpo.reward_checks import composition_problems, logged_only
-from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache
+from unigrpo.rewards.runtime.cache import MAX_ENTRIES_IN_MEMORY, DiskCache
 from unigrpo.rewards.runtime.digests import StepDigests
 from unigrpo.rewards.runtime.process import RewardProcess, child_of
 from unigrpo.rewards.runtime.scorer import RewardScorer, Step, result_of
@@ -66,7 +67,7 @@ class RewardPool:
         if problems:
             raise ValueError("; ".join(problems))
         self._settings = dict(settings)
-        self._memory = MemoryCache()
+        self._memory: LruCache[bytes, float] = LruCache(MAX_ENTRIES_IN_MEMORY)
         self._processes: dict[tuple[str, str, int], RewardProcess] = {}
         self._scorers: dict[str, RewardScorer] = {}
         only_logged = logged_only(settings)

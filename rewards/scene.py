@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.rewards.vision.pictures import RefusedPicture, as_rgb, pictures_by_row
+from unigrpo.pictures import as_rgb
+from unigrpo.rewards.vision.pictures import RefusedPicture, pictures_by_row
 
 Found = tuple[str, str, int, int]
 """(colour, shape, row, column)."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unigrpo.checkpoint import latest_checkpoint, save_checkpoint, write_atomically
+from unigrpo.checkpoint import latest_checkpoint, save_checkpoint
 
 
 def save(run_dir, step, keep=3):
@@ -67,10 +67,3 @@ def test_the_manifest_names_every_file(tmp_path):
     folder = save(tmp_path, 5).folder
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest) == {"weights.bin", "state.json"}
-
-
-def test_an_atomic_write_replaces_and_leaves_nothing_else(tmp_path):
-    write_atomically(tmp_path / "a.txt", "one")
-    write_atomically(tmp_path / "a.txt", "two")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "two"

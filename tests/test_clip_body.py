@@ -79,8 +79,9 @@ def test_large_call_goes_in_batches(body, towers):
     assert towers.batches == [64, 64, 22]
 
 
-def test_memory_forgets_the_oldest_and_still_answers_a_call_larger_than_itself(body, monkeypatch):
+def test_memory_forgets_the_oldest_and_still_answers_a_call_larger_than_itself(towers, monkeypatch):
     monkeypatch.setattr(clip_body, "NUM_REMEMBERED", 3)
+    body = clip_body.ClipBody(towers, "cpu")
     texts = ["a", "b", "c", "ab", "bc"]
     wanted = [[1 + text.count("a"), text.count("b"), text.count("c")] for text in texts]
     wanted = np.array(wanted) / np.linalg.norm(wanted, axis=-1, keepdims=True)

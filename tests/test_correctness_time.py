@@ -88,7 +88,7 @@ def test_an_answer_without_end_is_judged_anew_each_time(reward: Correctness) -> 
         assert isinstance(given, TimedOut)
         assert given == 0.0
         assert reward.num_timeouts == count
-        assert not reward._cache
+        assert len(reward._cache) == 0
 
 
 def test_a_gold_answer_without_end_is_nobodys_fault_and_not_called_unreadable() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unigrpo.data import load_prompts, open_picture
+from unigrpo.data import load_prompts, prompt_picture
+from unigrpo.pictures import as_rgb
 from unigrpo.settings import DataSettings
 from unigrpo.types import Message, Prompt
 
@@ -174,8 +175,10 @@ def test_truncated_foreign_and_missing_pictures_are_named_with_their_line(tmp_pa
     Image.fromarray(noise).save(tmp_path / "a.gif")
     (tmp_path / "huge.png").write_bytes(png_that_claims(5_000, 5_000))
     for name, message in (
-        ("a.gif", ".*PNG, JPEG, WEBP"), ("none.png", "picture .*does not exist"), ("huge.png", ".*limit of 16000000"),
-    ):  # fmt: skip
+        ("a.gif", ".*PNG, JPEG, WEBP"),
+        ("none.png", "there is no picture 'none.png' in "),
+        ("huge.png", ".*limit of 16000000"),
+    ):
         with pytest.raises(ValueError, match=rf"data\.jsonl:1: {message}"):
             picture_prompts(tmp_path, name)  # when the file is read, not when the picture is needed
 
@@ -192,7 +195,7 @@ def png_that_claims(width, height):
 def test_a_huge_picture_is_refused_before_it_is_unpacked(tmp_path, side):
     (tmp_path / "huge.png").write_bytes(png_that_claims(side, side))
     with pytest.raises(ValueError, match="limit of 16000000"):
-        open_picture(tmp_path / "huge.png")
+        prompt_picture(tmp_path / "huge.png")
 
 
 def test_a_question_about_a_picture_needs_one(tmp_path):
@@ -244,3 +247,16 @@ def test_a_training_source_has_no_end(tmp_path):
     assert len(list(islice((source[n] for n in range(10**6, 10**6 + 4)), 4))) == 4
     with pytest.raises(IndexError):
         source[-1]
+
+
+def test_a_prompt_and_a_reward_see_the_same_pixels(tmp_path):
+    deep = Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16))
+    clear = Image.new("RGBA", (2, 1), (9, 9, 9, 0))
+    turned, exif = Image.new("RGB", (3, 1)), Image.Exif()
+    exif[0x0112] = 6  # the camera was held turned by a quarter
+    for picture, options in ((deep, {}), (clear, {}), (turned, {"exif": exif})):
+        picture.save(tmp_path / "a.png", **options)
+        (seen,) = picture_prompts(tmp_path, "a.png")[0].images
+        assert type(seen) is Image.Image  # and no longer tied to its file
+        assert seen.tobytes() == as_rgb(Image.open(tmp_path / "a.png")).tobytes()
+    assert seen.size == (1, 3)

@@ -16,10 +16,10 @@ FOLDERS = {"unigrpo": "unigrpo", "rewards": "unigrpo.rewards", "rollouts": "unig
 MAX_LINES = 400
 
 LAYERS = {
-    0: ("unigrpo", "types", "errors", "legible", "torchvision_hook", "assets"),
+    0: ("unigrpo", "types", "errors", "files", "legible", "lru", "torchvision_hook", "assets"),
     1: (
         "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "plugin",
-        "reward_checks", "ray_start", "image_features",
+        "reward_checks", "ray_start", "image_features", "pictures", "jsonl",
         "models.base", "rewards.base", "rollouts.base", "estimators.base",
     ),
     2: (

@@ -49,7 +49,7 @@ def test_resumed_log_drops_what_came_after_the_checkpoint(tmp_path: Path) -> Non
 
 def test_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl:2 is not JSON"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2: not JSON: .*; remove that line"):
         read_metrics(tmp_path)
 
 

@@ -9,19 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unigrpo.pictures import PictureError, as_rgb, open_picture, quantised
 from unigrpo.rewards.jpeg_size import JpegSize
 from unigrpo.rewards.runtime import wire
 from unigrpo.rewards.scene import Scene
-from unigrpo.rewards.vision.pictures import (
-    PictureError,
-    RefusedPicture,
-    as_rgb,
-    is_picture,
-    log_refusals,
-    open_picture,
-    quantised,
-    settled,
-)
+from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, log_refusals, settled
 
 
 def noise(size=(12, 8), seed=0):
@@ -50,6 +42,12 @@ def sent(picture):
     num_document, num_payload = struct.unpack(">QQ", frame[:16])
     assert len(frame) == 16 + num_document + num_payload
     return wire.decode(frame[16 : 16 + num_document], frame[16 + num_document :])["picture"]
+
+
+def refusal_of(content):
+    with pytest.raises(PictureError) as refused:
+        open_picture(content)
+    return refused.value.kind
 
 
 def same(one, other):
@@ -112,9 +110,7 @@ def test_transparent_colour_of_an_rgb_picture_is_white():
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_truncated_file_is_refused_as_unreadable(kind):
     whole = saved(noise((64, 64)), kind)
-    cut = open_picture(whole[: len(whole) // 2])
-    assert isinstance(cut, RefusedPicture)
-    assert cut.kind == "unreadable"
+    assert refusal_of(whole[: len(whole) // 2]) == "unreadable"
 
 
 def test_picture_that_was_opened_and_then_proves_truncated_is_refused_on_its_way():
@@ -123,13 +119,14 @@ def test_picture_that_was_opened_and_then_proves_truncated_is_refused_on_its_way
     assert is_picture(refused)
     assert refused.kind == "unreadable"
     assert sent(refused) == refused
+    assert settled(refused) is refused
     with pytest.raises(PictureError, match="cannot be decoded"):
-        as_rgb(refused)
+        as_rgb(lazy)
 
 
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_file_that_is_no_picture_is_refused(content):
-    assert open_picture(content).kind == "unreadable"
+    assert refusal_of(content) == "unreadable"
 
 
 def test_missing_file_is_an_error_of_the_caller(tmp_path):
@@ -138,8 +135,8 @@ def test_missing_file_is_an_error_of_the_caller(tmp_path):
 
 
 def test_enormous_picture_is_refused_before_it_is_decoded(monkeypatch):
-    assert open_picture(empty_png(30_000, 30_000)).kind == "too_large"
-    assert open_picture(empty_png(10_000, 10_000)).kind == "too_large"
+    assert refusal_of(empty_png(30_000, 30_000)) == "too_large"
+    assert refusal_of(empty_png(10_000, 10_000)) == "too_large"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     lazy = Image.open(io.BytesIO(empty_png(30_000, 30_000)))
     with pytest.raises(PictureError, match="30000 x 30000"):

@@ -9,13 +9,13 @@ import torch
 from clip_specimens import hub_snapshot
 from safetensors.torch import load_file, save_file
 
+from unigrpo.files import sha256_of
 from unigrpo.rewards.vision import published_weights
 from unigrpo.rewards.vision.published_weights import (
     PUBLISHED,
     PublishedFile,
     WeightsError,
     cache_folder,
-    file_sha256,
     open_published,
 )
 
@@ -138,8 +138,8 @@ def test_checkpoint_without_tensors_is_refused(tmp_path, content):
 def test_hash_behind_a_path_is_checked(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(STATE, path)
-    assert open_published(f"{path}@{file_sha256(path)}") == path
-    assert open_published(f"{path}@{file_sha256(path).upper()}") == path
+    assert open_published(f"{path}@{sha256_of(path)}") == path
+    assert open_published(f"{path}@{sha256_of(path).upper()}") == path
     with pytest.raises(WeightsError, match=r"has sha256 [0-9a-f]{64}; wanted 0{64}"):
         open_published(f"{path}@{'0' * 64}")
 
@@ -155,7 +155,7 @@ def test_damaged_safetensors_are_refused(tmp_path):
 def test_published_file_of_another_size_or_hash_is_refused(tmp_path, monkeypatch):
     file = hub_snapshot(tmp_path / "hub", "someone/scorer") / "w.pt"
     saved(file)
-    size, sha256 = file.stat().st_size, file_sha256(file)
+    size, sha256 = file.stat().st_size, sha256_of(file)
     for num_bytes, wanted, match in ((size + 1, sha256, "bytes; the published file has"), (size, "f" * 64, "wanted f")):
         entry = PublishedFile(hub_id="someone/scorer", file="w.pt", licence="MIT", num_bytes=num_bytes, sha256=wanted)
         monkeypatch.setattr(published_weights, "PUBLISHED", {"scorer": entry})

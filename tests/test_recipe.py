@@ -275,7 +275,7 @@ def test_packaged_quickstart_is_sound() -> None:
         (b'{"prompt": "\xff"}', r"prompts\.jsonl:3: not JSON.*utf-8"),
         (b'{"prompt": null, "image": "picture.png"}', r"prompts\.jsonl:3: prompt None; it is text"),
         (b'{"prompt": 3, "image": "picture.png"}', r"prompts\.jsonl:3: prompt 3; it is text"),
-        (b'{"prompt": "x", "image": "gone.png"}', r"prompts\.jsonl:3: picture .*gone\.png does not exist"),
+        (b'{"prompt": "x", "image": "gone.png"}', r"prompts\.jsonl:3: there is no picture 'gone\.png' in "),
     ],
 )
 def test_later_lines_of_a_file_are_checked_too(

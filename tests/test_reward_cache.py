@@ -10,7 +10,7 @@ from PIL import Image
 from reward_rollouts import rollout
 
 from unigrpo.rewards.pool import RewardPool
-from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache, RewardCacheError
+from unigrpo.rewards.runtime.cache import DiskCache, RewardCacheError
 from unigrpo.rewards.runtime.digests import NoCanonicalFormError, StepDigests, digest_of
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Message, RewardStatus
@@ -178,15 +178,6 @@ def test_a_locked_or_damaged_file_is_an_error_and_not_a_miss(tmp_path):
     with pytest.raises(RewardCacheError, match="no such table"):
         cache.get([b"k"])
     cache.close()
-
-
-def test_memory_lets_go_of_what_was_put_longest_ago_and_looking_changes_nothing():
-    cache = MemoryCache(max_entries=2)
-    cache.put({b"a": 1.0, b"b": 2.0})
-    cache.put({b"a": 1.0})
-    assert cache.get([b"b"]) == {b"b": 2.0}
-    cache.put({b"c": 3.0})
-    assert cache.get([b"a", b"b", b"c"]) == {b"a": 1.0, b"c": 3.0}
 
 
 def test_a_resumed_run_knows_what_its_journal_tells(tmp_path):

@@ -214,7 +214,10 @@ GOOD = '{"prompt": "p", "completion": "c"}\n'
         ("", "holds nothing to score"),
         (GOOD + "{", ":2: not JSON"),
         (GOOD + "[1]", ":2: a JSON list; each line is an object"),
-        (GOOD + '{"prompt": "p"}', ":2: no column 'completion' for 'completion'; there are 'prompt'"),
+        (
+            GOOD + '{"prompt": "p"}',
+            ":2: no column 'completion' for 'completion'; its columns are 'prompt'; say which with --column",
+        ),
         (GOOD + '{"prompt": 3, "completion": "c"}', ":2: prompt 3; it is text, or turns"),
         ('{"prompt": [{"role": "assistant", "content": "x"}], "completion": "c"}', ":1: the last turn is the assistan"),
         ('{"prompt": "p", "completion": 3}', ":1: completion 3; it is text, or the path of a picture"),

@@ -7,15 +7,15 @@ is the whole state of every generator.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from unigrpo.files import sha256_of, sync, sync_tree, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -31,20 +31,6 @@ class Checkpoint:
     folder: Path
     step: int
     state: dict[str, Any]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, also after a crash.
-
-    A lone surrogate, which no file can hold, is written as its escape; in JSON that is the same text.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
 
 
 def save_checkpoint(
@@ -68,16 +54,14 @@ def save_checkpoint(
     write(temporary)
     (temporary / "state.json").write_text(json.dumps({**state, "step": step}, indent=1), encoding="utf-8")
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    manifest = {str(path.relative_to(temporary)): _sha256(path) for path in files}
+    manifest = {str(path.relative_to(temporary)): sha256_of(path) for path in files}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in [*files, temporary / MANIFEST]:
-        _sync(path)
-    _sync_folder(temporary)
+    sync_tree(temporary)
     folder = root / f"step_{step:06d}"
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
-    _sync_folder(root)
+    sync(root)
     write_atomically(run_dir / LATEST, folder.name + "\n")
     for old in sorted(root.glob("step_*"))[:-keep]:
         shutil.rmtree(old)
@@ -103,24 +87,6 @@ def _problem(folder: Path) -> str | None:
     for name, expected in manifest.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _sha256(folder / name) != expected:
+        if sha256_of(folder / name) != expected:
             return f"{name} has changed since it was written"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

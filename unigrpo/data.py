@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from unigrpo.jsonl import Line, as_text, mapped, read_objects
+from unigrpo.pictures import PictureError, check_picture, open_picture
 from unigrpo.plugin import resolve
 from unigrpo.settings import DataSettings
 from unigrpo.types import Message, Prompt, Task
@@ -24,12 +22,9 @@ Demonstration = str | Image.Image
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_IMAGE_PIXELS = 16_000_000
-_END_MARK = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
-_TAIL_BYTES = 4096
-"""In which the end mark must stand: some writers leave bytes after it."""
-_ROLES = ("system", "user", "assistant")
 COLUMN_NAMES = ("prompt", "answer", "image", "id", "completion")
 """Our names of a JSONL file's columns; every other column goes to the rewards under its own."""
+_WAY_OUT = "map ours to them in data.columns"
 
 
 class PromptSource(Protocol):
@@ -122,9 +117,8 @@ class GeneratedPrompts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Row:
-    line: int
     id: str
-    values: Mapping[str, Any]
+    line: Line
 
 
 class JsonlPrompts:
@@ -189,13 +183,13 @@ class JsonlPrompts:
         if self._task == "imagine":
             pictures = self._file.pictures(row)
             if len(pictures) != 1:
-                raise self._file.error(row.line, f"{len(pictures)} pictures; a text-to-image demonstration is one")
+                raise row.line.error(f"{len(pictures)} pictures; a text-to-image demonstration is one")
             return pictures[0]
         for name in ("completion", "answer"):
-            value = row.values.get(self._file.column[name])
-            if value is not None:
-                return _as_text(value)
-        raise self._file.error(row.line, f"no completion to learn from; {_present(row.values)}")
+            text = row.line.text(name)
+            if text is not None:
+                return text
+        raise row.line.error(f"no completion to learn from; {row.line.present}; {_WAY_OUT}")
 
 
 def check_jsonl(
@@ -217,7 +211,7 @@ def check_jsonl(
     ours = {name: column for name, column in columns.items() if name in COLUMN_NAMES}
     deadline = time.monotonic() + max_s
     for row in _JsonlFile(path, task, ours, None).rows():
-        if row.line >= max_lines or time.monotonic() > deadline:
+        if row.line.number >= max_lines or time.monotonic() > deadline:
             break
 
 
@@ -228,165 +222,82 @@ class _JsonlFile:
         self._path = path
         self._task = task
         self._template = template
-        self._mapped = dict(columns)
+        self._folders = (path.resolve().parent,)
+        self._needed = ("prompt", *(name for name in columns if name != "prompt"))
+        self._columns = mapped(COLUMN_NAMES, columns)
         self._seen_pictures: set[Path] = set()
-        self.column = {name: columns.get(name, name) for name in COLUMN_NAMES}
 
     def rows(self) -> Iterator[_Row]:
         """Yield the rows of the file in order."""
-        if not self._path.is_file():
-            raise FileNotFoundError(
-                f"{self._path} does not exist or is no file; give a JSONL file (here: {Path.cwd()})"
-            )
-        line_of_id: dict[str, int] = {}
-        with self._path.open("rb") as file:
-            for line, raw in enumerate(file, start=1):
-                if not raw.strip():
-                    continue
-                row = self._parse(line, raw)
-                if row.id in line_of_id:
-                    other = line_of_id[row.id]
-                    raise self.error(line, f"id {row.id!r} is already that of line {other}; ids are unique")
-                line_of_id[row.id] = line
-                yield row
-        if not line_of_id:
+        number_of_id: dict[str, int] = {}
+        for number, values in read_objects(self._path):
+            row = self._checked(Line(path=self._path, number=number, values=values, columns=self._columns))
+            if row.id in number_of_id:
+                raise row.line.error(f"id {row.id!r} is already that of line {number_of_id[row.id]}; ids are unique")
+            number_of_id[row.id] = number
+            yield row
+        if not number_of_id:
             raise ValueError(f"{self._path} holds no prompts; write one JSON object a line")
 
     def prompt(self, row: _Row) -> Prompt:
         """Return the prompt of a row, with its pictures read."""
         pictures = () if self._task == "imagine" else self.pictures(row)
-        answer = row.values.get(self.column["answer"])
-        taken = set(self.column.values())
+        turns = row.line.turns(row.line.get("prompt"))
+        last = len(turns) - 1
+        messages = (
+            Message(
+                role=role,
+                text=text if place < last or self._template is None else self._template.replace("{prompt}", text),
+                images=pictures if place == last else (),
+            )
+            for place, (role, text) in enumerate(turns)
+        )
         return Prompt(
             id=row.id,
             task=self._task,
-            messages=self._messages(row, pictures),
-            answer=None if answer is None else _as_text(answer),
-            columns={name: value for name, value in row.values.items() if name not in taken},
+            messages=tuple(messages),
+            answer=row.line.text("answer"),
+            columns=row.line.others(),
         )
 
     def pictures(self, row: _Row) -> tuple[Image.Image, ...]:
         """Return the pictures of a row, fully read."""
         pictures = []
-        for path in self._image_paths(row):
+        for path in self._picture_files(row.line):
             try:
-                pictures.append(open_picture(path))
+                pictures.append(prompt_picture(path))
             except (ValueError, FileNotFoundError) as error:
-                raise self.error(row.line, str(error)) from error
+                raise row.line.error(str(error)) from error
         return tuple(pictures)
 
-    def error(self, line: int, what: str) -> ValueError:
-        """Return the error of a line."""
-        return ValueError(f"{self._path}:{line}: {what}")
-
-    def _parse(self, line: int, raw: bytes) -> _Row:
-        try:
-            values = json.loads(raw.decode("utf-8-sig"))
-        except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
-            raise self.error(line, f"not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise self.error(line, f"a JSON {type(values).__name__}; each line is an object with named columns")
-        for name in {"prompt": None, **self._mapped}:
-            if self.column[name] not in values:
-                raise self.error(line, f"no column {self.column[name]!r} for {name!r}; {_present(values)}")
-        if self._task == "understand" and self.column["image"] not in values:
-            raise self.error(line, f"no picture in column {self.column['image']!r}; {_present(values)}")
-        row = _Row(line=line, id=_as_text(values.get(self.column["id"], f"{self._path.stem}-{line}")), values=values)
-        self._messages(row, ())
-        for path in self._image_paths(row):
-            self._check_picture(row, path)
-        return row
-
-    def _check_picture(self, row: _Row, path: Path) -> None:
-        if path in self._seen_pictures:
-            return
-        try:
-            with _opened(path, MAX_IMAGE_PIXELS) as picture:
-                _check_end(path, picture.format)
+    def _checked(self, line: Line) -> _Row:
+        for name in self._needed:
+            line.needed(name, _WAY_OUT)
+        if self._task == "understand" and self._columns["image"] not in line.values:
+            raise line.error(f"no picture in column {self._columns['image']!r}; {line.present}; {_WAY_OUT}")
+        given = line.values.get(self._columns["id"], f"{self._path.stem}-{line.number}")
+        line.turns(line.get("prompt"))
+        for path in self._picture_files(line):
+            if path not in self._seen_pictures:
+                try:
+                    check_picture(path, max_pixels=MAX_IMAGE_PIXELS, formats=IMAGE_FORMATS)
+                except PictureError as error:
+                    raise line.error(f"{path}: {error}") from error
                 self._seen_pictures.add(path)
-        except (ValueError, FileNotFoundError) as error:
-            raise self.error(row.line, str(error)) from error
+        return _Row(id=as_text(given), line=line)
 
-    def _messages(self, row: _Row, pictures: tuple[Image.Image, ...]) -> tuple[Message, ...]:
-        given = row.values[self.column["prompt"]]
-        turns = [{"role": "user", "content": given}] if isinstance(given, str) else given
-        if not isinstance(turns, Sequence) or not turns or not all(_is_turn(turn) for turn in turns):
-            raise self.error(row.line, f"prompt {given!r}; it is text, or turns of role {'/'.join(_ROLES)} and content")
-        if turns[-1]["role"] != "user":
-            raise self.error(row.line, f"the last turn is the {turns[-1]['role']}'s; a prompt ends with the user's")
-        messages = []
-        for number, turn in enumerate(turns, start=1):
-            is_last = number == len(turns)
-            text = turn["content"]
-            if is_last and self._template is not None:
-                text = self._template.replace("{prompt}", text)
-            messages.append(Message(role=turn["role"], text=text, images=pictures if is_last else ()))
-        return tuple(messages)
-
-    def _image_paths(self, row: _Row) -> list[Path]:
-        given = row.values.get(self.column["image"])
-        names = [] if given is None else [given] if isinstance(given, str) else given
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise self.error(row.line, f"image {given!r}; give a path or a list of paths")
-        folder = self._path.resolve().parent
-        paths = [(folder / name).resolve() for name in names]
-        for name, path in zip(names, paths, strict=True):
-            if not path.is_relative_to(folder):
-                raise self.error(row.line, f"picture {name!r} lies outside {folder}; move it inside")
-        return paths
+    def _picture_files(self, line: Line) -> tuple[Path, ...]:
+        return line.images(line.get("image"), self._folders)
 
 
-def open_picture(path: Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Return a picture as RGB, fully read.
+def prompt_picture(path: Path) -> Image.Image:
+    """Return a prompt's picture as 8-bit RGB, fully read.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a format other than PNG, JPEG and WEBP, a truncated file, or more than ``max_pixels`` pixels.
+        ValueError: for a format other than PNG, JPEG and WEBP, a truncated file, or more than 16 million pixels.
     """
-    with _opened(path, max_pixels) as picture:
-        return picture.convert("RGB")
-
-
-@contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """Give a picture of which only the header has been read; name what is wrong with it, inside the context, too."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=IMAGE_FORMATS) as picture:
-                width, height = picture.size
-                if width * height > max_pixels:
-                    raise ValueError(f"{path} has {width} x {height} pixels, over the limit of {max_pixels}; shrink it")
-                yield picture
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} has more pixels than the limit of {max_pixels}; shrink it") from error
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"picture {path} does not exist") from error
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no picture of a format that is read: {', '.join(IMAGE_FORMATS)}") from error
-    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG chunk as SyntaxError
-        raise ValueError(f"{path} cannot be read to its end ({error}); it is truncated or damaged") from error
-
-
-def _check_end(path: Path, kind: str | None) -> None:
-    """Refuse a file that was cut off, without decoding it: by its end mark, or by the size that its header states."""
-    with path.open("rb") as file:
-        header = file.read(8)
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL_BYTES))
-        tail = file.read()
-    is_whole = size >= 8 + int.from_bytes(header[4:], "little") if kind == "WEBP" else _END_MARK[kind or ""] in tail
-    if not is_whole:
-        raise ValueError(f"{path} ends too early; it is truncated or damaged")
-
-
-def _present(values: Mapping[str, Any]) -> str:
-    return f"its columns are {', '.join(map(repr, values)) or 'none'}; map ours to them in data.columns"
-
-
-def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and turn.get("role") in _ROLES and isinstance(turn.get("content"), str)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return open_picture(path, max_pixels=MAX_IMAGE_PIXELS, formats=IMAGE_FORMATS)
+    except PictureError as error:
+        raise ValueError(f"{path}: {error}") from error

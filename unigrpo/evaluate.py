@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unigrpo.checkpoint import write_atomically
+from unigrpo.files import write_atomically
 from unigrpo.observer import Observer
 from unigrpo.rollouts.engine import plan_units
 from unigrpo.run import Run, open_run

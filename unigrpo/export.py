@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 
 from unigrpo.checkpoint import Checkpoint, latest_checkpoint
 from unigrpo.errors import UserError
+from unigrpo.files import new_folder
 from unigrpo.recipe import load_recipe
 from unigrpo.settings import Recipe
 
@@ -44,22 +44,15 @@ def export_run(run_dir: Path, out: Path, *, is_merged: bool) -> None:
     """
     recipe = load_recipe(run_dir / "recipe.yaml")
     checkpoint = _checkpoint_of(run_dir)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
+    with new_folder(out) as folder:
         if is_merged:
-            _write_merged(recipe, checkpoint, temporary)
+            _write_merged(recipe, checkpoint, folder)
         elif recipe.lora.enabled:
             for name in ADAPTER_FILES:
-                shutil.copyfile(_adapter_of(checkpoint) / name, temporary / name)
+                shutil.copyfile(_adapter_of(checkpoint) / name, folder / name)
         else:
             raise UserError(f"{run_dir} trained all weights and has no adapter; give --merged for the whole weights")
-        (temporary / "README.md").write_text(model_card(recipe, checkpoint.step, run_dir, is_merged=is_merged))
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (folder / "README.md").write_text(model_card(recipe, checkpoint.step, run_dir, is_merged=is_merged))
 
 
 def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> str:

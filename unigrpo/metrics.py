@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.errors import UserError
+from unigrpo.files import write_atomically
+from unigrpo.jsonl import read_objects
 
 FILE_NAME = "metrics.jsonl"
 
@@ -34,7 +36,7 @@ class MetricLog:
         if self.path.exists():
             records = read_metrics(run_dir)
             kept = [record for record in records if resumed_step is None or record["step"] <= resumed_step]
-            _rewrite(self.path, kept)
+            write_atomically(self.path, "".join(map(_line, kept)))
         self._file = self.path.open("a", encoding="utf-8")
 
     def append(self, metrics: Mapping[str, Any]) -> None:
@@ -74,20 +76,14 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / FILE_NAME
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break  # torn: the process died while it wrote this line
-            raise UserError(f"{path}:{number} is not JSON ({error}); remove that line to go on") from error
-        if not isinstance(record, dict) or "step" not in record:
-            raise UserError(f"{path}:{number} is no record of a step; remove that line to go on")
-        records.append(record)
+    records = []
+    try:
+        for number, record in read_objects(path, may_end_torn=True):
+            if "step" not in record:
+                raise UserError(f"{path}:{number}: no record of a step")
+            records.append(record)
+    except UserError as error:
+        raise UserError(f"{error}; remove that line to go on") from error
     return records
 
 
@@ -124,12 +120,3 @@ def _plain(value: Any) -> Any:
     if callable(item):
         value = item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(_line(record) for record in records)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from unigrpo.files import write_atomically
 
 
 def write_page(out: Path, template: str, **values: Any) -> Path:
@@ -29,7 +30,5 @@ def write_page(out: Path, template: str, **values: Any) -> Path:
     )
     page = environment.get_template(template).render(**values)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-    temporary.replace(out)
+    write_atomically(out, page)
     return out

@@ -6,7 +6,6 @@ the recipe that comes back, so that the copy in a run directory means the same f
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -17,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from unigrpo.errors import RecipeError
+from unigrpo.files import write_atomically
 from unigrpo.plugin import locate, parse_reference
 from unigrpo.recipe_checks import (
     problems_of_evaluation,
@@ -111,9 +111,7 @@ def _is_supervised(values: dict[str, Any]) -> bool:
 def dump_recipe(recipe: Recipe | SftRecipe, path: Path) -> None:
     """Write a recipe with every default filled in; loading it gives an equal recipe."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    temporary.replace(path)
+    write_atomically(path, text)
 
 
 def packaged_recipes() -> list[str]:

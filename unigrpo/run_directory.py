@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from unigrpo.checkpoint import FOLDER, write_atomically
+from unigrpo.checkpoint import FOLDER
 from unigrpo.errors import UserError
+from unigrpo.files import write_atomically
 from unigrpo.metrics import read_metrics
 from unigrpo.recipe import dump_recipe, load_recipe
 from unigrpo.settings import Recipe, SftRecipe

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.checkpoint import write_atomically
+from unigrpo.files import write_atomically
 from unigrpo.types import RewardTable, Rollout
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from unigrpo.checkpoint import write_atomically
 from unigrpo.errors import UserError
+from unigrpo.files import write_atomically
 from unigrpo.legible import legible
 from unigrpo.rewards.pool import RewardPool, RewardStats
 from unigrpo.score_items import PictureRefusedError, ScoreItem

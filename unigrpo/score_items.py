@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from unigrpo.errors import UserError
+from unigrpo.jsonl import Line, Role, as_text, mapped, read_objects, shortened
+from unigrpo.pictures import PictureError, open_picture
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Task
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ COLUMN_NAMES = ("prompt", "completion", "answer", "image", "id", "task", "comple
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _SAVED_NAMES = ("prompt_image", "sample_index", "reward", "rewards", "num_tokens", "seed")
 """Further columns of a run's own rollouts, which are not the data's."""
-_ROLES = ("system", "user", "assistant")
 
 
 class PictureRefusedError(ValueError):
@@ -43,7 +44,7 @@ class ScoreItem:
     """Of its prompt: items of one id in a row are a group."""
     sample_index: int
     task: Task
-    turns: tuple[tuple[str, str], ...]
+    turns: tuple[tuple[Role, str], ...]
     """Role and text."""
     images: tuple[Path, ...]
     """The prompt's own."""
@@ -67,12 +68,12 @@ class ScoreItem:
             PictureRefusedError: if one of them has no pixels to judge.
         """
         *before, (role, text) = self.turns
-        messages = [Message(role=role, text=text) for role, text in before]  # type: ignore[arg-type]
+        messages = [Message(role=role, text=text) for role, text in before]
         images = tuple(read_picture(path) for path in self.images)
         prompt = Prompt(
             id=self.id,
             task=self.task,
-            messages=(*messages, Message(role=role, text=text, images=images)),  # type: ignore[arg-type]
+            messages=(*messages, Message(role=role, text=text, images=images)),
             answer=self.answer,
             columns=self.columns,
         )
@@ -122,27 +123,10 @@ def read_items(
             f"--prompts belongs to a folder of pictures, and {source} is none; its lines hold their prompts"
         )
     else:
-        items = list(reader.items(source, _lines(source), None))
+        items = list(reader.items(source, read_objects(source), None))
     if not items:
         raise UserError(f"{source} holds nothing to score; write one JSON object a line")
     return items
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number and the object of each line that is not blank."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist or is no file; give a JSONL file (here: {Path.cwd()})")
-    with path.open("rb") as file:
-        for line, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            try:
-                values = json.loads(raw.decode("utf-8-sig"))
-            except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
-                raise UserError(f"{path}:{line}: not JSON: {error}") from error
-            if not isinstance(values, dict):
-                raise UserError(f"{path}:{line}: a JSON {type(values).__name__}; each line is an object of columns")
-            yield line, values
 
 
 def _of_folder(folder: Path, prompts: Path, reader: _Reader) -> Iterator[ScoreItem]:
@@ -153,7 +137,7 @@ def _of_folder(folder: Path, prompts: Path, reader: _Reader) -> Iterator[ScoreIt
         texts = prompts.read_text(encoding="utf-8").splitlines()
         rows = [(line, {"prompt": text}) for line, text in enumerate(texts, start=1) if text.strip()]
     else:
-        rows = list(_lines(prompts))
+        rows = list(read_objects(prompts))
     each, left = divmod(len(pictures), len(rows)) if rows else (0, 1)
     if left or not each:
         raise UserError(
@@ -178,7 +162,7 @@ class _Reader:
             raise UserError(f"--column {unknown[0]}: not a name of ours; wanted one of {', '.join(COLUMN_NAMES)}")
         if task is not None and task not in get_args(Task):
             raise UserError(f"--task {task}: wanted one of {', '.join(get_args(Task))}")
-        self._column = {name: columns.get(name, name) for name in COLUMN_NAMES}
+        self._columns = mapped(COLUMN_NAMES, columns)
         self._task = task
 
     def items(
@@ -188,114 +172,72 @@ class _Reader:
         pictures: Sequence[Path] | None,
         folder: Path | None = None,
     ) -> Iterator[ScoreItem]:
-        places = [place.resolve() for place in (folder, path.resolve().parent) if place is not None]
+        folders = [place.resolve() for place in (folder, path.resolve().parent) if place is not None]
         last: tuple[Any, ...] | None = None
         group, sample_index = "", 0
-        for place, (line, values) in enumerate(rows):
-            where = f"{path}:{line}"
-            given = values.get(self._column["id"])
-            own = given if given is not None else [values.get(self._column[n]) for n in ("prompt", "image", "answer")]
+        for place, (number, values) in enumerate(rows):
+            line = Line(path=path, number=number, values=values, columns=self._columns)
+            given = line.get("id")
+            own = given if given is not None else [line.get(name) for name in ("prompt", "image", "answer")]
             key = (given is None, json.dumps(own, sort_keys=True), values.get("task"))
             sample_index = sample_index + 1 if key == last else 0
             if key != last:
-                last, group = key, f"{path.stem}-{line}" if given is None else _as_text(given)
-            item = self._item(places, where, values, None if pictures is None else pictures[place])
+                last, group = key, f"{path.stem}-{number}" if given is None else as_text(given)
+            item = self._item(line, folders, None if pictures is None else pictures[place])
             yield ScoreItem(**item, id=group, sample_index=sample_index)
 
-    def _item(
-        self, places: Sequence[Path], where: str, values: Mapping[str, Any], picture: Path | None
-    ) -> dict[str, Any]:
-        turns = self._turns(where, values)
-        images = self._images(places, where, values)
+    def _item(self, line: Line, folders: Sequence[Path], picture: Path | None) -> dict[str, Any]:
+        turns = line.turns(_needed(line, "prompt"))
+        images = line.images(line.get("image") or line.values.get("prompt_image"), folders)
         text = None
-        task = self._stated_task(where, values) or ("imagine" if picture is not None else None)
+        task = self._stated_task(line) or ("imagine" if picture is not None else None)
         if picture is None:
-            text, picture = self._completion(places, where, values, task)
+            text, picture = _completion(line, folders, task)
         task = task or ("imagine" if picture is not None else "understand" if images else "reason")
-        taken = {*self._column.values(), *_SAVED_NAMES}
-        answer = values.get(self._column["answer"])
         return {
-            "source": where if text is not None else f"{where} ({_shown(picture)})",
+            "source": line.where if text is not None else f"{line.where} ({_shown(picture)})",
             "task": task,
             "turns": turns,
             "images": () if task == "imagine" else images,
             "text": text,
             "picture": picture,
-            "answer": None if answer is None else _as_text(answer),
-            "columns": {name: value for name, value in values.items() if name not in taken},
-            "completion_ids": self._ids(where, values),
-            "is_truncated": bool(values.get(self._column["is_truncated"], False)),
+            "answer": line.text("answer"),
+            "columns": {name: value for name, value in line.others().items() if name not in _SAVED_NAMES},
+            "completion_ids": _ids(line),
+            "is_truncated": bool(line.get("is_truncated")),
         }
 
-    def _turns(self, where: str, values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-        given = self._needed(where, values, "prompt")
-        turns = [{"role": "user", "content": given}] if isinstance(given, str) else given
-        if not isinstance(turns, list) or not turns or not all(_is_turn(turn) for turn in turns):
-            raise UserError(f"{where}: prompt {_short(given)}; it is text, or turns of role and content")
-        if turns[-1]["role"] != "user":
-            raise UserError(f"{where}: the last turn is the {turns[-1]['role']}'s; a prompt ends with the user's")
-        return tuple((turn["role"], turn["content"]) for turn in turns)
-
-    def _stated_task(self, where: str, values: Mapping[str, Any]) -> Task | None:
-        task = self._task or values.get(self._column["task"])
+    def _stated_task(self, line: Line) -> Task | None:
+        task = self._task or line.get("task")
         if task is not None and task not in get_args(Task):
-            raise UserError(f"{where}: task {_short(task)}; wanted one of {', '.join(get_args(Task))}")
+            raise line.error(f"task {shortened(task)}; wanted one of {', '.join(get_args(Task))}")
         return task
 
-    def _completion(
-        self, places: Sequence[Path], where: str, values: Mapping[str, Any], task: Task | None
-    ) -> tuple[str | None, Path | None]:
-        """Return the text, or the picture's path."""
-        given = self._needed(where, values, "completion")
-        if task == "imagine" and not given:
-            given = values.get(self._column["image"])
-        if not isinstance(given, str):
-            raise UserError(f"{where}: completion {_short(given)}; it is text, or the path of a picture")
-        names_picture = given.lower().endswith(PICTURE_SUFFIXES) and "\n" not in given
-        if task == "imagine" or (task is None and names_picture):
-            return None, _inside(places, given, where)
-        return given, None
 
-    def _images(self, places: Sequence[Path], where: str, values: Mapping[str, Any]) -> tuple[Path, ...]:
-        given = values.get(self._column["image"]) or values.get("prompt_image")
-        names = [] if given is None else [given] if isinstance(given, str) else given
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{where}: image {_short(given)}; give a path or a list of paths")
-        return tuple(_inside(places, name, where) for name in names)
-
-    def _ids(self, where: str, values: Mapping[str, Any]) -> tuple[int, ...] | None:
-        given = values.get(self._column["completion_ids"])
-        if given is None:
-            return None
-        if not isinstance(given, list) or not all(isinstance(token, int) for token in given):
-            raise UserError(f"{where}: completion_ids {_short(given)}; wanted a list of token ids")
-        return tuple(given)
-
-    def _needed(self, where: str, values: Mapping[str, Any], name: str) -> Any:
-        column = self._column[name]
-        if column not in values:
-            present = ", ".join(map(repr, values)) or "none"
-            raise UserError(
-                f"{where}: no column {column!r} for {name!r}; there are {present}: say which with --column {name}=IT"
-            )
-        return values[column]
+def _completion(line: Line, folders: Sequence[Path], task: Task | None) -> tuple[str | None, Path | None]:
+    """Return the text, or the picture's path."""
+    given = _needed(line, "completion")
+    if task == "imagine" and not given:
+        given = line.get("image")
+    if not isinstance(given, str):
+        raise line.error(f"completion {shortened(given)}; it is text, or the path of a picture")
+    names_picture = given.lower().endswith(PICTURE_SUFFIXES) and "\n" not in given
+    if task == "imagine" or (task is None and names_picture):
+        return None, line.file(given, folders, "text that looks so needs task: reason")
+    return given, None
 
 
-def _inside(places: Sequence[Path], name: str, where: str) -> Path:
-    """Return the first file of that name that lies in one of the folders."""
-    found = [path for place in places if (path := (place / name).resolve()).is_relative_to(place)]
-    if not found:
-        raise UserError(f"{where}: picture {name!r} lies outside {_either(places)}; move it inside")
-    for path in found:
-        if path.is_file():
-            return path
-    raise UserError(
-        f"{where}: there is no picture {name!r} in {_either(places)}; text that looks so needs task: reason"
-    )
+def _ids(line: Line) -> tuple[int, ...] | None:
+    given = line.get("completion_ids")
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(isinstance(token, int) for token in given):
+        raise line.error(f"completion_ids {shortened(given)}; wanted a list of token ids")
+    return tuple(given)
 
 
-def _either(places: Sequence[Path]) -> str:
-    return " or ".join(map(str, dict.fromkeys(places)))
+def _needed(line: Line, name: str) -> Any:
+    return line.needed(name, f"say which with --column {name}=IT")
 
 
 def read_picture(path: Path) -> Image:
@@ -304,26 +246,11 @@ def read_picture(path: Path) -> Image:
     Raises:
         PictureRefusedError: if it has no pixels to judge.
     """
-    from unigrpo.rewards.vision.pictures import RefusedPicture, open_picture
-
-    picture = open_picture(path)
-    if isinstance(picture, RefusedPicture):
-        raise PictureRefusedError(f"{path.name}: {picture.reason}")
-    return picture
+    try:
+        return open_picture(path)
+    except PictureError as error:
+        raise PictureRefusedError(f"{path.name}: {error}") from error
 
 
 def _shown(path: Path | None) -> str:
     return "" if path is None else path.name
-
-
-def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and turn.get("role") in _ROLES and isinstance(turn.get("content"), str)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from unigrpo.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint, write_atomically
+from unigrpo.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from unigrpo.data import load_prompts
 from unigrpo.errors import UserError
+from unigrpo.files import write_atomically
 from unigrpo.logprobs import token_logprobs
 from unigrpo.metrics import MetricLog
 from unigrpo.models.adapter import save_adapter, save_merged, set_trainable_state, trainable_state

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import torch
 from PIL import Image
 
 from unigrpo.image_features import join_features, shift_ids
+from unigrpo.lru import LruCache
 from unigrpo.models.pictures import picture_to_pixels
 from unigrpo.seeding import fold, uniform
 from unigrpo.settings import SamplingSettings, SftTaskSettings
@@ -84,7 +83,7 @@ class Demonstrations:
             num_denoising_steps=settings.completion_length,
             guidance_scale=1.0 if self._caption_dropout > 0 else 0.0,
         )
-        self._canvases: OrderedDict[str, Canvas] = OrderedDict()
+        self._canvases: LruCache[str, Canvas] = LruCache(_CACHE_SIZE)
 
     def rows(self, step: int, *, is_clean: bool = False) -> Rows:
         """Return the batch of a step; a clean one has right demonstrations only.
@@ -150,10 +149,15 @@ class Demonstrations:
     def _canvas(self, prompt: Prompt) -> Canvas:
         """Return the canvas of a prompt; those without pictures are kept, since chat templates are slow."""
         if prompt.images:
-            canvas: Canvas = self._policy.encode(prompt, self._sampling)
-            return canvas
+            return self._encoded(prompt)
         key = "\x1f".join(f"{message.role}\x1e{message.text}" for message in prompt.messages)
-        return _recall(self._canvases, key, lambda: self._policy.encode(prompt, self._sampling))
+        canvas = self._canvases.get([key]).get(key) or self._encoded(prompt)
+        self._canvases.put({key: canvas})
+        return canvas
+
+    def _encoded(self, prompt: Prompt) -> Canvas:
+        canvas: Canvas = self._policy.encode(prompt, self._sampling)
+        return canvas
 
     def _text_ids(self, prompt: Prompt, text: str) -> np.ndarray:
         length, eos = self._settings.completion_length, self._policy.vocabulary.eos_token_id
@@ -197,18 +201,18 @@ class RememberedCodes:
     def __init__(self, image_tokenizer: Any) -> None:
         """Wrap a tokenizer."""
         self._image_tokenizer = image_tokenizer
-        self._codes: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._codes: LruCache[bytes, torch.Tensor] = LruCache(_CACHE_SIZE)
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return codes [N, K] of pixels [N, 3, H, W] in [-1, 1]; those not seen before are encoded together."""
         keys = [hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest() for picture in pixels.cpu().float()]
-        unseen = {key: row for row, key in enumerate(keys) if key not in self._codes}
-        known = {key: self._codes[key] for key in keys if key not in unseen}
+        known = self._codes.get(keys)
+        unseen = {key: row for row, key in enumerate(keys) if key not in known}
         if unseen:
             codes = self._image_tokenizer.encode(pixels[list(unseen.values())])
-            for key, row in zip(unseen, codes, strict=True):
-                known[key] = _recall(self._codes, key, row.clone)
+            known |= {key: row.clone() for key, row in zip(unseen, codes, strict=True)}
+        self._codes.put(known)
         return torch.stack([known[key] for key in keys])
 
     def decode(self, codes: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
@@ -224,15 +228,6 @@ def remembering(policy: Any) -> Any:
     encoder = copy.copy(policy)
     encoder.image_tokenizer = RememberedCodes(policy.image_tokenizer)
     return encoder
-
-
-def _recall(cache: OrderedDict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
-    """Return the value of a key, made once; the cache forgets the oldest beyond its size."""
-    if key not in cache:
-        cache[key] = make()
-        if len(cache) > _CACHE_SIZE:
-            cache.popitem(last=False)
-    return cache[key]
 
 
 def add_noise(rows: Rows, *, task: Task, mask_token_id: int, min_mask_ratio: float) -> NoisyRows:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unigrpo.checkpoint import write_atomically
+from unigrpo.files import write_atomically
 from unigrpo.rollouts.engine import plan_units
 from unigrpo.run import Run
 from unigrpo.run_directory import SUMMARY

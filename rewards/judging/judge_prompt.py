@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unigrpo.rewards.vision.pictures import as_rgb
+from unigrpo.pictures import as_rgb
 
 if TYPE_CHECKING:
     from PIL import Image

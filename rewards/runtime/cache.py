@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-MAX_ENTRIES = 32_768
+MAX_ENTRIES_IN_MEMORY = 32_768
 """About 5 MB; a quickstart run has fewer distinct items."""
 _SECONDS_TO_WAIT = 30.0
 _KEYS_A_QUERY = 500
@@ -16,34 +16,6 @@ _SCHEMA = "CREATE TABLE IF NOT EXISTS rewards (key BLOB PRIMARY KEY, value REAL 
 
 class RewardCacheError(OSError):
     """A cache file that cannot be read or written."""
-
-
-class MemoryCache:
-    """The values last used, up to a number of them."""
-
-    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
-        """Start empty."""
-        self._values: dict[bytes, float] = {}
-        self._max_entries = max_entries
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        """Return the number of values held."""
-        return len(self._values)
-
-    def get(self, keys: Iterable[bytes]) -> dict[bytes, float]:
-        """Return what is known of the keys. Looking changes nothing: only :meth:`put` makes a value recent."""
-        with self._lock:
-            return {key: self._values[key] for key in keys if key in self._values}
-
-    def put(self, values: Mapping[bytes, float]) -> None:
-        """Keep values, the last as the most recent, and let go of the oldest beyond the limit."""
-        with self._lock:
-            for key, value in values.items():
-                self._values.pop(key, None)
-                self._values[key] = value
-            for key in list(self._values)[: max(0, len(self._values) - self._max_entries)]:
-                del self._values[key]
 
 
 class DiskCache:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unigrpo.files import write_atomically
 from unigrpo.settings import EnvSettings
 
 _LOGGER = logging.getLogger(__name__)
@@ -195,9 +196,7 @@ def _build(folder: Path, lines: Sequence[str], creator: Path, progress: Progress
         install = [*pip, "install", "--progress-bar", "off", "-r", str(folder / _REQUIREMENTS)]
         _run(install, f"pip install {' '.join(lines)}", progress)
         installed = _run([*pip, "list", "--format", "freeze"], "pip list", progress)
-    partial = folder / f"{_INSTALLED}.partial"
-    partial.write_text("".join(f"{line}\n" for line in installed), encoding="utf-8")
-    partial.replace(folder / _INSTALLED)
+    write_atomically(folder / _INSTALLED, "".join(f"{line}\n" for line in installed))
 
 
 def _run(command: Sequence[str], shown: str, progress: Progress) -> list[str]:

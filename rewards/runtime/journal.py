@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unigrpo.files import write_atomically
 from unigrpo.types import RewardStatus, RewardTable
 
 
@@ -27,7 +27,7 @@ class ScoredStep:
 
 
 def save_step(path: Path | str, scored: ScoredStep) -> None:
-    """Write a step as JSON: to a temporary name, synced, then renamed, so that a reader never sees half of it."""
+    """Write a step as JSON; a reader never sees half of it."""
     path, table = Path(path), scored.table
     document = {
         "names": list(table.names),
@@ -42,20 +42,7 @@ def save_step(path: Path | str, scored: ScoredStep) -> None:
         "values": [[value if math.isfinite(value) else None for value in row] for row in table.values.tolist()],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # The rename itself must survive a power cut.
-    finally:
-        os.close(folder)
+    write_atomically(path, json.dumps(document, allow_nan=False))
 
 
 def load_step(path: Path | str) -> ScoredStep:

@@ -11,8 +11,9 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
+from unigrpo.lru import LruCache
 from unigrpo.rewards.plugin import RewardContractError
-from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache
+from unigrpo.rewards.runtime.cache import DiskCache
 from unigrpo.rewards.runtime.columns import empty_columns
 from unigrpo.rewards.runtime.digests import StepDigests, digest_of
 from unigrpo.rewards.runtime.isolation import Outcome, RewardOutageError
@@ -56,7 +57,7 @@ class RewardScorer:
         name: str,
         settings: RewardSettings,
         workers: Sequence[RewardWorker],
-        memory: MemoryCache,
+        memory: LruCache[bytes, float],
         *,
         max_failed_fraction: float,
         is_logged_only: bool = False,

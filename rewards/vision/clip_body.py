@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
@@ -18,6 +17,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from PIL import Image
 
+from unigrpo.lru import LruCache
 from unigrpo.rewards.maths.answers import completion_text
 from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, read_pictures
 
@@ -131,7 +131,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.num_made = 0
-        self._kept: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._kept: LruCache[Hashable, np.ndarray] = LruCache(NUM_REMEMBERED)
 
     def vectors(
         self,
@@ -141,16 +141,12 @@ class _Memory:
         embed: Callable[[list[Tensor]], np.ndarray],
     ) -> np.ndarray:
         """Return [len(keys), D], making those that are not remembered; ``keyed`` holds the object of each key."""
-        found = {key: self._kept[key] for key in keyed if key in self._kept}
+        found = self._kept.get(keyed)
         missing = [key for key in keyed if key not in found]
         if missing:
             found |= dict(zip(missing, embed([prepare(keyed[key]) for key in missing]), strict=True))
             self.num_made += len(missing)
-        for key in keyed:
-            self._kept[key] = found[key]
-            self._kept.move_to_end(key)
-        while len(self._kept) > NUM_REMEMBERED:
-            self._kept.popitem(last=False)
+        self._kept.put({key: found[key] for key in keyed})
         return np.stack([found[key] for key in keys])
 
 

@@ -6,7 +6,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unigrpo.rewards.vision.published_weights import HUB_PREFIX, file_sha256, require_reachable
+from unigrpo.files import sha256_of
+from unigrpo.rewards.vision.published_weights import HUB_PREFIX, require_reachable
 
 
 def load_pretrained(model: str, auto_class: str, device: str) -> tuple[Any, Any]:
@@ -58,7 +59,7 @@ def fingerprint(model: str, loaded: Any) -> str:
     """Return what tells these weights from others: their hashes, or the hub's commit."""
     if model.startswith(HUB_PREFIX):
         return f"{model}@{getattr(loaded.config, '_commit_hash', None)}"
-    return " ".join(file_sha256(file) for file in sorted(Path(model).expanduser().glob("*.safetensors")))
+    return " ".join(sha256_of(file) for file in sorted(Path(model).expanduser().glob("*.safetensors")))
 
 
 def batches(keys: Sequence[Hashable], batch_size: int) -> Iterator[list[int]]:

@@ -7,12 +7,10 @@ what is kept lies its own sha256, written last; a copy that does not match it, o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import struct
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -21,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+
+from unigrpo.files import replacing, sha256_of, write_atomically
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def open_published(name_or_path: str | Path) -> Path:
     is_pickled = path.suffix in PICKLED_SUFFIXES
     if wanted is None and not is_pickled:
         return _checked_safetensors(path)
-    sha256 = file_sha256(path)
+    sha256 = sha256_of(path)
     if wanted is None:
         _LOGGER.info("%s has no published hash; pin what you got: %s@%s", name, name, sha256)
     elif sha256 != wanted:
@@ -101,12 +101,6 @@ def open_published(name_or_path: str | Path) -> Path:
             "name it by its path"
         )
     return _converted(path, sha256) if is_pickled else _checked_safetensors(path)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
@@ -206,7 +200,7 @@ def _converted(path: Path, sha256: str) -> Path:
     kept = cache_folder() / f"{path.stem}-{sha256[:16]}.safetensors"
     record = kept.with_name(f"{kept.name}.sha256")
     if kept.is_file():
-        if record.is_file() and record.read_bytes().strip() == file_sha256(kept).encode():
+        if record.is_file() and record.read_bytes().strip() == sha256_of(kept).encode():
             return kept
         _LOGGER.warning("%s is not as it was written, or its hash is not kept: converted again from %s", kept, path)
     from safetensors.torch import save_file
@@ -215,12 +209,10 @@ def _converted(path: Path, sha256: str) -> Path:
     if not tensors:
         raise WeightsError(f"{path} holds no tensors by name; wanted a state dict")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        partial, partial_record = Path(folder) / kept.name, Path(folder) / record.name
+    with replacing(kept) as partial:
         save_file(tensors, partial)
-        partial_record.write_text(f"{file_sha256(partial)}\n")
-        os.replace(partial, kept)  # All or nothing, whoever else converts the same file.
-        os.replace(partial_record, record)
+        kept_sha256 = sha256_of(partial)
+    write_atomically(record, f"{kept_sha256}\n")
     _LOGGER.info("%s is kept as %s", path, kept)
     return kept
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from unigrpo.cli.tables import print_tables
+
 
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub id, or asset:NAME.")],
@@ -19,18 +21,7 @@ def inspect(
 ) -> None:
     """Show a checkpoint's family, sizes, vocabulary, tasks and memory; no weight is read or downloaded."""
     from rich.console import Console
-    from rich.table import Table
 
     from unigrpo.inspection import inspect_model
 
-    console = Console()
-    for title, rows in inspect_model(model, revision, length=length, images=images).items():
-        table = Table(box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
-        table.title_style = "bold cyan"
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(style="dim")
-        for row in rows:
-            table.add_row(row.name, row.value, row.explanation)
-        console.print(table)
-        console.print()
+    print_tables(Console(), inspect_model(model, revision, length=length, images=images))

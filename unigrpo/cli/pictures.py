@@ -10,7 +10,7 @@ import numpy as np
 
 from unigrpo.cli.box import Box
 from unigrpo.cli.completion import complete
-from unigrpo.data import open_picture
+from unigrpo.data import prompt_picture
 from unigrpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def complete_picture(
 
     from unigrpo.models.pictures import picture_to_pixels, pixels_to_picture
 
-    pixels = picture_to_pixels(open_picture(image), policy.image_size)
+    pixels = picture_to_pixels(prompt_picture(image), policy.image_size)
     with torch.no_grad():
         codes = policy.image_tokenizer.encode(pixels[None])[0].cpu().numpy()
     side = math.isqrt(len(codes))
@@ -123,7 +123,7 @@ def complete_picture(
     if direction is not None:
         grid, cells = shifted_codes(grid, direction)
     elif isinstance(region, Path):
-        cells = open_cells_of_mask(open_picture(region), side)
+        cells = open_cells_of_mask(prompt_picture(region), side)
     else:
         assert region is not None  # the command line refuses neither
         cells = open_cells_of_box(region, side)

@@ -11,6 +11,7 @@ import typer
 
 from unigrpo.cli.box import parse_box
 from unigrpo.errors import UserError
+from unigrpo.files import replacing, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -166,9 +167,9 @@ def _prompt(task: Kind, text: str, paths: list[Path]) -> Prompt:
 
     images: tuple[Image, ...] = ()
     if task is Kind.understand:
-        from unigrpo.data import open_picture
+        from unigrpo.data import prompt_picture
 
-        images = tuple(open_picture(path) for path in paths)
+        images = tuple(prompt_picture(path) for path in paths)
     tasks: dict[Kind, Task] = {Kind.reason: "reason", Kind.understand: "understand"}
     return Prompt(
         id="sample", task=tasks.get(task, "imagine"), messages=(Message(role="user", text=text, images=images),)
@@ -180,10 +181,9 @@ def _write(made: str | Image, out: Path | None) -> None:
         typer.echo(made)
     if out is None:
         return
-    temporary = out.with_name(f".{out.name}.part")
     if isinstance(made, str):
-        temporary.write_text(made, encoding="utf-8", errors="backslashreplace")
-    else:
+        write_atomically(out, made)
+        return
+    with replacing(out) as temporary:
         made.save(temporary, format="PNG")
-        typer.echo(f"picture: {out} ({made.width} x {made.height})")
-    temporary.replace(out)
+    typer.echo(f"picture: {out} ({made.width} x {made.height})")

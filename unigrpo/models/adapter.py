@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from unigrpo.files import replacing
 from unigrpo.models import weights
 from unigrpo.models.folders import read_json, resolve_folder
 from unigrpo.models.loading import HUB_FILES, read_config
@@ -327,9 +328,8 @@ def save_merged(policy: Policy, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = _merged_state(policy)
     # The base may be mapped from a file of this very name: never cut that file short, put a new one in its place.
-    temporary = folder / f".{weights.WEIGHTS}.partial"
-    save_file(state, temporary, metadata={"format": "pt"})
-    temporary.replace(folder / weights.WEIGHTS)
+    with replacing(folder / weights.WEIGHTS) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
     config = policy.complete_config(read_config(policy.folder), policy.folder)
     config["torch_dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

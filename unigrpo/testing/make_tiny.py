@@ -13,10 +13,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from unigrpo.errors import UserError
+from unigrpo.files import new_folder
 from unigrpo.testing.config_files import CONFIG, fit, get_value, require_keys, require_width, set_value
 from unigrpo.testing.tiny_families import TINY_FAMILIES, TinyFamily
 
@@ -75,16 +75,13 @@ def make_tiny(
     tokenizer = _tokenizer(entry)
     files = json_files(family, release=release, changes=given, tokenizer=tokenizer)
     files[CONFIG]["torch_dtype"] = dtype
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:  # a failure leaves nothing behind
-        whole = Path(partial) / "whole"
+    with new_folder(out) as whole:
         for name, content in files.items():
             path = whole / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         _write_tokenizer(whole, entry, tokenizer)
         _write_weights(whole, entry, files[CONFIG], dtype, seed, shard_bytes)
-        whole.replace(out)
     return out
 
 

@@ -1,0 +1,161 @@
+"""JSONL files of prompts and completions: lines, mapped columns, turns, pictures; a mistake names its file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from unigrpo.errors import UserError
+
+Role = Literal["system", "user", "assistant"]
+
+
+def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the object of each line that is not blank.
+
+    Args:
+        path: of the file.
+        may_end_torn: pass over a last line without its end that is no JSON: whoever wrote it died.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: naming the file and the line that is wrong.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist or is no file; give a JSONL file (here: {Path.cwd()})")
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            try:
+                values = json.loads(raw.decode("utf-8-sig"))
+            except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
+                if may_end_torn and not raw.endswith(b"\n"):
+                    return
+                raise UserError(f"{path}:{number}: not JSON: {error}") from error
+            if not isinstance(values, dict):
+                found = type(values).__name__
+                raise UserError(f"{path}:{number}: a JSON {found}; each line is an object with named columns")
+            yield number, values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One object of a file, read by our names of its columns."""
+
+    path: Path
+    number: int
+    values: Mapping[str, Any]
+    columns: Mapping[str, str]
+    """Our name -> the file's, of every name that is ours."""
+
+    @property
+    def where(self) -> str:
+        """Return file and line, as errors call them."""
+        return f"{self.path}:{self.number}"
+
+    def error(self, what: str) -> UserError:
+        """Return the error of this line."""
+        return UserError(f"{self.where}: {what}")
+
+    def get(self, name: str) -> Any:
+        """Return the value of a column of ours; None where the line has none."""
+        return self.values.get(self.columns[name])
+
+    def text(self, name: str) -> str | None:
+        """Return a value as text, numbers and lists as JSON; None where there is none."""
+        value = self.get(name)
+        return None if value is None else as_text(value)
+
+    def needed(self, name: str, way_out: str) -> Any:
+        """Return the value of a column that must be there.
+
+        Args:
+            name: ours.
+            way_out: how to say which column is meant.
+
+        Raises:
+            UserError: if there is no such column.
+        """
+        column = self.columns[name]
+        if column not in self.values:
+            raise self.error(f"no column {column!r} for {name!r}; {self.present}; {way_out}")
+        return self.values[column]
+
+    @property
+    def present(self) -> str:
+        """Return which columns there are, in words."""
+        return f"its columns are {', '.join(map(repr, self.values)) or 'none'}"
+
+    def others(self) -> dict[str, Any]:
+        """Return the columns that are none of ours, under the file's names."""
+        taken = set(self.columns.values())
+        return {name: value for name, value in self.values.items() if name not in taken}
+
+    def turns(self, given: Any) -> tuple[tuple[Role, str], ...]:
+        """Return role and text of each turn of a prompt, which is a text or a list of ``{"role", "content"}``.
+
+        Raises:
+            UserError: if it is neither, or does not end with the user's turn.
+        """
+        turns = [{"role": "user", "content": given}] if isinstance(given, str) else given
+        if not isinstance(turns, list) or not turns or not all(_is_turn(turn) for turn in turns):
+            roles = "/".join(get_args(Role))
+            raise self.error(f"prompt {shortened(given)}; it is text, or turns of role {roles} and content")
+        if turns[-1]["role"] != "user":
+            raise self.error(f"the last turn is the {turns[-1]['role']}'s; a prompt ends with the user's")
+        return tuple((turn["role"], turn["content"]) for turn in turns)
+
+    def images(self, given: Any, folders: Sequence[Path]) -> tuple[Path, ...]:
+        """Return the files of no picture, of one path, or of a list of paths.
+
+        Raises:
+            UserError: if it is none of these, or as :meth:`file` says.
+        """
+        names = [] if given is None else [given] if isinstance(given, str) else given
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise self.error(f"image {shortened(given)}; give a path or a list of paths")
+        return tuple(self.file(name, folders) for name in names)
+
+    def file(self, name: str, folders: Sequence[Path], way_out: str = "put it there, or correct its path") -> Path:
+        """Return the first picture of that name that lies in one of the folders.
+
+        Args:
+            name: a path inside of a folder.
+            folders: resolved.
+            way_out: what to do where there is none.
+
+        Raises:
+            UserError: if there is none, or all lie outside, a link's target included.
+        """
+        either = " or ".join(map(str, dict.fromkeys(folders)))
+        inside = [path for folder in folders if (path := (folder / name).resolve()).is_relative_to(folder)]
+        if not inside:
+            raise self.error(f"picture {name!r} lies outside {either}; move it inside")
+        for path in inside:
+            if path.is_file():
+                return path
+        raise self.error(f"there is no picture {name!r} in {either}; {way_out}")
+
+
+def mapped(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """Return the file's name of each of our names: itself, where ``columns`` has no other."""
+    return {name: columns.get(name, name) for name in names}
+
+
+def as_text(value: Any) -> str:
+    """Return a value of JSON as text: a text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def shortened(value: Any) -> str:
+    """Return a value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and turn.get("role") in get_args(Role) and isinstance(turn.get("content"), str)
