@@ -19,7 +19,6 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-LATEST = "latest"
 MANIFEST = "manifest.json"
 FOLDER = "checkpoints"
 
@@ -78,7 +77,6 @@ def save_checkpoint(
         shutil.rmtree(folder)
     temporary.rename(folder)
     _sync_folder(root)
-    write_atomically(run_dir / LATEST, folder.name + "\n")
     for old in sorted(root.glob("step_*"))[:-keep]:
         shutil.rmtree(old)
     return Checkpoint(folder=folder, step=step, state=state)
