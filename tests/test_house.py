@@ -16,7 +16,7 @@ FOLDERS = {"unigrpo": "unigrpo", "rewards": "unigrpo.rewards", "rollouts": "unig
 MAX_LINES = 400
 
 LAYERS = {
-    0: ("unigrpo", "types", "errors", "legible", "torchvision_hook", "assets"),
+    0: ("unigrpo", "types", "reward_table", "nan_statistics", "errors", "legible", "torchvision_hook", "assets"),
     1: (
         "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "references", "plugin",
         "reward_checks", "ray_start", "image_features",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from unigrpo.errors import UserError
+from unigrpo.legible import short_repr
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Task
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class _Reader:
         given = self._needed(where, values, "prompt")
         turns = [{"role": "user", "content": given}] if isinstance(given, str) else given
         if not isinstance(turns, list) or not turns or not all(_is_turn(turn) for turn in turns):
-            raise UserError(f"{where}: prompt {_short(given)}; it is text, or turns of role and content")
+            raise UserError(f"{where}: prompt {short_repr(given)}; it is text, or turns of role and content")
         if turns[-1]["role"] != "user":
             raise UserError(f"{where}: the last turn is the {turns[-1]['role']}'s; a prompt ends with the user's")
         return tuple((turn["role"], turn["content"]) for turn in turns)
@@ -239,7 +240,7 @@ class _Reader:
     def _stated_task(self, where: str, values: Mapping[str, Any]) -> Task | None:
         task = self._task or values.get(self._column["task"])
         if task is not None and task not in get_args(Task):
-            raise UserError(f"{where}: task {_short(task)}; wanted one of {', '.join(get_args(Task))}")
+            raise UserError(f"{where}: task {short_repr(task)}; wanted one of {', '.join(get_args(Task))}")
         return task
 
     def _completion(
@@ -250,7 +251,7 @@ class _Reader:
         if task == "imagine" and not given:
             given = values.get(self._column["image"])
         if not isinstance(given, str):
-            raise UserError(f"{where}: completion {_short(given)}; it is text, or the path of a picture")
+            raise UserError(f"{where}: completion {short_repr(given)}; it is text, or the path of a picture")
         names_picture = given.lower().endswith(PICTURE_SUFFIXES) and "\n" not in given
         if task == "imagine" or (task is None and names_picture):
             return None, _inside(places, given, where)
@@ -260,7 +261,7 @@ class _Reader:
         given = values.get(self._column["image"]) or values.get("prompt_image")
         names = [] if given is None else [given] if isinstance(given, str) else given
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{where}: image {_short(given)}; give a path or a list of paths")
+            raise UserError(f"{where}: image {short_repr(given)}; give a path or a list of paths")
         return tuple(_inside(places, name, where) for name in names)
 
     def _ids(self, where: str, values: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -268,7 +269,7 @@ class _Reader:
         if given is None:
             return None
         if not isinstance(given, list) or not all(isinstance(token, int) for token in given):
-            raise UserError(f"{where}: completion_ids {_short(given)}; wanted a list of token ids")
+            raise UserError(f"{where}: completion_ids {short_repr(given)}; wanted a list of token ids")
         return tuple(given)
 
     def _needed(self, where: str, values: Mapping[str, Any], name: str) -> Any:
@@ -318,11 +319,6 @@ def _shown(path: Path | None) -> str:
 
 def _is_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and turn.get("role") in _ROLES and isinstance(turn.get("content"), str)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _as_text(value: Any) -> str:

@@ -11,6 +11,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.runtime.cache import DiskCache, MemoryCache
 from unigrpo.rewards.runtime.columns import empty_columns
@@ -21,7 +22,7 @@ from unigrpo.rewards.runtime.process import Traits
 from unigrpo.rewards.runtime.step_log import RewardStats, StepLog
 from unigrpo.rewards.runtime.worker_process import RewardLoadError, RewardWorker
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardStatus, Rollout
+from unigrpo.types import Rollout
 
 _LOGGER = logging.getLogger(__name__)
 
