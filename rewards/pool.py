@@ -14,6 +14,7 @@ import numpy as np
 
 from unigrpo.lru import LruCache
 from unigrpo.reward_checks import composition_problems, logged_only
+from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.cache import MAX_ENTRIES_IN_MEMORY, DiskCache
 from unigrpo.rewards.runtime.digests import StepDigests
 from unigrpo.rewards.runtime.process import RewardProcess, child_of
@@ -22,7 +23,7 @@ from unigrpo.rewards.runtime.step_log import RewardStats
 from unigrpo.rewards.runtime.table import RewardFailedError, groups_of, ok_values, table_of, values_beyond
 from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardStatus, RewardTable, Rollout
+from unigrpo.types import Rollout
 
 __all__ = ["MAX_ITEMS_A_CALL", "RewardFailedError", "RewardPool", "RewardStats", "groups_of"]
 

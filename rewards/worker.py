@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import Any
 
 from unigrpo.legible import legible, legible_stream
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
 from unigrpo.rewards.runtime.child import Send, limit_memory, serve, unlimit_memory
 from unigrpo.rewards.runtime.pauses import announced
 from unigrpo.rewards.runtime.traits import identity, is_repeatable, needs_whole_groups
-from unigrpo.types import RewardStatus
 
 _NUM_TRACEBACK_CHARACTERS = 4000
 

@@ -31,8 +31,6 @@ class RolloutDeadlineError(UserError):
 class RolloutStats:
     """What happened while a step's units were generated."""
 
-    num_lost: int = 0
-    """Units whose rollouts never came back (always 0: a lost unit is generated again or the run stops)."""
     num_redispatched: int = 0
     """Units that were generated again because their actor died."""
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unigrpo.advantages import group_advantages
+from unigrpo.reward_table import RewardTable
 from unigrpo.settings import AdvantageSettings
-from unigrpo.types import RewardTable
 
 GOLDEN = np.load("tests/golden/losses/unigrpo_paper/inputs.npz")
 EXPECTED = np.load("tests/golden/losses/unigrpo_paper/expected.npz")

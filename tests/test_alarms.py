@@ -8,8 +8,8 @@ import pytest
 from reward_rollouts import rollout
 
 from unigrpo.alarms import WINDOW, Alarms, alarms_of, completion_metrics
+from unigrpo.reward_table import RewardTable
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardTable
 
 REWARDS = {
     "optimised": RewardSettings(use="a:b", weight=1.0, tasks=["imagine"]),

@@ -20,7 +20,6 @@ def test_the_newest_checkpoint_comes_back_with_its_state(tmp_path):
     assert found.step == 10
     assert found.state == {"wall_s": 1.5, "step": 10}
     assert (found.folder / "weights.bin").read_bytes() == b"w" * 10
-    assert (tmp_path / "latest").read_text() == "step_000010\n"
 
 
 def test_no_checkpoint_is_none(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 
 from unigrpo.advantages import group_advantages
 from unigrpo.reward_checks import composition_problems
+from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.settings import AdvantageSettings, EnvSettings, RewardSettings
-from unigrpo.types import RewardStatus, RewardTable
 
 NAN = float("nan")
 OK, ABSENT, INVALID, ERROR, TIMEOUT = RewardStatus
@@ -111,7 +111,6 @@ def reward(**settings):
         ({"a": reward(gate=["a"])}, "it waits for itself (a -> a)"),
         ({"a": reward(gate=["b"]), "b": reward(gate=["a"])}, "it waits for itself (a -> b -> a)"),
         ({"a": reward(clip=(1.0, 0.0))}, "rewards.a.clip: [1, 0] is empty"),
-        ({"a": reward(pass_at=0.5)}, "no reward names a in its gate"),
         ({"a": reward(weight=0.0, on_error="drop_group")}, "may drop nothing; wanted mask"),
         ({"a": reward(cache="disk")}, "cache: disk and cache_file go together"),
         ({"a": reward(cache_file="x")}, "cache: disk and cache_file go together"),

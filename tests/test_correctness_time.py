@@ -11,13 +11,13 @@ import psutil
 import pytest
 from reward_rollouts import rollout
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.correctness import AlgebraError, Correctness
 from unigrpo.rewards.pool import RewardPool
 from unigrpo.rewards.runtime.worker_process import RewardLoadError
 from unigrpo.settings import RewardSettings
 from unigrpo.train import ScoringStopped, stop_requests
-from unigrpo.types import RewardStatus
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 BOMB = r"\boxed{\int_0^{\infty} \frac{\sin(x^x)}{\ln(x+\cos x)} dx}"

@@ -84,6 +84,8 @@ def test_every_figure_follows_from_the_rows_on_disk(opened):
         assert metrics[f"eval/{name}/reward_se"] == pytest.approx(statistics.stdev(values) / 5**0.5)
     right = [row["greedy_rewards"]["even"] == 1 for row in rows if row["task"] == "reason"]
     assert metrics["eval/reason/accuracy"] == pytest.approx(statistics.mean(right))
+    assert [row["greedy_passed"]["even"] for row in rows if row["task"] == "reason"] == right
+    assert {row["passed"]["even"] for row in rows if row["task"] == "imagine"} == {None}
     assert "eval/imagine/accuracy" not in metrics
 
 

@@ -16,7 +16,8 @@ FOLDERS = {"unigrpo": "unigrpo", "rewards": "unigrpo.rewards", "rollouts": "unig
 MAX_LINES = 400
 
 LAYERS = {
-    0: ("unigrpo", "types", "errors", "files", "legible", "lru", "torchvision_hook", "assets"),
+    0: ("unigrpo", "types", "reward_table", "nan_statistics", "errors", "files", "legible", "lru",
+        "torchvision_hook", "assets"),
     1: (
         "settings", "masking", "logprobs", "advantages", "seeding", "schedules", "observer", "plugin",
         "reward_checks", "ray_start", "image_features", "pictures", "jsonl",

@@ -14,7 +14,7 @@ from unigrpo.arithmetic import Row
 from unigrpo.cli.app import run
 from unigrpo.inspection import inspect_model
 from unigrpo.models import load_policy
-from unigrpo.models.loading import policy_shapes
+from unigrpo.models.loading import stored_shapes
 from unigrpo.testing.make_tiny import json_files, make_tiny
 from unigrpo.testing.tiny_families import TINY_FAMILIES
 
@@ -49,7 +49,7 @@ def test_released_sizes_are_counted_without_weights(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text()) | TINY_FAMILIES["llada"].releases["8b"]
     (folder / "config.json").write_text(json.dumps(config))
     found = inspect_model(folder)
-    count = sum(math.prod(shape) for shape in policy_shapes(config).values())
+    count = sum(math.prod(shape) for shape in stored_shapes(config, folder).values())
     assert by_name(found["parameters"])["total"].explanation == f"{count:,} in 291 tensors"
     assert by_name(found["memory, estimated"])["weights"].value == f"{count * 2 / 1e9:.2f} GB"
     files = by_name(found["model"])["files"]

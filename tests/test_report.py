@@ -71,17 +71,19 @@ def _write_samples(folder: Path, quality: float, generator: np.random.Generator)
     folder.mkdir()
     records = []
     for place in range(6):
-        is_right = generator.random() < quality
+        is_right = bool(generator.random() < quality)
         records.append({
             "task": "reason", "id": f"r{place}", "prompt": f"What is {place} + 7? {HOSTILE}", "answer": str(place + 7),
             "completion": f"<think>{place} + 7</think><answer>{place + 7 if is_right else 3}</answer>", "image": None,
             "prompt_image": None, "reward": quality, "rewards": {"correctness": float(is_right)},
+            "passed": {"correctness": is_right},
         })  # fmt: skip
         _picture(folder / f"{place}_prompt.png", place, 1.0, generator)
         records.append({
             "task": "understand", "id": f"u{place}", "prompt": "How many circles are there?", "answer": "2",
             "completion": "<answer>2</answer>" if is_right else "<answer>5</answer>", "image": None,
             "prompt_image": f"{place}_prompt.png", "reward": quality, "rewards": {"correctness": float(is_right)},
+            "passed": {"correctness": is_right},
         })  # fmt: skip
         _picture(folder / f"{place}.png", place, quality, generator)
         records.append({
@@ -162,6 +164,24 @@ def test_report_holds_every_part_of_a_whole_run(tmp_path: Path) -> None:
         assert wanted in text
     assert page.tags.count("img") == 12 + 8 + 6
     assert out.stat().st_size < 3_000_000
+
+
+def test_the_report_marks_as_right_what_the_samples_say_passed_and_nothing_else(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    sudoku = {"task": "reason", "prompt": "Fill it.", "completion": "123", "reward": 0.3}
+    values = [(0.3, False), (0.7, True), (1.0, None)]
+    records = [
+        sudoku | {"id": str(place), "rewards": {"correctness": value}, "passed": {"correctness": passed}}
+        for place, (value, passed) in enumerate(values)
+    ]
+    unsaid = sudoku | {"id": "unsaid", "rewards": {"correctness": 1.0}}
+    lines = "\n".join(json.dumps(record) for record in [*records, unsaid])
+    (run / "eval_before" / "samples.jsonl").unlink()
+    (run / "eval_after" / "samples.jsonl").write_text(lines)
+    marks = [sample.after["is_right"] for sample in read_run(run).samples if sample.after is not None]
+    assert marks == [False, True, None, None]
+    text = write_report([run], tmp_path / "report.html").read_text()
+    assert (text.count("✓ right"), text.count("✗ wrong")) == (1, 1)
 
 
 def test_text_of_completions_is_escaped(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import psutil
 import pytest
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.correctness import Correctness
 from unigrpo.rewards.pool import RewardPool
 from unigrpo.settings import RewardSettings
-from unigrpo.types import Message, PolicyVersion, Prompt, RewardStatus, Rollout, Span
+from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Span
 
 BOMBS = [
     (r"\boxed{9^9^9^9}", "1"),

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 from reward_rollouts import rollout
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.pool import RewardPool
 from unigrpo.rewards.runtime.cache import DiskCache, RewardCacheError
 from unigrpo.rewards.runtime.digests import NoCanonicalFormError, StepDigests, digest_of
 from unigrpo.settings import RewardSettings
-from unigrpo.types import Message, RewardStatus
+from unigrpo.types import Message
 
 SPECIMENS = Path(__file__).parent / "cache_specimens.py"
 TEXTS = ["a", "bb", "a", "ccc", "bb", "a"]

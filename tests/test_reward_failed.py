@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.base import Failed
 from unigrpo.rewards.runtime.isolation import IsolatedScoring, Outcome, Reply
 from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.rewards.worker import judged
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardStatus
 
 REWARD = """
 from unigrpo.rewards.base import Failed

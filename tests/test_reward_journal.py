@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unigrpo.rewards.runtime.journal import load_table, save_table
-from unigrpo.types import RewardStatus, RewardTable
+from unigrpo.reward_table import RewardStatus, RewardTable
+from unigrpo.rewards.runtime.journal import ScoredStep, load_step, save_step
 
 
 def table(num_rows: int = 3) -> RewardTable:
@@ -19,8 +19,8 @@ def table(num_rows: int = 3) -> RewardTable:
 @pytest.mark.parametrize("num_rows", [0, 3])
 def test_a_table_comes_back_to_the_last_bit(tmp_path: Path, num_rows: int) -> None:
     saved = table(num_rows)
-    save_table(tmp_path / "new" / "step.json", saved)
-    loaded = load_table(tmp_path / "new" / "step.json")
+    save_step(tmp_path / "new" / "step.json", ScoredStep(table=saved))
+    loaded = load_step(tmp_path / "new" / "step.json").table
     assert (loaded.names, loaded.ranges) == (saved.names, saved.ranges)
     np.testing.assert_array_equal(loaded.values, saved.values)
     np.testing.assert_array_equal(loaded.status, saved.status)
@@ -29,16 +29,16 @@ def test_a_table_comes_back_to_the_last_bit(tmp_path: Path, num_rows: int) -> No
 
 
 def test_the_file_is_strict_json_with_null_and_status_names(tmp_path: Path) -> None:
-    save_table(tmp_path / "t.json", table())
+    save_step(tmp_path / "t.json", ScoredStep(table=table()))
     document = json.loads((tmp_path / "t.json").read_text(), parse_constant=pytest.fail)
     assert document["values"][0] == [0.1, None]
     assert document["status"][2] == [RewardStatus.ERROR.name, RewardStatus.NOT_APPLICABLE.name]
 
 
 def test_saving_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
-    save_table(tmp_path / "t.json", table())
-    save_table(tmp_path / "t.json", table(0))
-    assert load_table(tmp_path / "t.json").values.shape == (0, 2)
+    save_step(tmp_path / "t.json", ScoredStep(table=table()))
+    save_step(tmp_path / "t.json", ScoredStep(table=table(0)))
+    assert load_step(tmp_path / "t.json").table.values.shape == (0, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
 
 
@@ -46,4 +46,4 @@ def test_saving_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(ValueError, match=r"t\.json is not a reward table"):
-        load_table(tmp_path / "t.json")
+        load_step(tmp_path / "t.json")

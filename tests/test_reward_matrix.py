@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from reward_rollouts import rollout
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.pool import RewardFailedError, RewardPool
 from unigrpo.rewards.runtime.isolation import RewardOutageError
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardStatus
 
 SPECIMENS = Path(__file__).parent / "matrix_specimens.py"
 FORMS = ("function", "coroutine", "Class", "trl")

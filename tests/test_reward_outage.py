@@ -8,12 +8,12 @@ import pytest
 from reward_rollouts import rollout
 
 from unigrpo.reward_checks import composition_problems, logged_only
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.pool import RewardPool
 from unigrpo.rewards.runtime.isolation import RewardOutageError
 from unigrpo.rewards.runtime.worker_process import RewardLoadError
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardStatus
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 STEP = [rollout("x" * number, number=number) for number in range(1, 9)]

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 from reward_rollouts import rollout
 
+from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.pool import MAX_ITEMS_A_CALL, RewardFailedError, RewardPool
 from unigrpo.rewards.runtime.isolation import RewardOutageError
 from unigrpo.rewards.runtime.worker_process import RewardLoadError, RewardPoolClosedError
 from unigrpo.settings import RewardSettings
-from unigrpo.types import Message, RewardStatus, RewardTable
+from unigrpo.types import Message
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 

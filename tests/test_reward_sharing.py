@@ -10,12 +10,12 @@ import psutil
 import pytest
 from reward_rollouts import rollout
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.pool import RewardPool
 from unigrpo.rewards.runtime.lane import Lane, Request
 from unigrpo.rewards.runtime.step_log import StepLog
 from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardStatus
 
 SPECIMENS = Path(__file__).parent
 OK, ERROR = RewardStatus.OK, RewardStatus.ERROR

@@ -11,9 +11,9 @@ import psutil
 import pytest
 from PIL import Image
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.runtime import wire
 from unigrpo.rewards.worker import judged
-from unigrpo.types import RewardStatus
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 

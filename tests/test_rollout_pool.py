@@ -107,7 +107,7 @@ def assert_same(rollouts, expected):
 def test_any_number_of_actors_gives_the_tokens_of_this_process(pool, weights, units, expected):
     pool.load(*weights)
     assert_same(pool.generate(units), expected)
-    assert pool.stats.num_lost == pool.stats.num_redispatched == 0
+    assert pool.stats.num_redispatched == 0
 
 
 @pytest.mark.ray

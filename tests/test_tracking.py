@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -21,8 +20,6 @@ def test_finite_numbers_are_written_under_their_own_names(tmp_path: Path) -> Non
     board = TensorBoard(tmp_path)
     board.step({"step": 1, "reward": 0.5, "kl": None, "ratio_mean": float("nan"), "status": "ok"})
     board.step({"step": 2, "reward": 0.75})
-    board.completion("completions/reason/0", "<answer>4</answer>", 2)
-    board.picture("pictures/0", np.zeros((4, 4, 3), dtype=np.uint8), 2)
     board.close()
     assert _scalars(tmp_path / "tensorboard") == {"reward": [(1, 0.5), (2, 0.75)]}
 

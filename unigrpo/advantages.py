@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unigrpo.reward_table import RewardTable
 from unigrpo.seeding import fold
 from unigrpo.settings import AdvantageSettings
-from unigrpo.types import RewardTable
 
 _STD_EPS = 1e-4
 

@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from unigrpo.nan_statistics import nan_mean
+from unigrpo.reward_table import RewardTable
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardTable, Rollout
+from unigrpo.types import Rollout
 
 WINDOW = 20
 PREFIX = "alarm/"
@@ -93,7 +95,7 @@ class Alarms:
 
     def _saturation(self) -> tuple[bool, dict[str, float]]:
         reward = max(self._means(self._last, "reward").values(), default=math.nan)
-        zero_std = _mean(_values(self._last, "frac_reward_zero_std"))
+        zero_std = nan_mean(_values(self._last, "frac_reward_zero_std"))
         return reward >= _NEAR_HIGHEST or zero_std >= _MOST_GROUPS, {"reward": reward, "zero_std": zero_std}
 
     def _duplicates(self) -> tuple[bool, dict[str, float]]:
@@ -111,7 +113,7 @@ class Alarms:
         """Return by task the mean of ``tasks/<task>/<metric>`` over the records that have it."""
         records = list(records)
         tasks = {name.split("/")[1] for record in records for name in record if name.startswith("tasks/")}
-        means = {task: _mean(_values(records, f"tasks/{task}/{metric}")) for task in sorted(tasks)}
+        means = {task: nan_mean(_values(records, f"tasks/{task}/{metric}")) for task in sorted(tasks)}
         return {task: mean for task, mean in means.items() if not math.isnan(mean)}
 
 
@@ -153,10 +155,6 @@ def _values(records: Iterable[Record], name: str) -> list[float]:
     """Return the numbers under a name, those that are none left out."""
     values = [record.get(name) for record in records]
     return [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
 
 
 def _change(values: Sequence[float]) -> tuple[float, float]:

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unigrpo.files import sha256_of, sync, sync_tree, write_atomically
+from unigrpo.files import sha256_of, sync, sync_tree
 
 logger = logging.getLogger(__name__)
 
-LATEST = "latest"
 MANIFEST = "manifest.json"
 FOLDER = "checkpoints"
 
@@ -62,7 +61,6 @@ def save_checkpoint(
         shutil.rmtree(folder)
     temporary.rename(folder)
     sync(root)
-    write_atomically(run_dir / LATEST, folder.name + "\n")
     for old in sorted(root.glob("step_*"))[:-keep]:
         shutil.rmtree(old)
     return Checkpoint(folder=folder, step=step, state=state)

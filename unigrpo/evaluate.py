@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from unigrpo.files import write_atomically
+from unigrpo.nan_statistics import nan_mean, number_or_none, standard_error
 from unigrpo.observer import Observer
+from unigrpo.reward_table import RewardTable
 from unigrpo.rollouts.engine import plan_units
 from unigrpo.run import Run, open_run
 from unigrpo.samples import write_samples
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
-from unigrpo.types import RewardTable, Rollout, Task
+from unigrpo.types import Rollout, Task
 
 EVAL_STEP = -1
 """Takes the place of the step in the row seeds, so that every evaluation of a run draws the same noise."""
@@ -114,34 +116,21 @@ def _rows(table: RewardTable, rows: slice) -> RewardTable:
 
 def _metrics(run: Run, task: Task, scores: TaskScores) -> dict[str, float]:
     reward = scores.sampled_table.unit_total
-    is_right = _is_right(run, task, scores.greedy_table)
-    metrics = {"reward": _mean(reward), "reward_se": _standard_error(reward), "n": float(len(reward))}
-    if is_right is not None:
-        metrics |= {"accuracy": _mean(is_right), "accuracy_se": _standard_error(is_right)}
+    metrics = {"reward": nan_mean(reward), "reward_se": standard_error(reward), "n": float(len(reward))}
+    if task in run.recipe.evaluate.accuracy:
+        passed = _passed(scores.greedy_table, run.recipe.evaluate.accuracy[task])
+        metrics |= {"accuracy": nan_mean(passed), "accuracy_se": standard_error(passed)}
     for column, name in enumerate(scores.sampled_table.names):
         values = scores.sampled_table.values[:, column]
         if not np.isnan(values).all():
-            metrics[f"rewards/{name}"] = _mean(values)
+            metrics[f"rewards/{name}"] = nan_mean(values)
     return {f"eval/{task}/{name}": value for name, value in metrics.items()}
 
 
-def _is_right(run: Run, task: Task, table: RewardTable) -> np.ndarray | None:
-    """Return [n]: 1 where the accuracy reward is at its highest value; None where the task has no such reward."""
-    name = run.recipe.evaluate.accuracy.get(task)
-    if name is None:
-        return None
+def _passed(table: RewardTable, name: str) -> np.ndarray:
+    """Return [n] float: 1 where a completion passes the reward of that name, 0 where not, NaN where nothing counts."""
     column = table.names.index(name)
-    values = table.values[:, column]
-    return np.where(np.isnan(values), np.nan, values >= table.ranges[column][1] - 1e-9)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
-
-
-def _standard_error(values: np.ndarray) -> float:
-    valid = values[~np.isnan(values)]
-    return float(valid.std(ddof=1) / len(valid) ** 0.5) if len(valid) > 1 else float("nan")
+    return np.where(np.isnan(table.counted[:, column]), np.nan, table.is_passed[:, column])
 
 
 def _write_scores(folder: Path, scores: dict[Task, TaskScores]) -> None:
@@ -150,16 +139,10 @@ def _write_scores(folder: Path, scores: dict[Task, TaskScores]) -> None:
     for task, found in scores.items():
         for row, rollout in enumerate(found.sampled):
             record = {
-                "task": task, "id": rollout.prompt.id, "reward": _number(found.sampled_table.unit_total[row]),
-                "rewards": _named(found.sampled_table, row), "greedy_rewards": _named(found.greedy_table, row),
+                "task": task, "id": rollout.prompt.id, "reward": number_or_none(found.sampled_table.unit_total[row]),
+                "rewards": found.sampled_table.values_of(row), "passed": found.sampled_table.passed_of(row),
+                "greedy_rewards": found.greedy_table.values_of(row),
+                "greedy_passed": found.greedy_table.passed_of(row),
             }  # fmt: skip
             lines.append(json.dumps(record))
     write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")
-
-
-def _named(table: RewardTable, row: int) -> dict[str, float | None]:
-    return {name: _number(table.values[row, column]) for column, name in enumerate(table.names)}
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

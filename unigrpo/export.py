@@ -12,6 +12,7 @@ import yaml
 from unigrpo.checkpoint import Checkpoint, latest_checkpoint
 from unigrpo.errors import UserError
 from unigrpo.files import new_folder
+from unigrpo.nan_statistics import number_or_none
 from unigrpo.recipe import load_recipe
 from unigrpo.settings import Recipe
 
@@ -155,11 +156,12 @@ def _scores(run_dir: Path) -> list[tuple[str, str, str]]:
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     before, after = summary.get("eval_before") or {}, summary.get("eval_after") or {}
     names = [name for name in after if name.endswith(("/reward", "/accuracy"))]
-    return [(name, _number(before.get(name)), _number(after[name])) for name in names]
+    return [(name, _score_text(before.get(name)), _score_text(after[name])) for name in names]
 
 
-def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) else "-"
+def _score_text(value: object) -> str:
+    number = number_or_none(value)
+    return "-" if number is None else f"{number:.3f}"
 
 
 def _checkpoint_of(run_dir: Path) -> Checkpoint:

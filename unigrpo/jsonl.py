@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from unigrpo.errors import UserError
+from unigrpo.legible import short_repr
 
 Role = Literal["system", "user", "assistant"]
 
@@ -104,7 +105,7 @@ class Line:
         turns = [{"role": "user", "content": given}] if isinstance(given, str) else given
         if not isinstance(turns, list) or not turns or not all(_is_turn(turn) for turn in turns):
             roles = "/".join(get_args(Role))
-            raise self.error(f"prompt {shortened(given)}; it is text, or turns of role {roles} and content")
+            raise self.error(f"prompt {short_repr(given)}; it is text, or turns of role {roles} and content")
         if turns[-1]["role"] != "user":
             raise self.error(f"the last turn is the {turns[-1]['role']}'s; a prompt ends with the user's")
         return tuple((turn["role"], turn["content"]) for turn in turns)
@@ -117,7 +118,7 @@ class Line:
         """
         names = [] if given is None else [given] if isinstance(given, str) else given
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise self.error(f"image {shortened(given)}; give a path or a list of paths")
+            raise self.error(f"image {short_repr(given)}; give a path or a list of paths")
         return tuple(self.file(name, folders) for name in names)
 
     def file(self, name: str, folders: Sequence[Path], way_out: str = "put it there, or correct its path") -> Path:
@@ -149,12 +150,6 @@ def mapped(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
 def as_text(value: Any) -> str:
     """Return a value of JSON as text: a text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def shortened(value: Any) -> str:
-    """Return a value as an error shows it."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _is_turn(turn: Any) -> bool:

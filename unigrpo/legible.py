@@ -14,6 +14,12 @@ def legible(text: str) -> str:
     return _ILLEGIBLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def short_repr(value: object) -> str:
+    """Return the ``repr`` of a value for an error message: its start, where it is longer than 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 class LegibleStream(io.TextIOWrapper):
     """A text stream that writes legible text only."""
 

@@ -9,6 +9,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from unigrpo.legible import short_repr
+
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Return one line a problem.
@@ -35,7 +37,7 @@ def _describe_one(detail: Any, model: type[BaseModel]) -> str:
         noun = "unknown key" if is_key else f"given {given!r}"
         return f"{path}: {noun}; wanted one of {', '.join(choices)}{_hint(str(given), choices)}"
     wanted = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{path}: given {_shorten(given)}, wanted {wanted}"
+    return f"{path}: given {short_repr(given)}, wanted {wanted}"
 
 
 def _nearest(key: str, known: list[str]) -> str:
@@ -45,11 +47,6 @@ def _nearest(key: str, known: list[str]) -> str:
 def _hint(given: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f"; did you mean `{near[0]}`?" if near else ""
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _known_keys(model: type[BaseModel], location: list[Any]) -> list[str]:

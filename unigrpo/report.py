@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.alarms import alarms_of
+from unigrpo.nan_statistics import number_or_none
 from unigrpo.page import write_page
 from unigrpo.report_data import RunData, Sample, Score, read_run
 from unigrpo.report_figures import Point, Series, change_bar, line_chart, share_bar
@@ -189,8 +190,8 @@ def _series(records: Sequence[Mapping[str, Any]], name: str, title: str, color: 
         name=title,
         color=color,
         steps=[int(record["step"]) for record in kept],
-        values=[_number(record.get(name)) for record in kept],
-        spread=[_number(record.get(spread)) for record in kept] if has_spread else (),
+        values=[number_or_none(record.get(name)) for record in kept],
+        spread=[number_or_none(record.get(spread)) for record in kept] if has_spread else (),
     )
 
 
@@ -202,20 +203,21 @@ def _held_out(run: RunData, task: str, color: str) -> Iterator[Point]:
     if run.records:
         places.append((int(run.records[-1]["step"]), run.summary.get("eval_after") or {}))
     for step, metrics in places:
-        value = _number(metrics.get(name))
+        value = number_or_none(metrics.get(name))
         if value is not None:
-            yield Point(step=step, score=Score(value=value, error=_number(metrics.get(f"{name}_se"))), color=color)
+            error = number_or_none(metrics.get(f"{name}_se"))
+            yield Point(step=step, score=Score(value=value, error=error), color=color)
 
 
 def _time_share(records: Sequence[Mapping[str, Any]]) -> str:
     names = _names(records, lambda name: name.startswith("timing_s/") and name != "timing_s/step")
-    totals = [(name, sum(_number(record.get(name)) or 0.0 for record in records)) for name in names]
+    totals = [(name, sum(number_or_none(record.get(name)) or 0.0 for record in records)) for name in names]
     totals.sort(key=lambda pair: -pair[1])
     parts = [
         (name.removeprefix("timing_s/"), total, PALETTE[place % len(PALETTE)])
         for place, (name, total) in enumerate(totals)
     ]
-    whole = sum(_number(record.get("timing_s/step")) or 0.0 for record in records)
+    whole = sum(number_or_none(record.get("timing_s/step")) or 0.0 for record in records)
     rest = whole - sum(total for _, total in totals)
     if rest > 0.01 * whole:
         parts.append(("other", rest, "var(--line)"))
@@ -232,11 +234,6 @@ def _has_picture(sample: Sample) -> bool:
 
 def _kept(charts: Iterator[str] | Sequence[str]) -> list[str]:
     return [chart for chart in charts if chart]
-
-
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
-    return float(value) if is_number else None
 
 
 def _score_text(score: Score | None) -> str:

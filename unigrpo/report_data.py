@@ -13,6 +13,7 @@ import yaml
 
 from unigrpo.errors import UserError
 from unigrpo.metrics import read_metrics
+from unigrpo.nan_statistics import number_or_none
 
 TASKS = ("reason", "understand", "imagine")
 MAX_PICTURE_BYTES = 4_000_000
@@ -196,11 +197,8 @@ def _changes(summary: Mapping[str, Any]) -> list[Change]:
 
 
 def _score(metrics: Mapping[str, Any], name: str) -> Score | None:
-    value, error = metrics.get(name), metrics.get(f"{name}_se")
-    if not isinstance(value, int | float) or value != value:
-        return None
-    is_known = isinstance(error, int | float) and error == error
-    return Score(value=float(value), error=float(error) if is_known and error is not None else None)
+    value = number_or_none(metrics.get(name))
+    return None if value is None else Score(value=value, error=number_or_none(metrics.get(f"{name}_se")))
 
 
 def _samples(folder: Path, accuracy: Mapping[str, str]) -> list[Sample]:
@@ -231,12 +229,12 @@ def _samples(folder: Path, accuracy: Mapping[str, str]) -> list[Sample]:
 def _side(folder: Path, record: Mapping[str, Any] | None, accuracy_reward: str | None) -> Mapping[str, Any] | None:
     if record is None:
         return None
-    value = (record.get("rewards") or {}).get(accuracy_reward) if accuracy_reward else None
+    passed = (record.get("passed") or {}).get(accuracy_reward)
     return {
         "completion": record.get("completion"),
         "image": picture_url(folder, record.get("image")),
         "reward": record.get("reward"),
-        "is_right": None if value is None else value > 0,
+        "is_right": passed if isinstance(passed, bool) else None,
     }
 
 

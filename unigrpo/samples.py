@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.files import write_atomically
-from unigrpo.types import RewardTable, Rollout
+from unigrpo.nan_statistics import number_or_none
+from unigrpo.reward_table import RewardTable
+from unigrpo.types import Rollout
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
@@ -45,13 +47,12 @@ def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: 
     if rollout.image is not None:
         image = f"{stem}.png"
         Image.fromarray(rollout.image).save(folder / image)
-    values = {name: table.values[row, column] for column, name in enumerate(table.names)}
     columns = {name: value for name, value in rollout.prompt.columns.items() if _is_json(value)}
     return columns | {
         "task": rollout.prompt.task, "id": rollout.prompt.id, "sample_index": rollout.sample_index,
         "prompt": rollout.prompt.text, "completion": rollout.text, "answer": rollout.prompt.answer,
-        "image": image, "reward": _number(table.unit_total[row]),
-        "rewards": {name: _number(value) for name, value in values.items()},
+        "image": image, "reward": number_or_none(table.unit_total[row]),
+        "rewards": table.values_of(row), "passed": table.passed_of(row),
         "num_tokens": rollout.completion_length, "is_truncated": rollout.is_truncated, "seed": rollout.seed,
     }  # fmt: skip
 
@@ -63,10 +64,6 @@ def _is_json(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_json, value))
     return value is None or isinstance(value, str | int | float)
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def write_film(folder: Path, policy: Policy, rollout: Rollout) -> None:

@@ -15,10 +15,12 @@ import numpy as np
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
 from unigrpo.legible import legible
+from unigrpo.nan_statistics import number_or_none
+from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.pool import RewardPool, RewardStats
 from unigrpo.score_items import PictureRefusedError, ScoreItem
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardStatus, RewardTable, Rollout
+from unigrpo.types import Rollout
 
 BATCH_SIZE = 32
 NUM_BENCH_PASSES = 5
@@ -34,6 +36,8 @@ class ItemScores:
     item: ScoreItem
     values: Mapping[str, float | None]
     """None where a reward does not apply or failed."""
+    passed: Mapping[str, bool | None]
+    """Whether it passes each reward; None where nothing counts."""
     status: Mapping[str, str]
     """ok, not_applicable, invalid, error, timeout or unreadable."""
     reward: float | None
@@ -230,6 +234,7 @@ def _record(scored: ItemScores) -> dict[str, Any]:
         "task": item.task,
         "reward": scored.reward,
         "rewards": dict(scored.values),
+        "passed": dict(scored.passed),
         "status": dict(scored.status),
     }
     reasons = {"reasons": dict(scored.reasons)} if scored.reasons else {}
@@ -282,19 +287,25 @@ def _item_scores(
     row = 0
     for item, rollout, refusal in zip(batch, rollouts, refusals, strict=True):
         if rollout is None or table is None:
-            nothing = dict.fromkeys(names)
+            nothing: dict[str, None] = dict.fromkeys(names)
             yield ItemScores(
-                item=item, values=nothing, status=dict.fromkeys(names, UNREADABLE), reward=None, refusal=refusal
+                item=item,
+                values=nothing,
+                passed=nothing,
+                status=dict.fromkeys(names, UNREADABLE),
+                reward=None,
+                refusal=refusal,
             )
             continue
         yield ItemScores(
             item=item,
-            values={name: _number(table.values[row, column]) for column, name in enumerate(table.names)},
+            values=table.values_of(row),
+            passed=table.passed_of(row),
             status={
                 name: RewardStatus(int(table.status[row, column])).name.lower()
                 for column, name in enumerate(table.names)
             },
-            reward=_number(totals[row]),
+            reward=number_or_none(totals[row]),
             reasons={name: legible(reason[row]) for name, reason in reasons.items() if reason[row]},
         )
         row += 1
@@ -336,7 +347,3 @@ def _summary(
 
 def _of(values: np.ndarray, measure: Callable[[np.ndarray], Any]) -> float | None:
     return float(measure(values)) if len(values) else None
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from unigrpo.errors import UserError
-from unigrpo.jsonl import Line, Role, as_text, mapped, read_objects, shortened
+from unigrpo.jsonl import Line, Role, as_text, mapped, read_objects
+from unigrpo.legible import short_repr
 from unigrpo.pictures import PictureError, open_picture
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Task
 
@@ -210,7 +211,7 @@ class _Reader:
     def _stated_task(self, line: Line) -> Task | None:
         task = self._task or line.get("task")
         if task is not None and task not in get_args(Task):
-            raise line.error(f"task {shortened(task)}; wanted one of {', '.join(get_args(Task))}")
+            raise line.error(f"task {short_repr(task)}; wanted one of {', '.join(get_args(Task))}")
         return task
 
 
@@ -220,7 +221,7 @@ def _completion(line: Line, folders: Sequence[Path], task: Task | None) -> tuple
     if task == "imagine" and not given:
         given = line.get("image")
     if not isinstance(given, str):
-        raise line.error(f"completion {shortened(given)}; it is text, or the path of a picture")
+        raise line.error(f"completion {short_repr(given)}; it is text, or the path of a picture")
     names_picture = given.lower().endswith(PICTURE_SUFFIXES) and "\n" not in given
     if task == "imagine" or (task is None and names_picture):
         return None, line.file(given, folders, "text that looks so needs task: reason")
@@ -232,7 +233,7 @@ def _ids(line: Line) -> tuple[int, ...] | None:
     if given is None:
         return None
     if not isinstance(given, list) or not all(isinstance(token, int) for token in given):
-        raise line.error(f"completion_ids {shortened(given)}; wanted a list of token ids")
+        raise line.error(f"completion_ids {short_repr(given)}; wanted a list of token ids")
     return tuple(given)
 
 

@@ -93,6 +93,7 @@ def _cards(items: Sequence[ItemScores], name: str) -> Iterator[dict[str, Any]]:
         others = [f"{other} {scored.values[other]:.3g}" for other in scored.values if scored.values[other] is not None]
         yield {
             "value": scored.status[name] if scored.status[name] != "ok" else f"{value:.4g}",
+            "is_passed": scored.passed[name],
             "reason": "" if scored.refusal else scored.reasons.get(name, ""),
             "source": item.source,
             "others": " · ".join(others) if len(others) > 1 else "",

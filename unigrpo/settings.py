@@ -98,8 +98,8 @@ class RewardSettings(Settings):
     arguments: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments of a class, or extra keywords of a function.")
     weight: float = Field(1.0, description="0 is logged only: it can neither mask a row nor drop a group nor stop the run, unless it is a gate of one that counts.")
     clip: tuple[float, float] | None = Field(None, description="[lowest, highest]: values beyond count as these; the log keeps them as they are.")
-    gate: list[str] = Field(default_factory=list, description="Rewards that must all be at their highest for this one to count; where one is not, this one counts as its lowest.")
-    pass_at: float | None = Field(None, description="Value from which this reward opens the gates that name it; null is its highest.")
+    gate: list[str] = Field(default_factory=list, description="Rewards that a completion must all pass for this one to count; where it does not, this one counts as its lowest.")
+    pass_at: float | None = Field(None, description="Value from which a completion passes this reward: it opens the gates that name it, and counts as right; null is the highest that counts.")
     watch: bool = Field(True, description="At weight 0: its fall while an optimised reward rises sets alarm/held_out_falls; false for a plain measurement.")
     tasks: list[Task] | None = Field(None, description="null is every task.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds of a call, which is of at most `batch_size` completions; one that takes longer is killed.")
@@ -182,7 +182,7 @@ class EvaluateSettings(Settings):
     enabled: bool = Field(True, description="false skips before and after, too.")
     every: int = Field(0, ge=0, description="0: none during the run.")
     num_prompts: int = Field(256, ge=1, description="A task.")
-    accuracy: dict[Task, str] = Field(default_factory=dict, description="The reward of each task whose highest value on the greedy completion counts as right.")
+    accuracy: dict[Task, str] = Field(default_factory=dict, description="The reward of each task that the greedy completion must pass to count as right.")
 
 
 class TrackingSettings(Settings):

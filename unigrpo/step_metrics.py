@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from unigrpo.alarms import completion_metrics
-from unigrpo.types import RewardStatus, RewardTable, Rollout
+from unigrpo.nan_statistics import nan_mean, nan_std
+from unigrpo.reward_table import RewardStatus, RewardTable
+from unigrpo.types import Rollout
 
 if TYPE_CHECKING:
     from unigrpo.advantages import Advantages
@@ -46,7 +48,6 @@ def step_metrics(
         "frac_reward_zero_std": advantages.frac_reward_zero_std,
         "completions/mean_length": num_tokens / len(rollouts),
         "completions/truncated_fraction": float(np.mean([rollout.is_truncated for rollout in rollouts])),
-        "num_lost": run.pool.stats.num_lost,
         "num_redispatched": run.pool.stats.num_redispatched,
         "policy/version": rollouts[0].policy_version.sha256[:12],
         "perf/tokens_per_s": num_tokens / max(timing["timing_s/rollout"], 1e-9),
@@ -61,15 +62,15 @@ def step_metrics(
 def _reward_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_size: int) -> dict[str, float]:
     total, unit = table.total, table.unit_total
     groups = total.reshape(-1, group_size)
-    metrics = {"reward": _mean(total), "reward_std": _mean(np.array([_std(group) for group in groups]))}
+    metrics = {"reward": nan_mean(total), "reward_std": nan_mean(np.array([nan_std(group) for group in groups]))}
     tasks = np.array([rollout.prompt.task for rollout in rollouts])
     for task in dict.fromkeys(tasks.tolist()):
-        metrics[f"tasks/{task}/reward"] = _mean(unit[tasks == task])
-        metrics[f"tasks/{task}/reward_std"] = _std(unit[tasks == task])
+        metrics[f"tasks/{task}/reward"] = nan_mean(unit[tasks == task])
+        metrics[f"tasks/{task}/reward_std"] = nan_std(unit[tasks == task])
     for column, name in enumerate(table.names):
         values = table.values[:, column]
         if not np.isnan(values).all():
-            metrics |= {f"rewards/{name}/mean": _mean(values), f"rewards/{name}/std": _std(values)}
+            metrics |= {f"rewards/{name}/mean": nan_mean(values), f"rewards/{name}/std": nan_std(values)}
         status = table.status[:, column]
         num_asked = max(1, int((status != RewardStatus.NOT_APPLICABLE).sum()))
         num_failed = int(np.isin(status, (RewardStatus.ERROR, RewardStatus.INVALID)).sum())
@@ -96,11 +97,3 @@ def _update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
         "num_empty": sum(update.num_empty for update in updates),
         "num_skipped_updates": sum(update.is_skipped for update in updates),
     }
-
-
-def _mean(values: np.ndarray) -> float:
-    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
-
-
-def _std(values: np.ndarray) -> float:
-    return float("nan") if np.isnan(values).all() else float(np.nanstd(values))

@@ -48,7 +48,7 @@ def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) ->
 
 
 def _report(run: Run) -> None:
-    from unigrpo.report import write_report  # draws with matplotlib, so only when asked for
+    from unigrpo.report import write_report  # renders a page, so only when asked for
 
     run.observer.phase("writing the report")
     write_report([run.run_dir], run.run_dir / "report.html")

@@ -5,18 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from unigrpo.legible import legible
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Any
 
 FOLDER = "tensorboard"
 
 
 class TensorBoard:
-    """Writes scalars, texts and pictures under ``<run_dir>/tensorboard``."""
+    """Writes scalars under ``<run_dir>/tensorboard``."""
 
     def __init__(self, run_dir: Path, *, resumed_step: int | None = None) -> None:
         """Open the event file; imports torch's writer.
@@ -41,14 +36,6 @@ class TensorBoard:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if name != "step" and is_number and math.isfinite(value):
                 self._writer.add_scalar(name, value, step)
-
-    def completion(self, name: str, text: str, step: int) -> None:
-        """Write one completion; distinct names keep every one of them visible."""
-        self._writer.add_text(name, legible(text), step)
-
-    def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """Write one picture, [H, W, 3] uint8."""
-        self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Write what is pending and close the file."""

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
-
-_TOLERANCE = 1e-9
-"""Below which a reward that missed its highest value is at it: sums of parts."""
 
 Task = Literal["reason", "understand", "imagine"]
 SpanKind = Literal["prompt", "image_slot", "text", "image_codes"]
@@ -146,149 +142,6 @@ class Rollout:
     def completion_length(self) -> int:
         """Return the number of open positions up to and including the first EOS."""
         return int(self.is_completion.sum())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """One prompt and its G rollouts."""
-
-    prompt: Prompt
-    rollouts: tuple[Rollout, ...]
-
-    def __post_init__(self) -> None:
-        """Refuse rollouts of another prompt.
-
-        Raises:
-            ValueError: naming the prompt that does not belong.
-        """
-        for rollout in self.rollouts:
-            if rollout.prompt.id != self.prompt.id:
-                raise ValueError(
-                    f"a rollout of prompt {rollout.prompt.id!r} is in the group of {self.prompt.id!r}; "
-                    "a group holds the completions of one prompt"
-                )
-
-
-class RewardStatus(IntEnum):
-    """What became of one reward of one rollout."""
-
-    OK = 0
-    NOT_APPLICABLE = 1
-    INVALID = 2
-    ERROR = 3
-    TIMEOUT = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RewardTable:
-    """The rewards of N rollouts under K names."""
-
-    names: tuple[str, ...]
-    values: np.ndarray
-    """[N, K] float64; NaN where a reward does not apply or is masked."""
-    status: np.ndarray
-    """[N, K] int8 of RewardStatus."""
-    weights: np.ndarray
-    """[K] float64; 0 is logged only."""
-    ranges: tuple[tuple[float, float], ...]
-    """[K] lowest and highest value of each reward."""
-    clips: tuple[tuple[float, float] | None, ...] = ()
-    """[K] bounds beyond which a value counts as the bound; empty is none for any."""
-    gates: tuple[tuple[int, ...], ...] = ()
-    """[K] columns that must be at their highest for this one to count; empty is none for any."""
-    pass_at: tuple[float | None, ...] = ()
-    """[K] value from which a column opens the gates that name it; None is its highest."""
-
-    @property
-    def bounds(self) -> np.ndarray:
-        """Return [K, 2]: lowest and highest value that counts."""
-        import numpy as np
-
-        bounds = np.array(self.ranges, dtype=np.float64).reshape(-1, 2)
-        for column, clip in enumerate(self.clips):
-            if clip is not None:
-                bounds[column] = np.clip(bounds[column], *clip)
-        return bounds
-
-    @property
-    def counted(self) -> np.ndarray:
-        """Return [N, K]: the values that count, clipped and gated.
-
-        A gated value counts where each of its gates that applies to the row is open; where one is shut, it is the
-        worst that it can be (the lowest; the highest for a negative weight). Where a gate has failed, nobody knows
-        whether it is open, and the value is masked. A gate that does not apply to the row, or returned None, is not in
-        its way. A gate may itself have gates.
-        """
-        import numpy as np
-
-        counted = self.values.copy()
-        for column, clip in enumerate(self.clips):
-            if clip is not None:
-                counted[:, column] = np.clip(counted[:, column], *clip)
-        pending = {column: gates for column, gates in enumerate(self.gates) if gates}
-        while pending:
-            ready = [column for column, gates in pending.items() if not set(gates).intersection(pending)]
-            assert ready, "gates that wait for each other"
-            for column in ready:
-                for gate in pending.pop(column):
-                    self._shut(counted, column, gate)
-        return counted
-
-    def _shut(self, counted: np.ndarray, column: int, gate: int) -> None:
-        """Apply one gate to a column of ``counted``."""
-        import numpy as np
-
-        bounds, threshold = self.bounds, self.pass_at[gate] if self.pass_at else None
-        threshold = bounds[gate, 1] if threshold is None else threshold
-        worst = bounds[column, 0 if self.weights[column] >= 0 else 1]
-        is_unknown = np.isnan(counted[:, gate]) & (self.status[:, gate] != RewardStatus.NOT_APPLICABLE)
-        is_shut = counted[:, gate] < threshold - _TOLERANCE
-        counted[is_unknown, column] = np.nan
-        counted[is_shut & ~np.isnan(counted[:, column]), column] = worst
-
-    @property
-    def is_comparable(self) -> np.ndarray:
-        """Return [N]: whether no optimised reward of the row failed and was masked.
-
-        The sum over the rest is no reward of such a row: it lacks a part that its group has for no fault of the answer.
-        """
-        import numpy as np
-
-        is_failed = np.isin(self.status, (RewardStatus.INVALID, RewardStatus.ERROR, RewardStatus.TIMEOUT))
-        is_behind_a_failed_gate = ~np.isnan(self.values)
-        is_lost = np.isnan(self.counted) & (is_failed | is_behind_a_failed_gate)
-        return ~(is_lost & (self.weights != 0)).any(axis=1)
-
-    @property
-    def total(self) -> np.ndarray:
-        """Return [N]: the weighted sum over the rewards that apply; NaN where none does, or an optimised one failed.
-
-        As in TRL, a row to which fewer rewards apply has a sum of fewer terms: rewards that do not apply to all rows of
-        a group shift the rows that they miss. ``unit_total`` divides by the weights that apply.
-        """
-        import numpy as np
-
-        counted = self.counted
-        weighted = np.where(np.isnan(counted), 0.0, counted) * self.weights
-        is_any = (~np.isnan(counted) & (self.weights != 0)).any(axis=1)
-        return np.where(is_any & self.is_comparable, weighted.sum(axis=1), np.nan)
-
-    @property
-    def unit_total(self) -> np.ndarray:
-        """Return [N] in [0, 1]: the weighted mean of the applying rewards, each mapped from its range to [0, 1].
-
-        NaN where ``total`` is, and there alone.
-        A reward of negative weight counts from its highest value down, so that 1 is always what is wanted most.
-        """
-        import numpy as np
-
-        low, high = self.bounds.T
-        unit = (self.counted - low) / (high - low)
-        unit = np.where(self.weights < 0, 1.0 - unit, unit)
-        weight = np.where(np.isnan(unit), 0.0, np.abs(self.weights))
-        denominator = weight.sum(axis=1)
-        mean = (np.nan_to_num(unit) * weight).sum(axis=1) / np.where(denominator > 0, denominator, 1.0)
-        return np.where((denominator > 0) & self.is_comparable, mean, np.nan)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.runtime.child import ChildDiedError, ChildTimeoutError
-from unigrpo.types import RewardStatus
 
 _LOGGER = logging.getLogger(__name__)
 

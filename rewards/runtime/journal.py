@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unigrpo.files import write_atomically
-from unigrpo.types import RewardStatus, RewardTable
+from unigrpo.reward_table import RewardStatus, RewardTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,16 +59,6 @@ def load_step(path: Path | str) -> ScoredStep:
         return ScoredStep(table=table, keys=document.get("keys", {}), metrics=metrics)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a reward table ({error}); delete it to score that step again") from error
-
-
-def save_table(path: Path | str, table: RewardTable) -> None:
-    """Write a table alone; see :func:`save_step`."""
-    save_step(path, ScoredStep(table=table))
-
-
-def load_table(path: Path | str) -> RewardTable:
-    """Return a saved table alone; see :func:`load_step`."""
-    return load_step(path).table
 
 
 def _table_of(document: dict[str, Any]) -> RewardTable:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unigrpo.lru import LruCache
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.plugin import RewardContractError
 from unigrpo.rewards.runtime.cache import DiskCache
 from unigrpo.rewards.runtime.columns import empty_columns
@@ -22,7 +23,7 @@ from unigrpo.rewards.runtime.process import Traits
 from unigrpo.rewards.runtime.step_log import RewardStats, StepLog
 from unigrpo.rewards.runtime.worker_process import RewardLoadError, RewardWorker
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardStatus, Rollout
+from unigrpo.types import Rollout
 
 _LOGGER = logging.getLogger(__name__)
 

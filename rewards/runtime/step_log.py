@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.runtime.isolation import Outcome, Reply, RewardOutageError
-from unigrpo.types import RewardStatus
 
 _MIN_FAILURES_OF_AN_OUTAGE = 3
 _NUM_SAMPLES_SHOWN = 3

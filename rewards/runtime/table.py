@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.isolation import Outcome
 from unigrpo.settings import RewardSettings
-from unigrpo.types import RewardStatus, RewardTable, Rollout
+from unigrpo.types import Rollout
 
 _SLACK = 1e-6
 """Of a range, within which a value beyond it is rounding."""

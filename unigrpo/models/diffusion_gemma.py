@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.models.base import CanvasSampling
-from unigrpo.models.families import UNIFORM_CORRUPTION
 from unigrpo.models.folders import read_json
 from unigrpo.models.head import hide, project
 from unigrpo.models.text_policy import TextPolicy
@@ -58,8 +57,6 @@ class Read:
 class DiffusionGemmaPolicy(TextPolicy):
     """DiffusionGemma behind the policy contract, and behind `unigrpo.models.base.CanvasPolicy`: text in, text out."""
 
-    is_trainable: ClassVar[bool] = False
-    untrainable_reason: ClassVar[str] = UNIFORM_CORRUPTION
     token_text: ClassVar[Mapping[str, str]] = {"mask": "<mask>"}
 
     def __init__(self, **fields: Any) -> None:

@@ -112,6 +112,11 @@ def untrained_tasks(config: Mapping[str, Any]) -> Mapping[Task, str]:
     return UNTRAINED_TASKS.get(family_name(config), {})
 
 
+def trains(family: type) -> bool:
+    """Return whether the learner trains any task of a policy class."""
+    return set(TASKS) > UNTRAINED_TASKS.get(f"{family.__module__}:{family.__qualname__}", {}).keys()
+
+
 def import_family(name: str) -> type[TextPolicy]:
     """Return the class of a "module:Class" of the table."""
     module, _, class_name = name.partition(":")

@@ -48,12 +48,6 @@ def empty_module(family: type[TextPolicy], config: Mapping[str, Any]) -> nn.Modu
         return family.build(config)
 
 
-def policy_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor of a config, of any size: nothing is allocated."""
-    module = empty_module(policy_family(config), config)
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-
-
 def stored_shapes(config: Mapping[str, Any], folder: Path) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor as a folder's files hold it: a tied one once.
 

@@ -44,9 +44,6 @@ class TextPolicy(ABC):
     """What the family can do with a prompt; whether a task trains is said in `unigrpo.models.families`."""
     required_text: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer must bring back from its own ids, such as the tags of a thought."""
-    is_trainable: ClassVar[bool] = True
-    untrainable_reason: ClassVar[str] = ""
-    """Why the learner refuses the family; empty where it trains."""
 
     banned_ids: tuple[int, ...] = ()
     """Ids that the released sampler never draws; log-probs are of the distribution with them."""

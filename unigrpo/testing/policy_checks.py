@@ -25,6 +25,7 @@ from unigrpo.models.adapter import (
     set_adapter_state,
 )
 from unigrpo.models.base import denoises_canvases, is_block_causal
+from unigrpo.models.families import trains
 from unigrpo.rollouts.sampler import SampleOutput, sample
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput
@@ -99,7 +100,7 @@ def check_policy(path: str | Path, *, load: Loader = load_policy, tolerance: flo
     with tempfile.TemporaryDirectory() as temporary:
         save_merged(policy, Path(temporary) / "again")
         _check_same("a saved and loaded policy", load(Path(temporary) / "again", dtype="float32"), ids, wanted, 0.0)
-        if getattr(policy, "is_trainable", True):
+        if trains(type(policy)):
             _check_adapter(policy, folder, load, ids, wanted, Path(temporary) / "adapter", tolerance)
 
 
