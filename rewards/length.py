@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from unigrpo.rewards.maths.answers import completion_text, cut_at_eos
-
-LengthUnit = Literal["tokens", "words", "characters"]
+from unigrpo.rewards.maths.answers import TextUnit, checked_unit, units_of
 
 
 class Length:
@@ -27,7 +25,7 @@ class Length:
     wanted_columns = ()
     is_deterministic = True
 
-    def __init__(self, *, max_length: int, soft_margin: int, unit: LengthUnit = "tokens") -> None:
+    def __init__(self, *, max_length: int, soft_margin: int, unit: TextUnit = "tokens") -> None:
         """Set up.
 
         Args:
@@ -40,11 +38,9 @@ class Length:
         """
         if not 0 <= soft_margin <= max_length:
             raise ValueError(f"soft_margin is {soft_margin}; give 0 to max_length, which is {max_length}")
-        if unit not in ("tokens", "words", "characters"):
-            raise ValueError(f"unit {unit!r} is unknown; give tokens, words or characters")
         self._max_length = max_length
         self._soft_margin = soft_margin
-        self._unit = unit
+        self._unit = checked_unit(unit)
         self.wants_completion_ids = unit == "tokens"
 
     def __call__(
@@ -56,17 +52,8 @@ class Length:
     ) -> list[float | None]:
         """Return one value a completion; None for a picture, and for ``tokens`` where there are no ids."""
         ids = [None] * len(completions) if completion_ids is None else completion_ids
-        lengths = [self._length(completion, tokens) for completion, tokens in zip(completions, ids, strict=True)]
-        return [None if length is None else self._penalty(length) for length in lengths]
-
-    def _length(self, completion: object, token_ids: Sequence[int] | None) -> int | None:
-        text = completion_text(completion)
-        if text is None:
-            return None
-        if self._unit == "tokens":
-            return None if token_ids is None else len(token_ids)
-        text = cut_at_eos(text)
-        return len(text.split()) if self._unit == "words" else len(text)
+        units = [units_of(completion, tokens, self._unit) for completion, tokens in zip(completions, ids, strict=True)]
+        return [None if counted is None else self._penalty(len(counted)) for counted in units]
 
     def _penalty(self, length: int) -> float:
         over = length - (self._max_length - self._soft_margin)

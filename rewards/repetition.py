@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from unigrpo.rewards.maths.answers import completion_text, cut_at_eos
-
-RepetitionUnit = Literal["tokens", "words", "characters"]
+from unigrpo.rewards.maths.answers import TextUnit, checked_unit, units_of
 
 
 class Repetition:
@@ -26,7 +24,7 @@ class Repetition:
     wanted_columns = ()
     is_deterministic = True
 
-    def __init__(self, *, ngram_size: int = 3, max_penalty: float = -1.0, unit: RepetitionUnit = "tokens") -> None:
+    def __init__(self, *, ngram_size: int = 3, max_penalty: float = -1.0, unit: TextUnit = "tokens") -> None:
         """Set up.
 
         Args:
@@ -41,11 +39,9 @@ class Repetition:
             raise ValueError(f"ngram_size is {ngram_size}; give 1 or more")
         if not -1e6 < max_penalty < 0:
             raise ValueError(f"max_penalty is {max_penalty}; give a negative number")
-        if unit not in ("tokens", "words", "characters"):
-            raise ValueError(f"unit {unit!r} is unknown; give tokens, words or characters")
         self.range = (float(max_penalty), 0.0)
         self._ngram_size = ngram_size
-        self._unit = unit
+        self._unit = checked_unit(unit)
         self.wants_completion_ids = unit == "tokens"
 
     def __call__(
@@ -59,16 +55,9 @@ class Repetition:
         ids = [None] * len(completions) if completion_ids is None else completion_ids
         values: list[float | None] = []
         for completion, tokens in zip(completions, ids, strict=True):
-            units = self._units(completion, tokens)
+            units = units_of(completion, tokens, self._unit, is_lowered=True)
             values.append(None if units is None else self.range[0] * repeated_fraction(units, self._ngram_size))
         return values
-
-    def _units(self, completion: object, token_ids: Sequence[int] | None) -> Sequence[int | str] | None:
-        text = completion_text(completion)
-        if text is None or self._unit == "tokens":
-            return None if text is None else token_ids
-        text = cut_at_eos(text).lower()
-        return text.split() if self._unit == "words" else text
 
 
 def repeated_fraction(units: Sequence[int | str], ngram_size: int) -> float:

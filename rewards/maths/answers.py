@@ -46,6 +46,10 @@ class Answer:
     """``text`` is unmarked prose: the answer stands somewhere near its end."""
 
 
+TextUnit = Literal["tokens", "words", "characters"]
+"""What the length of a text is counted in."""
+
+
 def completion_text(completion: object) -> str | None:
     """Return the text of a completion: a string, or the last message of a conversation; None for anything else."""
     if isinstance(completion, str):
@@ -65,6 +69,35 @@ def cut_at_eos(text: str) -> str:
     """Return the text before the first end-of-sequence or padding marker."""
     positions = [position for eos in (*EOS_TEXTS, *PAD_TEXTS) if (position := text.find(eos)) >= 0]
     return text[: min(positions)] if positions else text
+
+
+def checked_unit(unit: TextUnit) -> TextUnit:
+    """Return the unit.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    if unit not in get_args(TextUnit):
+        raise ValueError(f"unit {unit!r} is unknown; give tokens, words or characters")
+    return unit
+
+
+def units_of(
+    completion: object, token_ids: Sequence[int] | None, unit: TextUnit, *, is_lowered: bool = False
+) -> Sequence[int | str] | None:
+    """Return the units of a text up to its end of sequence; None for a picture, and for tokens without their ids.
+
+    Args:
+        completion: the text.
+        token_ids: its tokens, where they are known.
+        unit: what is counted.
+        is_lowered: whether words and characters lose their case.
+    """
+    text = completion_text(completion)
+    if text is None or unit == "tokens":
+        return None if text is None else token_ids
+    text = cut_at_eos(text).lower() if is_lowered else cut_at_eos(text)
+    return text.split() if unit == "words" else text
 
 
 def after_thinking(text: str) -> str:
