@@ -132,6 +132,7 @@ def test_rewards_that_fit_together_have_no_problems():
     rewards = {
         "format": reward(weight=0.1, pass_at=0.5, worker="w", timeout_s=1.0),
         "correct": reward(gate=["format"], clip=(0.0, 0.8), worker="w", cache="disk", cache_file="c.sqlite"),
+        "accurate": reward(pass_at=0.9),
         "held_out": reward(weight=0.0, placement="ray", num_gpus=0.5),
     }
     assert composition_problems(rewards) == []

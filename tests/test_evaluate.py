@@ -137,3 +137,13 @@ def test_evaluating_by_itself_leaves_the_run_as_it_is(recipe, opened):
     before = sorted((path, path.stat().st_mtime_ns) for path in run.run_dir.rglob("*"))
     assert evaluate_run(recipe, run.run_dir, SilentObserver()) == metrics
     assert sorted((path, path.stat().st_mtime_ns) for path in run.run_dir.rglob("*")) == before
+
+
+def test_accuracy_counts_from_pass_at_as_gates_do(recipe, opened):
+    run, metrics = opened
+    even = recipe.rewards["even"].model_copy(update={"pass_at": 0.0})
+    easy = recipe.model_copy(update={"rewards": recipe.rewards | {"even": even}})
+    found = evaluate_run(easy, run.run_dir, SilentObserver())
+    assert metrics["eval/reason/accuracy"] < 1.0
+    assert found["eval/reason/accuracy"] == 1.0
+    assert found["eval/reason/reward"] == metrics["eval/reason/reward"]

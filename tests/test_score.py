@@ -380,3 +380,15 @@ def test_a_reward_that_failed_on_all_items_ends_the_command_with_one(
     shown = capsys.readouterr().out
     assert shown.count("the server is down") == 1
     assert "Traceback" not in shown
+
+
+def test_scores_and_page_say_what_passed(lines: Lines) -> None:
+    path = lines(texts("0.3", "1.0", "0.7"))
+    (path.parent / "mine.py").write_text("def part(completions): return [float(text) for text in completions]\n")
+    out = path.parent / "out"
+    assert run(["score", f"{path.parent / 'mine.py'}:part", str(path), "--out", str(out)]) == 0
+    records = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
+    assert [record["passed"] for record in records] == [{"part": False}, {"part": True}, {"part": False}]
+    page = (out / "scores.html").read_text()
+    assert page.count("✓ passed") == 1
+    assert "✗ not passed" in page

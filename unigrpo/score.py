@@ -191,7 +191,6 @@ def bench_rewards(
             "on_error": "mask",
             "weight": 1.0,  # So that an outage is an error here, too, and no rate.
             "gate": [],
-            "pass_at": None,
             "worker": None,
             "cache": "off",
             "cache_file": None,
