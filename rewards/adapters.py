@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
 from unigrpo.plugin import CodeReference, PluginError, resolve
-from unigrpo.rewards.plugin import RewardContractError
-from unigrpo.rewards.runtime.traits import source_hash
+from unigrpo.rewards.process.adapt import RewardContractError
+from unigrpo.rewards.process.traits import source_hash
 
 UNIT_RANGE = (0.0, 1.0)
 _OFFERED = frozenset({"log_metric", "log_extra", "trainer_state", "completion_ids", "images", "task"})

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unigrpo.rewards.base import Failed
-from unigrpo.rewards.maths.answers import after_thinking, completion_text, cut_at_eos
+from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos
 from unigrpo.rewards.vision.open_clip_towers import open_clip_body
 from unigrpo.rewards.vision.pictures import is_picture, read_pictures
 

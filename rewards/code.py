@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
-from unigrpo.rewards.maths.answers import completion_text
 from unigrpo.rewards.sandboxing.code_runs import BrokenTestsError, Clock, Verdict, run_locally
 from unigrpo.rewards.sandboxing.code_tasks import COLUMNS, Task, extract_program, read_task
 from unigrpo.rewards.sandboxing.sandbox import Limits, Sandbox
 from unigrpo.rewards.sandboxing.sandbox_harness import UnshippableError
 from unigrpo.rewards.sandboxing.sandbox_http import RemoteSandbox
+from unigrpo.rewards.text.answers import completion_text
 
 _LOGGER = logging.getLogger(__name__)
 

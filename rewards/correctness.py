@@ -17,7 +17,12 @@ from typing import Any, Literal, TypeAlias
 
 from unigrpo.lru import LruCache
 from unigrpo.rewards.base import Failed, TimedOut
-from unigrpo.rewards.maths.answers import (
+from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_equation
+from unigrpo.rewards.maths.normalise import Normal, normalise
+from unigrpo.rewards.maths.spelling import are_spelt_alike
+from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
+from unigrpo.rewards.process.pauses import paused
+from unigrpo.rewards.text.answers import (
     ALL_SOURCES,
     MAX_ANSWER_LENGTH,
     Answer,
@@ -27,11 +32,6 @@ from unigrpo.rewards.maths.answers import (
     extract_answer,
     gold_answer,
 )
-from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_equation
-from unigrpo.rewards.maths.normalise import Normal, normalise
-from unigrpo.rewards.maths.spelling import are_spelt_alike
-from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
-from unigrpo.rewards.runtime.pauses import paused
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class _Pair:
 class Correctness:
     r"""1 where the final answer equals the gold answer, 0 where it does not, or where comparing it would not end.
 
-    See :mod:`unigrpo.rewards.maths.answers` for where an answer is looked for. A unit that both sides name must be the
+    See :mod:`unigrpo.rewards.text.answers` for where an answer is looked for. A unit that both sides name must be the
     same; ``1=2`` is no way to write 2; towers of powers, vast factorials and sums are wrong without being evaluated.
 
     Range: 0 to 1.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from unigrpo.rewards.maths.answers import (
+from unigrpo.rewards.text.answers import (
     AnswerSource,
     checked_sources,
     completion_text,

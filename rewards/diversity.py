@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.plugin import CodeReference, PluginError, resolve
-from unigrpo.rewards.maths.answers import completion_text
+from unigrpo.rewards.text.answers import completion_text
 from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
 
 SIDE = 32

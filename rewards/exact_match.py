@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
-from unigrpo.rewards.maths.answers import (
+from unigrpo.rewards.text.answers import (
     ALL_SOURCES,
     AnswerSource,
     accepted_answers,

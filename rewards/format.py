@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-from unigrpo.rewards.maths.answers import completion_text, cut_at_eos
+from unigrpo.rewards.text.answers import completion_text, cut_at_eos
 
 FormatVariant = Literal[
     "think",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unigrpo.files import sha256_of
-from unigrpo.rewards.maths.answers import completion_text
+from unigrpo.rewards.text.answers import completion_text
 from unigrpo.rewards.vision.blip import (
     MAX_TOKENS,
     NUM_TEXT_HEADS,

@@ -14,7 +14,7 @@ from unigrpo.rewards.judging.chat_client import Answer, ChatClient
 from unigrpo.rewards.judging.judge_launch import LaunchedServer, launch_of
 from unigrpo.rewards.judging.judge_prompt import Shown, cleaned, filled, messages_of, placeholders
 from unigrpo.rewards.judging.judge_verdict import JudgeMode, Verdict, VerdictError, choice_of, mode_of
-from unigrpo.rewards.maths.answers import after_thinking, completion_text, cut_at_eos
+from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos
 from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, pictures_by_row
 
 NUM_LOGGED = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from unigrpo.rewards.maths.answers import TextUnit, checked_unit, units_of
+from unigrpo.rewards.text.answers import TextUnit, checked_unit, units_of
 
 
 class Length:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from unigrpo.rewards.maths.answers import (
+from unigrpo.rewards.text.answers import (
     ALL_SOURCES,
     AnswerSource,
     accepted_answers,

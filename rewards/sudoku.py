@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from unigrpo.rewards.maths.answers import after_thinking, completion_text, cut_at_eos, last_boxed
+from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos, last_boxed
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from unigrpo.settings import LoraSettings, PolicySettings
 from unigrpo.types import PolicyVersion, Rollout
 
 if TYPE_CHECKING:
-    from unigrpo.rollouts.engine import WorkUnit
+    from unigrpo.rollouts.units import WorkUnit
 
 
 class RolloutActor:
@@ -52,7 +52,7 @@ class RolloutActor:
         Raises:
             RuntimeError: before weights were loaded.
         """
-        from unigrpo.rollouts.engine import generate
+        from unigrpo.rollouts.units import generate
 
         if self._version is None:
             raise RuntimeError("this rollout actor has no weights yet; call load() before generate()")

@@ -11,7 +11,7 @@ from unigrpo.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from unigrpo.rollouts.engine import WorkUnit
+    from unigrpo.rollouts.units import WorkUnit
     from unigrpo.types import PolicyVersion, Rollout
 
 

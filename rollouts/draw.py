@@ -9,7 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
-    from unigrpo.rollouts.selection import Score
+    from unigrpo.rollouts.orders.selection import Score
 
 ELEMENTS_PER_CHUNK = 1 << 25
 """Logits that exist at one time: rows go through the head in chunks of at most this many elements."""

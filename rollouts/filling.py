@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import torch
 
 from unigrpo.rollouts.draw import Draw, draw_tokens
-from unigrpo.rollouts.selection import SCORES, highest, highest_or_above, origin, sequential_score
+from unigrpo.rollouts.orders.selection import SCORES, highest, highest_or_above, origin, sequential_score
 from unigrpo.seeding import uniform
 from unigrpo.types import Remasking
 

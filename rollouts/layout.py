@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 
-from unigrpo.image_features import join_features, shift_ids
+from unigrpo.models.pictures.features import join_features, shift_ids
 from unigrpo.types import PICTURE_SCHEDULES, Canvas, Schedule, Span
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unigrpo.image_features import shift_ids
 from unigrpo.models.base import denoises_canvases, is_block_causal
-from unigrpo.rollouts.block_causal import BlockCausal
-from unigrpo.rollouts.entropy_bound import EntropyBound
+from unigrpo.models.pictures.features import shift_ids
+from unigrpo.rollouts.engines.block_causal import BlockCausal
+from unigrpo.rollouts.engines.entropy_bound import EntropyBound
+from unigrpo.rollouts.engines.recompute import Recompute
 from unigrpo.rollouts.filling import Filling, HowToFill
 from unigrpo.rollouts.layout import plan_of_ids, plans_of_canvases
-from unigrpo.rollouts.recompute import Recompute
 from unigrpo.types import Canvas, Remasking, Schedule
 
 if TYPE_CHECKING:

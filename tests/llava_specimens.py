@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from unigrpo.models import load_policy
-from unigrpo.models.layout import Piece, text_canvas
+from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.llava import PLACEHOLDER
 from unigrpo.settings import SamplingSettings
 from unigrpo.types import Canvas

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unigrpo.models import adapter, load_policy
-from unigrpo.models.llada import LladaPolicy
+from unigrpo.models.policies.llada import LladaPolicy
 from unigrpo.settings import LoraSettings
 
 BASE = Path(__file__).parent / "golden" / "mmada_tiny"

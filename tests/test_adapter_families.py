@@ -15,8 +15,8 @@ from unigrpo.models.adapter import adapter_state, add_lora, save_adapter, set_ad
 from unigrpo.models.families import trains
 from unigrpo.models.loading import read_config, stored_shapes
 from unigrpo.settings import LoraSettings
-from unigrpo.testing.make_tiny import make_tiny
-from unigrpo.testing.tiny_families import TINY_FAMILIES
+from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.testing.tiny.make_tiny import make_tiny
 
 
 def stand_in(shapes: dict[str, tuple[int, ...]]) -> nn.Module:

@@ -11,8 +11,8 @@ from reward_rollouts import rollout
 
 from unigrpo.plugin import PluginError
 from unigrpo.rewards.adapters import FlowGrpo, OpenRlhf, Trl, Verl
-from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
-from unigrpo.rewards.pool import RewardPool
+from unigrpo.rewards.process.adapt import AdaptedReward, RewardContractError, load_reward
+from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.settings import RewardSettings
 
 FOREIGN = Path(__file__).parent / "foreign_rewards.py"

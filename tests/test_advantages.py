@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unigrpo.advantages import group_advantages
+from unigrpo.methods.advantages.groups import group_advantages
 from unigrpo.reward_table import RewardTable
 from unigrpo.settings import AdvantageSettings
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from reward_rollouts import rollout
 
-from unigrpo.alarms import WINDOW, Alarms, alarms_of, completion_metrics
 from unigrpo.reward_table import RewardTable
+from unigrpo.runs.alarms import WINDOW, Alarms, alarms_of, completion_metrics
 from unigrpo.settings import RewardSettings
 
 REWARDS = {

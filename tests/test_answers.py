@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from unigrpo.rewards.maths.answers import (
+from unigrpo.rewards.text.answers import (
     MAX_ANSWER_LENGTH,
     completion_text,
     cut_at_eos,

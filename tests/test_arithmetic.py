@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from unigrpo.arithmetic import SAMPLER_LOGITS, batch_arithmetic, num_rollout_rows, num_rollouts
-from unigrpo.model_size import ModelSize
-from unigrpo.recipe import load_recipe
+from unigrpo.recipe.load import load_recipe
+from unigrpo.sizing.arithmetic import SAMPLER_LOGITS, batch_arithmetic, num_rollout_rows, num_rollouts
+from unigrpo.sizing.model_size import ModelSize
 
 Write = Callable[[dict[str, Any]], Path]
 
@@ -86,7 +86,7 @@ def test_weights_of_a_folder_are_those_of_its_files(
 ) -> None:
     from safetensors import safe_open
 
-    from unigrpo.testing.make_tiny import make_tiny
+    from unigrpo.testing.tiny.make_tiny import make_tiny
 
     folder = make_tiny(family, tmp_path / family, layers=2, width=128)
     with safe_open(folder / "model.safetensors", "np") as file:

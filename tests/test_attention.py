@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from unigrpo.models import attention
-from unigrpo.models.attention import attend, cut, piece_bounds, visible_keys
-from unigrpo.models.block_cache import block_rows, doubled_rows
-from unigrpo.models.lavida import prefix_rows
+from unigrpo.models.layers import attention
+from unigrpo.models.layers.attention import attend, cut, piece_bounds, visible_keys
+from unigrpo.models.layers.block_cache import block_rows, doubled_rows
+from unigrpo.models.policies.lavida import prefix_rows
 
 LENGTH, BLOCK = 20, 4
 IS_PADDING = torch.zeros(3, LENGTH, dtype=torch.bool)

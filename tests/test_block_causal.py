@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unigrpo.logprobs import token_logprobs
+from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.models import load_policy
-from unigrpo.models.sdar import SdarPolicy
+from unigrpo.models.policies.sdar import SdarPolicy
 from unigrpo.rollouts import sample
 from unigrpo.types import Canvas, ModelInput, Span
 

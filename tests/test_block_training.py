@@ -9,14 +9,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from unigrpo.estimators.unigrpo import UniGRPO
-from unigrpo.learner import Learner, UpdateStats
-from unigrpo.masking import collate
+from unigrpo.learner.batch import collate
+from unigrpo.learner.learner import Learner, UpdateStats
+from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_state, add_lora
+from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.text_policy import TextPolicy
-from unigrpo.models.tokenizer import TextTokenizer
-from unigrpo.rollouts.engine import generate, plan_units
+from unigrpo.rollouts.units import generate, plan_units
 from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings, SamplingSettings
 from unigrpo.types import Batch, Message, PolicyVersion, Prompt, Rollout
 

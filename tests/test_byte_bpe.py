@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import pre_tokenizers
 
-from unigrpo.models.tokenizer import TextTokenizer
+from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.types import Message
 
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w", "Ġw o", "' s", "Ã ©", "Ċ Ċ", "1 2"]

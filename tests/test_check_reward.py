@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from unigrpo.rewards.format import Format
-from unigrpo.rewards.plugin import RewardContractError
+from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.testing.conformance import ConformanceError, check_reward
 
 GOOD = ["<think>x</think> 5", "5", "<think>", ""]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from unigrpo.checkpoint import latest_checkpoint, save_checkpoint
+from unigrpo.runs.checkpoint import latest_checkpoint, save_checkpoint
 
 
 def save(run_dir, step, keep=3):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from unigrpo.assets import asset_folder
-from unigrpo.demo.scenes import ImagineScenes, Item, Scene, UnderstandScenes, render
+from unigrpo.quickstart.scenes import ImagineScenes, Item, Scene, UnderstandScenes, render
 from unigrpo.rewards.base import Failed
 from unigrpo.rewards.clip_alignment import ClipAlignment
 from unigrpo.rewards.vision.open_clip_towers import resolve

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unigrpo.objectives.clipped import clipped_surrogate, surrogate_loss
+from unigrpo.methods.objectives.clipped import clipped_surrogate, surrogate_loss
 
 LOGPROB = st.floats(-8, 0)
 TOKENS = st.lists(

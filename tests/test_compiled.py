@@ -12,7 +12,7 @@ import torch
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_disabled, add_lora
 from unigrpo.settings import LoraSettings
-from unigrpo.testing.make_tiny import make_tiny
+from unigrpo.testing.tiny.make_tiny import make_tiny
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from unigrpo.advantages import group_advantages
-from unigrpo.reward_checks import composition_problems
+from unigrpo.methods.advantages.groups import group_advantages
 from unigrpo.reward_table import RewardStatus, RewardTable
+from unigrpo.rewards.runtime.reward_checks import composition_problems
 from unigrpo.settings import AdvantageSettings, EnvSettings, RewardSettings
 
 NAN = float("nan")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unigrpo.demo.scenes import Item, Scene, random_scene, render
 from unigrpo.plugin import PluginError
+from unigrpo.quickstart.scenes import Item, Scene, random_scene, render
 from unigrpo.rewards.compositional import Compositional
 from unigrpo.rewards.vision.detection import Detection
 from unigrpo.rewards.vision.detector_scene import SceneDetector

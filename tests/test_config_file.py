@@ -2,7 +2,7 @@
 
 import pytest
 
-from unigrpo.models.config_file import require_sizes, require_values
+from unigrpo.models.files.config_file import require_sizes, require_values
 
 COMPUTED = {"rope": (True,), "bias": (False, None), "act": ("silu", "swish")}
 

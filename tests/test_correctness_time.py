@@ -14,7 +14,7 @@ from reward_rollouts import rollout
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.correctness import AlgebraError, Correctness
-from unigrpo.rewards.pool import RewardPool
+from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rewards.runtime.worker_process import RewardLoadError
 from unigrpo.settings import RewardSettings
 from unigrpo.train import ScoringStopped, stop_requests
@@ -166,5 +166,5 @@ def test_a_signal_ends_a_score_that_hangs(number: signal.Signals) -> None:
             pool.score([rollout("a")])
         assert time.monotonic() - start_s < 10.0
         assert not is_asked()
-        assert not any("rewards.worker" in " ".join(child.cmdline()) for child in psutil.Process().children())
+        assert not any("rewards.process.worker" in " ".join(child.cmdline()) for child in psutil.Process().children())
     timer.join()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unigrpo.data import load_prompts, prompt_picture
+from unigrpo.data.sources import load_prompts, prompt_picture
 from unigrpo.pictures import as_rgb
 from unigrpo.settings import DataSettings
 from unigrpo.types import Message, Prompt

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from unigrpo.models.attention import visible_keys
-from unigrpo.models.decoder import Decoder, DecoderConfig
-from unigrpo.models.rotary import RotaryTables, rotate
+from unigrpo.models.layers.attention import visible_keys
+from unigrpo.models.layers.decoder import Decoder, DecoderConfig
+from unigrpo.models.layers.rotary import RotaryTables, rotate
 
 CONFIG: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -14,10 +14,10 @@ from safetensors import safe_open
 
 from unigrpo.models import load_policy
 from unigrpo.models.base import CanvasSampling, denoises_canvases
-from unigrpo.models.diffusion_gemma import DiffusionGemmaPolicy, canvas_sampling
 from unigrpo.models.families import trains, untrained_tasks
+from unigrpo.models.policies.diffusion_gemma import DiffusionGemmaPolicy, canvas_sampling
 from unigrpo.rollouts import sample
-from unigrpo.rollouts.entropy_bound import EntropyBound, accept, entropies
+from unigrpo.rollouts.engines.entropy_bound import EntropyBound, accept, entropies
 from unigrpo.rollouts.filling import Filling, HowToFill
 from unigrpo.rollouts.layout import plan_of_ids
 from unigrpo.types import ModelInput

@@ -6,8 +6,8 @@ from PIL import Image
 
 from unigrpo.plugin import PluginError
 from unigrpo.rewards.diversity import Diversity, hash_distances, pixel_distances, text_distances
-from unigrpo.rewards.plugin import AdaptedReward
-from unigrpo.rewards.runtime.traits import is_repeatable, needs_whole_groups
+from unigrpo.rewards.process.adapt import AdaptedReward
+from unigrpo.rewards.process.traits import is_repeatable, needs_whole_groups
 from unigrpo.rewards.vision.pictures import RefusedPicture
 
 

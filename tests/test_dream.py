@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unigrpo.models import load_policy
-from unigrpo.models.dream import DreamPolicy, predicting_positions
+from unigrpo.models.policies.dream import DreamPolicy, predicting_positions
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput
 

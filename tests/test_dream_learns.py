@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
-from unigrpo.estimators.unigrpo import UniGRPO
-from unigrpo.learner import Learner, UpdateStats
-from unigrpo.masking import collate
+from unigrpo.learner.batch import collate
+from unigrpo.learner.learner import Learner, UpdateStats
+from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora
-from unigrpo.rollouts.engine import generate, plan_units
+from unigrpo.rollouts.units import generate, plan_units
 from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings, SamplingSettings
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout
 

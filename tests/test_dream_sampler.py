@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from unigrpo.models import load_policy
-from unigrpo.models.dream import DreamPolicy
+from unigrpo.models.policies.dream import DreamPolicy
 from unigrpo.rollouts import sample
-from unigrpo.rollouts.schedules import dream_fraction
-from unigrpo.rollouts.selection import origin
+from unigrpo.rollouts.orders.selection import origin
+from unigrpo.rollouts.schedules.counts import dream_fraction
 
 GOLDEN = Path(__file__).parent / "golden"
 MASK = 500

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from unigrpo.demo.make_policy import make_policy
-from unigrpo.demo.scenes import ImagineScenes
-from unigrpo.demo.sums import Sums
 from unigrpo.models import load_policy
-from unigrpo.rollouts.engine import generate, plan_units
+from unigrpo.quickstart.makers.policy import make_policy
+from unigrpo.quickstart.scenes import ImagineScenes
+from unigrpo.quickstart.sums import Sums
+from unigrpo.rollouts.units import generate, plan_units
 from unigrpo.settings import SamplingSettings
 from unigrpo.types import PolicyVersion
 

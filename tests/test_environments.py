@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from unigrpo.recipe import RecipeError, load_rewards
-from unigrpo.rewards.runtime import environments
-from unigrpo.rewards.runtime.env_worker import source_folder
-from unigrpo.rewards.runtime.environments import EnvError, interpreter_of
+from unigrpo.recipe.load import RecipeError, load_rewards
+from unigrpo.rewards.process import environments
+from unigrpo.rewards.process.env_worker import source_folder
+from unigrpo.rewards.process.environments import EnvError, interpreter_of
 from unigrpo.rewards.runtime.process import RewardLoadError
 from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.settings import EnvSettings, RewardSettings
@@ -215,7 +215,7 @@ def test_the_source_folder_holds_this_package_alone(home: Path) -> None:
     folder = source_folder()
     assert source_folder() == folder
     assert [entry.name for entry in folder.iterdir()] == ["unigrpo"]
-    assert (folder / "unigrpo" / "rewards" / "worker.py").is_file()
+    assert (folder / "unigrpo" / "rewards" / "process" / "worker.py").is_file()
     assert (folder / "unigrpo" / "types.py").is_file()
 
 

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from unigrpo.demo.make_policy import make_policy
-from unigrpo.evaluate import evaluate, evaluate_run
-from unigrpo.observer import SilentObserver
-from unigrpo.recipe import load_recipe
-from unigrpo.run import open_run
-from unigrpo.run_directory import create_run_dir
-from unigrpo.summary import finish
+from unigrpo.evaluation.evaluate import evaluate, evaluate_run
+from unigrpo.quickstart.makers.policy import make_policy
+from unigrpo.recipe.load import load_recipe
+from unigrpo.runs.directory import create_run_dir
+from unigrpo.runs.run import open_run
+from unigrpo.runs.summary import finish
+from unigrpo.runs.trackers.base import SilentObserver
 
 REWARDS = """
 def evenness(*, prompts, completions):
@@ -32,7 +32,7 @@ def read_pixels(path):
 
 
 def task(name, **sampling):
-    return {"data": {"use": f"unigrpo.demo.{name}"}, "prompts_per_step": 1, "sampling": sampling}
+    return {"data": {"use": f"unigrpo.quickstart.{name}"}, "prompts_per_step": 1, "sampling": sampling}
 
 
 @pytest.fixture(scope="module")

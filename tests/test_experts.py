@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from unigrpo.models.experts import ExpertMixture, GroupedSigmoidRouter, SoftmaxRouter, mix
-from unigrpo.models.swiglu import SwiGlu
+from unigrpo.models.layers.experts import ExpertMixture, GroupedSigmoidRouter, SoftmaxRouter, mix
+from unigrpo.models.layers.swiglu import SwiGlu
 
 WIDTH, INNER, EXPERTS, CHOSEN = 12, 8, 6, 3
 

@@ -15,8 +15,8 @@ from unigrpo.export import adapter_folder, export_run
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one step on an untrained tiny policy."""
-    from unigrpo.demo.make_policy import make_policy
-    from unigrpo.recipe import load_recipe
+    from unigrpo.quickstart.makers.policy import make_policy
+    from unigrpo.recipe.load import load_recipe
     from unigrpo.train import train
 
     folder = tmp_path_factory.mktemp("export")
@@ -29,7 +29,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "exported", "num_steps": 1, "group_size": 4, "num_threads": 1,
         "policy": {"path": "policy", "dtype": "float32"}, "lora": {"r": 4, "alpha": 8},
         "tasks": {"reason": {
-            "data": {"use": "unigrpo.demo.sums:Sums"}, "prompts_per_step": 2,
+            "data": {"use": "unigrpo.quickstart.sums:Sums"}, "prompts_per_step": 2,
             "sampling": {"completion_length": 8, "num_denoising_steps": 4},
         }},
         "rewards": {"letters": {"use": "rewards.py:letters"}}, "learner": {"lr": 0.05},

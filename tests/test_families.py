@@ -14,13 +14,13 @@ import yaml
 from safetensors.torch import load_file
 
 from unigrpo.errors import RecipeError
-from unigrpo.metrics import read_metrics
 from unigrpo.models import load_policy
 from unigrpo.models.families import untrained_tasks
-from unigrpo.recipe import load_recipe
+from unigrpo.recipe.load import load_recipe
+from unigrpo.runs.metrics import read_metrics
 from unigrpo.testing.conformance import check_policy, check_sampler
-from unigrpo.testing.make_tiny import make_tiny
-from unigrpo.testing.tiny_families import TINY_FAMILIES
+from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.testing.tiny.make_tiny import make_tiny
 from unigrpo.train import train
 
 UNTRAINED = [family for family, entry in TINY_FAMILIES.items() if "reason" in untrained_tasks(entry.config)]
@@ -32,7 +32,7 @@ def early_letters(*, prompts, completions):
 RECIPE: dict[str, Any] = {
     "num_steps": 3, "group_size": 4, "num_threads": 1, "policy": {"path": ".", "dtype": "float32"},
     "lora": {"r": 2, "alpha": 4},
-    "tasks": {"reason": {"data": {"use": "unigrpo.demo.sums:Sums"}, "prompts_per_step": 2,
+    "tasks": {"reason": {"data": {"use": "unigrpo.quickstart.sums:Sums"}, "prompts_per_step": 2,
                          "sampling": {"completion_length": 8, "num_denoising_steps": 4, "block_length": 4,
                                       "stop_at_eos": False}}},
     "rewards": {"letters": {"use": "rewards.py:early_letters"}},
@@ -77,7 +77,7 @@ def local_ray() -> Iterator[None]:
 
 PICTURES: dict[str, Any] = {
     "policy": RECIPE["policy"] | {"image_tokenizer": "asset:tiny_magvit", "image_size": 64},
-    "tasks": {"imagine": {"data": {"use": "unigrpo.demo.scenes:ImagineScenes"}, "prompts_per_step": 2,
+    "tasks": {"imagine": {"data": {"use": "unigrpo.quickstart.scenes:ImagineScenes"}, "prompts_per_step": 2,
                           "sampling": {"completion_length": 16, "num_denoising_steps": 4, "schedule": "cosine"}}},
     "rewards": {"size": {"use": "unigrpo.rewards.jpeg_size:JpegSize"}},
 }  # fmt: skip

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from family_docs import RELEASED, render
 
 from unigrpo.models.families import FAMILIES, MASKED_LM_FAMILY, family_name, import_family
-from unigrpo.testing.family_docs import RELEASED, render
-from unigrpo.testing.tiny_families import TINY_FAMILIES
+from unigrpo.testing.tiny.families import TINY_FAMILIES
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_the_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
-    assert page == render(), "run: python -m unigrpo.testing.family_docs > docs/families.md"
+    assert page == render(), "run: python docs/generate/family_docs.py > docs/families.md"
 
 
 def test_every_family_has_a_tiny_checkpoint_and_a_row() -> None:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from oracles.completion_masks import completion_masks
 
-from unigrpo.estimators.unigrpo import UniGRPO
-from unigrpo.logprobs import token_logprobs
-from unigrpo.masking import collate
+from unigrpo.learner.batch import collate
+from unigrpo.learner.logprobs import token_logprobs
+from unigrpo.methods.estimators.unigrpo import UniGRPO
+from unigrpo.methods.objectives.clipped import surrogate_loss
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_disabled, add_lora
-from unigrpo.objectives.clipped import surrogate_loss
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput, PolicyVersion, Prompt, Rollout, Span
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from unigrpo.arithmetic import Row
 from unigrpo.cli.app import run
-from unigrpo.inspection import inspect_model
 from unigrpo.models import load_policy
 from unigrpo.models.loading import stored_shapes
-from unigrpo.testing.make_tiny import json_files, make_tiny
-from unigrpo.testing.tiny_families import TINY_FAMILIES
+from unigrpo.sizing.arithmetic import Row
+from unigrpo.sizing.inspection import inspect_model
+from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.testing.tiny.make_tiny import json_files, make_tiny
 
 
 def by_name(rows: list[Row]) -> dict[str, Row]:

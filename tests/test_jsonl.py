@@ -2,8 +2,8 @@
 
 import pytest
 
+from unigrpo.data.jsonl import Line, mapped, read_objects
 from unigrpo.errors import UserError
-from unigrpo.jsonl import Line, mapped, read_objects
 
 
 def line(values, **columns):

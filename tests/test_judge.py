@@ -16,7 +16,7 @@ from PIL import Image
 from unigrpo.rewards.base import Failed
 from unigrpo.rewards.judge import NUM_LOGGED, Judge
 from unigrpo.rewards.judging.judge_launch import launch_of
-from unigrpo.rewards.plugin import AdaptedReward, load_reward
+from unigrpo.rewards.process.adapt import AdaptedReward, load_reward
 from unigrpo.settings import RewardSettings
 from unigrpo.testing.conformance import check_reward
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from unigrpo.objectives.kl import kl_penalty
+from unigrpo.methods.objectives.kl import kl_penalty
 
 
 def test_hand_worked_values():

@@ -9,12 +9,12 @@ import pytest
 import torch
 from llava_specimens import IDS, PICTURES, Golden, sampling_of
 
-from unigrpo.models.lavida import KeptPrompts, prefix_rows
 from unigrpo.models.llava import embed
-from unigrpo.models.tiles import cut_tiles, pool
+from unigrpo.models.pictures.tiles import cut_tiles, pool
+from unigrpo.models.policies.lavida import KeptPrompts, prefix_rows
 from unigrpo.rollouts import sample
-from unigrpo.rollouts.schedules import linear_counts, mass_counts
-from unigrpo.sft_rows import NoisyRows, Rows, with_complement
+from unigrpo.rollouts.schedules.counts import linear_counts, mass_counts
+from unigrpo.supervised.rows import NoisyRows, Rows, with_complement
 from unigrpo.types import ModelInput
 
 ORDERS = {"margin": "full_margin", "entrophy": "full_entropy"}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from unigrpo.estimators.unigrpo import UniGRPO
-from unigrpo.learner import Learner, LearnerStoppedError
-from unigrpo.learner_group import LearnerGroup
-from unigrpo.masking import collate
+from unigrpo.learner.batch import collate
+from unigrpo.learner.group import LearnerGroup
+from unigrpo.learner.learner import Learner, LearnerStoppedError
+from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_state, add_lora
 from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings

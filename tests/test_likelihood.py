@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from unigrpo.likelihood import draw_masks, log_likelihood, score_draws
+from unigrpo.evaluation.likelihood import draw_masks, log_likelihood, score_draws
 from unigrpo.models import load_policy
 from unigrpo.models.base import Policy
 

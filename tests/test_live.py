@@ -8,7 +8,7 @@ from rich.console import Console
 from unigrpo.cli import live
 from unigrpo.cli.follow import follow
 from unigrpo.cli.live import LiveObserver, Pace, PlainObserver, columns_of, duration, make_observer
-from unigrpo.observer import Observer
+from unigrpo.runs.trackers.base import Observer
 
 STEP = {
     "step": 3,

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from unigrpo.models import load_policy
-from unigrpo.models.llada import Llada, LladaConfig, LladaPolicy
+from unigrpo.models.policies.llada import Llada, LladaConfig, LladaPolicy
 from unigrpo.settings import SamplingSettings
 from unigrpo.types import Message, ModelInput, Prompt
 

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from unigrpo.models import load_policy
-from unigrpo.models.llada2 import Llada2Policy
+from unigrpo.models.policies.llada2 import Llada2Policy
 from unigrpo.rollouts import sample
 from unigrpo.types import ModelInput
 

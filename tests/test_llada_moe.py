@@ -11,9 +11,9 @@ import torch
 
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora
-from unigrpo.models.experts import ExpertMixture
 from unigrpo.models.families import policy_family
-from unigrpo.models.llada_moe import LladaMoePolicy
+from unigrpo.models.layers.experts import ExpertMixture
+from unigrpo.models.policies.llada_moe import LladaMoePolicy
 from unigrpo.rollouts import sample
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput

@@ -14,13 +14,13 @@ from PIL import Image
 
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora
+from unigrpo.models.layers.siglip import SiglipConfig
 from unigrpo.models.llava import PLACEHOLDER, SYSTEM, Eye, embed, tower_config
-from unigrpo.models.siglip import SiglipConfig
-from unigrpo.models.tiles import cut_tiles
+from unigrpo.models.pictures.tiles import cut_tiles
 from unigrpo.rollouts import sample
 from unigrpo.settings import LoraSettings, SamplingSettings
-from unigrpo.sft_losses import text_mask_prob
-from unigrpo.testing.make_tiny import make_tiny
+from unigrpo.supervised.losses import text_mask_prob
+from unigrpo.testing.tiny.make_tiny import make_tiny
 from unigrpo.types import Message, ModelInput, Prompt, Span
 
 STRICT = (

@@ -13,20 +13,20 @@ import torch
 import yaml
 from PIL import Image
 
-from unigrpo.estimators.unigrpo import UniGRPO
-from unigrpo.image_features import join_features, shift_ids, with_image_features
-from unigrpo.learner import Learner
-from unigrpo.logprobs import token_logprobs
-from unigrpo.masking import collate
-from unigrpo.metrics import read_metrics
+from unigrpo.learner.batch import collate
+from unigrpo.learner.learner import Learner
+from unigrpo.learner.logprobs import token_logprobs
+from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora
-from unigrpo.recipe import load_recipe
-from unigrpo.rollouts.engine import generate, plan_units
+from unigrpo.models.pictures.features import join_features, shift_ids, with_image_features
+from unigrpo.recipe.load import load_recipe
+from unigrpo.rollouts.units import generate, plan_units
+from unigrpo.runs.metrics import read_metrics
 from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings, SamplingSettings, SftTaskSettings
-from unigrpo.sft import task_loss
-from unigrpo.sft_rows import Demonstrations
-from unigrpo.testing.make_tiny import make_tiny
+from unigrpo.supervised.rows import Demonstrations
+from unigrpo.supervised.sft import task_loss
+from unigrpo.testing.tiny.make_tiny import make_tiny
 from unigrpo.train import train
 from unigrpo.types import Message, ModelInput, PolicyVersion, Prompt
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unigrpo.models import load_policy, weights
+from unigrpo.models import load_policy
 from unigrpo.models.families import policy_family
+from unigrpo.models.files import weights
 from unigrpo.models.loading import empty_module
-from unigrpo.testing.make_tiny import make_tiny
+from unigrpo.testing.tiny.make_tiny import make_tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
 IDS = torch.arange(24).view(2, 12)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from unigrpo.logprobs import token_logprobs
+from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.models.base import Vocabulary
-from unigrpo.models.llada import Llada, LladaConfig, LladaPolicy
+from unigrpo.models.policies.llada import Llada, LladaConfig, LladaPolicy
 from unigrpo.types import ModelInput
 
 SIZE, MASK = 40, 39

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unigrpo.models.folders import resolve_folder
-from unigrpo.models.magvit import build_image_tokenizer, load_image_tokenizer, sizes_of
+from unigrpo.models.files.folders import resolve_folder
+from unigrpo.models.pictures.magvit import build_image_tokenizer, load_image_tokenizer, sizes_of
 
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
 

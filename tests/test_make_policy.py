@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from unigrpo.demo.make_policy import SPECIAL_TOKENS, build_config, build_tokenizer, build_weights, main, make_policy
+from unigrpo.quickstart.makers.policy import (
+    SPECIAL_TOKENS,
+    build_config,
+    build_tokenizer,
+    build_weights,
+    main,
+    make_policy,
+)
 
 TOKENIZER = build_tokenizer()
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
@@ -40,7 +47,7 @@ def test_words_digits_and_tags_are_one_token_each(text, tokens):
 
 
 def test_every_word_of_the_scenes_is_one_token():
-    from unigrpo.demo.scenes import COLOURS, PLACE_WORDS, RELATIONS, SHAPES
+    from unigrpo.quickstart.scenes import COLOURS, PLACE_WORDS, RELATIONS, SHAPES
 
     for word in {*COLOURS, *SHAPES, *PLACE_WORDS, *" ".join(RELATIONS).split()}:
         assert len(TOKENIZER.encode(word).ids) == len(TOKENIZER.encode(f" {word}").ids) == 1, word

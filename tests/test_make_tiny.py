@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from unigrpo.cli.app import run
 from unigrpo.errors import UserError
 from unigrpo.models import load_policy
-from unigrpo.testing.make_tiny import json_files, make_tiny
-from unigrpo.testing.tiny_families import TINY_FAMILIES
+from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.testing.tiny.make_tiny import json_files, make_tiny
 
 
 def test_sizes_dtype_and_published_keys_are_what_was_asked_for(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from unigrpo.rewards.runtime import marks
-from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
+from unigrpo.rewards.process import marks
+from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
 from unigrpo.settings import EnvSettings
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc")
@@ -50,8 +50,8 @@ def then_answer(completions, **columns):
 
 DRIVER = """
 import sys, time
-from unigrpo.rewards.runtime.child import Child
-child = Child("unigrpo.rewards.worker")
+from unigrpo.rewards.process.child import Child
+child = Child("unigrpo.rewards.process.worker")
 child.send({"load": {"use": sys.argv[1], "arguments": {}, "name": "it", "folder": None}})
 child.receive(timeout_s=60)
 child.send({"columns": {"prompts": ["?"], "completions": [""]}, "step": 0})
@@ -61,7 +61,9 @@ time.sleep(600)
 """
 
 
-def asked(folder: Path, name: str, module: str = "unigrpo.rewards.worker", arguments: Sequence[str] = ()) -> Child:
+def asked(
+    folder: Path, name: str, module: str = "unigrpo.rewards.process.worker", arguments: Sequence[str] = ()
+) -> Child:
     file = folder / "leaves.py"
     file.write_text(LEAVES)
     child = Child(module, arguments=arguments)
@@ -107,7 +109,7 @@ def test_what_left_the_group_lives_until_the_kill(tmp_path: Path) -> None:
 def test_an_interpreter_of_its_own_has_the_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIGRPO_HOME", str(tmp_path))
     env = EnvSettings(python=sys.executable).model_dump_json()
-    child = asked(tmp_path, "then_answer", "unigrpo.rewards.runtime.env_worker", [env, ""])
+    child = asked(tmp_path, "then_answer", "unigrpo.rewards.process.env_worker", [env, ""])
     assert child.receive(timeout_s=60)["values"] == [1.0]
     assert len(alive(tmp_path)) == 2
     child.kill()

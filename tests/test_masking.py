@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles.completion_masks import completion_masks
 
-from unigrpo.masking import collate
+from unigrpo.learner.batch import collate
 from unigrpo.types import PolicyVersion, Prompt, Rollout, Span
 
 EOS, PAD = 1, 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unigrpo.errors import UserError
-from unigrpo.metrics import MetricLog, StepTimer, read_metrics
+from unigrpo.runs.metrics import MetricLog, StepTimer, read_metrics
 
 
 def test_each_record_is_one_line_and_readable_before_the_log_is_closed(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from unigrpo.models import load_policy
-from unigrpo.models.mmada import CHAT_TEMPLATE, MmadaPolicy
-from unigrpo.models.pictures import picture_to_pixels, pixels_to_picture
-from unigrpo.models.tokenizer import TextTokenizer
-from unigrpo.models.vocabulary import RELEASE_IDS, RELEASE_LENGTH, resolve_vocabulary
+from unigrpo.models.files.tokenizer import TextTokenizer
+from unigrpo.models.files.vocabulary import RELEASE_IDS, RELEASE_LENGTH, resolve_vocabulary
+from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
+from unigrpo.models.policies.mmada import CHAT_TEMPLATE, MmadaPolicy
 from unigrpo.settings import SamplingSettings
 from unigrpo.types import Message, Prompt, Span
 

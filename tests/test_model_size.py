@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from torch import nn
 
-from unigrpo.inspection import inspect_model
-from unigrpo.model_size import COUNTS, PHI_1_5, ModelSize
 from unigrpo.models import load_policy
 from unigrpo.models.families import FAMILIES, MASKED_LM_FAMILY
 from unigrpo.models.loading import stored_shapes
-from unigrpo.models.showo import PHI_1_5 as PHI_OF_SHOWO
-from unigrpo.testing.make_tiny import json_files, make_tiny
-from unigrpo.testing.tiny_families import TINY_FAMILIES
+from unigrpo.models.policies.showo import PHI_1_5 as PHI_OF_SHOWO
+from unigrpo.sizing.inspection import inspect_model
+from unigrpo.sizing.model_size import COUNTS, PHI_1_5, ModelSize
+from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.testing.tiny.make_tiny import json_files, make_tiny
 
 BILLIONS = {
     ("llada", "8b"): 8.016, ("mmada", "8b"): 8.083, ("dream", "7b"): 7.616, ("sdar", "8b"): 8.191,

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from unigrpo.nan_statistics import nan_mean, nan_std, number_or_none, standard_error
+from unigrpo.runs.nan_statistics import nan_mean, nan_std, number_or_none, standard_error
 
 NAN = float("nan")
 KNOWN = [0.25, 1.0, 0.5, -3.0]

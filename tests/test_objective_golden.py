@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unigrpo.advantages import group_advantages
-from unigrpo.estimators.unigrpo import scored_weight
-from unigrpo.logprobs import token_logprobs
+from unigrpo.learner.logprobs import token_logprobs
+from unigrpo.methods.advantages.groups import group_advantages
+from unigrpo.methods.estimators.unigrpo import scored_weight
+from unigrpo.methods.objectives.clipped import surrogate_loss
+from unigrpo.methods.objectives.kl import kl_penalty
 from unigrpo.models import load_policy
-from unigrpo.objectives.clipped import surrogate_loss
-from unigrpo.objectives.kl import kl_penalty
 from unigrpo.settings import AdvantageSettings
 from unigrpo.types import ModelInput
 

@@ -1,7 +1,7 @@
 from rich.console import Console
 
 from unigrpo.cli.live import make_observer
-from unigrpo.observer import Observer, SilentObserver
+from unigrpo.runs.trackers.base import Observer, SilentObserver
 
 
 def test_every_observer_keeps_the_protocol() -> None:

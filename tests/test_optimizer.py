@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unigrpo.optimizer import Optimizer, learning_rate
+from unigrpo.learner.optimizer import Optimizer, learning_rate
 from unigrpo.settings import LearnerSettings, SftRecipe
 
 SFT = {"name": "x", "num_steps": 10, "policy": {"path": "x"}, "tasks": {}}

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = """
 from pathlib import Path
 
-from unigrpo.observer import Observer, SilentObserver
-from unigrpo.recipe import load_recipe
+from unigrpo.runs.trackers.base import Observer, SilentObserver
+from unigrpo.recipe.load import load_recipe
 from unigrpo.rewards.base import Reward
 from unigrpo.settings import Recipe
 
@@ -90,7 +90,7 @@ def test_wheel_holds_every_file_that_the_program_needs(site: Path) -> None:
 
 def test_installed_wheel_imports_from_its_own_place(site: Path) -> None:
     code = (
-        "import unigrpo, unigrpo.rewards, unigrpo.rollouts, unigrpo.recipe as r, importlib.util as u; "
+        "import unigrpo, unigrpo.rewards, unigrpo.rollouts, unigrpo.recipe.load as r, importlib.util as u; "
         "print(unigrpo.__file__); print(*r.packaged_recipes()); "
         "print(u.find_spec('rewards'), u.find_spec('rollouts'))"
     )

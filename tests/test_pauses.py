@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from unigrpo.rewards.runtime.pauses import announced, paused
+from unigrpo.rewards.process.pauses import announced, paused
 
 
 def test_a_pause_is_told_with_its_limit_and_its_end() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unigrpo.pictures import PictureError, as_rgb, open_picture, quantised
 from unigrpo.rewards.jpeg_size import JpegSize
-from unigrpo.rewards.runtime import wire
+from unigrpo.rewards.process import wire
 from unigrpo.rewards.scene import Scene
 from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, log_refusals, settled
 

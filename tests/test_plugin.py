@@ -7,7 +7,7 @@ import pytest
 
 from unigrpo.plugin import PluginError, choice, known_choices, locate, locate_choice, resolve
 from unigrpo.rewards.format import Format
-from unigrpo.rewards.plugin import AdaptedReward, RewardContractError, load_reward
+from unigrpo.rewards.process.adapt import AdaptedReward, RewardContractError, load_reward
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 
@@ -152,7 +152,7 @@ def test_a_class_is_made_with_its_arguments_and_a_number_is_no_reward() -> None:
     assert reward.range == (-2.0, 3.0)
     assert reward(prompts=["p"], completions=["c"]) == [0.5]
     with pytest.raises(PluginError, match="is a int; a reward is a function or a class"):
-        load_reward("unigrpo.rewards.maths.answers:MAX_ANSWER_LENGTH")
+        load_reward("unigrpo.rewards.text.answers:MAX_ANSWER_LENGTH")
 
 
 def test_trl_rewards_run_unmodified() -> None:

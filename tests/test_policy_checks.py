@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from unigrpo.models import load_policy
-from unigrpo.models.attention import visible_keys
-from unigrpo.models.llada import LladaPolicy
-from unigrpo.models.sdar import SdarPolicy
+from unigrpo.models.layers.attention import visible_keys
+from unigrpo.models.policies.llada import LladaPolicy
+from unigrpo.models.policies.sdar import SdarPolicy
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.rollouts import sample
 from unigrpo.testing.conformance import ConformanceError, check_policy, check_sampler
-from unigrpo.testing.make_tiny import make_tiny
+from unigrpo.testing.tiny.make_tiny import make_tiny
 from unigrpo.types import ModelInput
 
 

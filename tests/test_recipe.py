@@ -7,9 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from unigrpo.data import check_jsonl
+from unigrpo.data.sources import check_jsonl
 from unigrpo.errors import RecipeError
-from unigrpo.recipe import dump_recipe, is_supervised, load_recipe, load_sft_recipe
+from unigrpo.recipe.load import dump_recipe, is_supervised, load_recipe, load_sft_recipe
 
 Write = Callable[[dict[str, Any]], Path]
 

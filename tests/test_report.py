@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 from unigrpo.errors import UserError
-from unigrpo.report import write_report
-from unigrpo.report_data import Change, Score, picture_url, read_run
+from unigrpo.report.data import Change, Score, picture_url, read_run
+from unigrpo.report.write import write_report
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" <img src='http://example.org/x.png'>"
 

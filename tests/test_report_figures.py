@@ -3,8 +3,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from unigrpo.report_data import Change, Score
-from unigrpo.report_figures import Point, Series, change_bar, line_chart, share_bar, smooth, ticks
+from unigrpo.report.data import Change, Score
+from unigrpo.report.figures import Point, Series, change_bar, line_chart, share_bar, smooth, ticks
 
 
 def test_smoothing_keeps_a_constant_and_leaves_gaps() -> None:

@@ -10,9 +10,9 @@ from PIL import Image
 from reward_rollouts import rollout
 
 from unigrpo.reward_table import RewardStatus
-from unigrpo.rewards.pool import RewardPool
 from unigrpo.rewards.runtime.cache import DiskCache, RewardCacheError
 from unigrpo.rewards.runtime.digests import NoCanonicalFormError, StepDigests, digest_of
+from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Message
 

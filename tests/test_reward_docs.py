@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
+from reward_docs import SECTIONS, RewardDoc, read_rewards, render
 
 from unigrpo.plugin import locate
 from unigrpo.settings import RewardSettings
-from unigrpo.testing.reward_docs import SECTIONS, RewardDoc, read_rewards, render
 
 ROOT = Path(__file__).parent.parent
 DOCS = read_rewards()
@@ -71,7 +71,7 @@ def test_each_file_that_is_no_contract_is_found_by_its_call() -> None:
 
 def test_the_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
-    assert page == render(DOCS), "run: python -m unigrpo.testing.reward_docs > docs/rewards.md"
+    assert page == render(DOCS), "run: python docs/generate/reward_docs.py > docs/rewards.md"
 
 
 def test_sections_are_read_and_missing_ones_are_named(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.base import Failed
+from unigrpo.rewards.process.worker import judged
 from unigrpo.rewards.runtime.isolation import IsolatedScoring, Outcome, Reply
 from unigrpo.rewards.runtime.worker_process import RewardWorker
-from unigrpo.rewards.worker import judged
 from unigrpo.settings import RewardSettings
 
 REWARD = """

@@ -9,9 +9,9 @@ import pytest
 from reward_rollouts import rollout
 
 from unigrpo.reward_table import RewardStatus
-from unigrpo.rewards.plugin import RewardContractError
-from unigrpo.rewards.pool import RewardFailedError, RewardPool
+from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.isolation import RewardOutageError
+from unigrpo.rewards.runtime.pool import RewardFailedError, RewardPool
 from unigrpo.settings import RewardSettings
 
 SPECIMENS = Path(__file__).parent / "matrix_specimens.py"

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from reward_rollouts import rollout
 
-from unigrpo.reward_checks import composition_problems, logged_only
 from unigrpo.reward_table import RewardStatus
-from unigrpo.rewards.plugin import RewardContractError
-from unigrpo.rewards.pool import RewardPool
+from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.isolation import RewardOutageError
+from unigrpo.rewards.runtime.pool import RewardPool
+from unigrpo.rewards.runtime.reward_checks import composition_problems, logged_only
 from unigrpo.rewards.runtime.worker_process import RewardLoadError
 from unigrpo.settings import RewardSettings
 

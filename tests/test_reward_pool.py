@@ -11,9 +11,9 @@ from PIL import Image
 from reward_rollouts import rollout
 
 from unigrpo.reward_table import RewardStatus, RewardTable
-from unigrpo.rewards.plugin import RewardContractError
-from unigrpo.rewards.pool import MAX_ITEMS_A_CALL, RewardFailedError, RewardPool
+from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.isolation import RewardOutageError
+from unigrpo.rewards.runtime.pool import MAX_ITEMS_A_CALL, RewardFailedError, RewardPool
 from unigrpo.rewards.runtime.worker_process import RewardLoadError, RewardPoolClosedError
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Message
@@ -118,7 +118,7 @@ def test_closing_ends_a_score_that_hangs_and_leaves_no_process() -> None:
     with pytest.raises(RewardPoolClosedError, match="'it' was closed"):
         pool.score([rollout("a")])
     timer.join()
-    assert not any("rewards.worker" in " ".join(child.cmdline()) for child in psutil.Process().children())
+    assert not any("rewards.process.worker" in " ".join(child.cmdline()) for child in psutil.Process().children())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_reward_matrix import ODD_TEXTS, OK, OUTCOMES, rollouts, settings
 
-from unigrpo.rewards.pool import RewardPool
+from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.settings import EnvSettings, RewardSettings
 
 pytestmark = pytest.mark.ray

@@ -10,7 +10,7 @@ import pytest
 from reward_rollouts import rollout
 
 from unigrpo.cli.app import run
-from unigrpo.rewards.pool import RewardPool
+from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rewards.runtime.process import RewardLoadError
 from unigrpo.rewards.runtime.table import values_beyond
 from unigrpo.settings import RewardSettings

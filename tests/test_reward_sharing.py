@@ -11,8 +11,8 @@ import pytest
 from reward_rollouts import rollout
 
 from unigrpo.reward_table import RewardStatus
-from unigrpo.rewards.pool import RewardPool
 from unigrpo.rewards.runtime.lane import Lane, Request
+from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rewards.runtime.step_log import StepLog
 from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.settings import RewardSettings
@@ -107,7 +107,7 @@ def test_several_threads_may_score_at_once():
 def test_a_worker_on_ray_gives_the_same_table_and_its_death_costs_a_restart():
     import ray
 
-    from unigrpo.rewards.runtime.remote_child import RemoteChild
+    from unigrpo.rewards.process.remote_child import RemoteChild
 
     batch = [*("x" * number for number in range(1, 6)), "bomb", *("y" * number for number in range(1, 6))]
     ray.init(

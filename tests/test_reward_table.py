@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unigrpo.reward_table import RewardTable
-from unigrpo.samples import write_samples
+from unigrpo.runs.samples import write_samples
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout
 
 NAN = float("nan")

@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 
 from unigrpo.reward_table import RewardStatus
-from unigrpo.rewards.runtime import wire
-from unigrpo.rewards.worker import judged
+from unigrpo.rewards.process import wire
+from unigrpo.rewards.process.worker import judged
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 
 DRIVER = r"""
 import sys, time
-from unigrpo.rewards.runtime.child import Child
+from unigrpo.rewards.process.child import Child
 
 def start(use):
-    worker = Child("unigrpo.rewards.worker")
+    worker = Child("unigrpo.rewards.process.worker")
     worker.send({"load": {"use": use, "arguments": {}, "name": "it", "folder": None}})
     assert "range" in worker.receive(timeout_s=60)
     return worker
@@ -54,9 +54,9 @@ def test_workers_and_their_children_end_when_the_driver_is_killed() -> None:
 
 
 def test_a_killed_worker_takes_its_children_along() -> None:
-    from unigrpo.rewards.runtime.child import Child
+    from unigrpo.rewards.process.child import Child
 
-    worker = Child("unigrpo.rewards.worker")
+    worker = Child("unigrpo.rewards.process.worker")
     order = {"use": "unigrpo.rewards.correctness:Correctness", "arguments": {}, "name": "it", "folder": None}
     worker.send({"load": order})
     worker.receive(timeout_s=60)
@@ -71,11 +71,11 @@ def test_a_killed_worker_takes_its_children_along() -> None:
 
 
 def test_trl_rewards_run_unmodified_in_a_worker() -> None:
-    from unigrpo.rewards.runtime.child import Child
+    from unigrpo.rewards.process.child import Child
 
     if not (Path(np.__file__).parents[1] / "trl" / "rewards").is_dir():
         pytest.skip("trl is not installed")
-    worker = Child("unigrpo.rewards.worker")
+    worker = Child("unigrpo.rewards.process.worker")
     worker.send({"load": {"use": "trl.rewards:accuracy_reward", "arguments": {}, "name": "it", "folder": None}})
     reply = worker.receive(timeout_s=120)
     if "error" in reply:
@@ -146,9 +146,9 @@ def test_a_closed_and_a_silent_socket_are_told_apart() -> None:
 
 
 def test_a_dead_worker_says_how_it_ended() -> None:
-    from unigrpo.rewards.runtime.child import Child, ChildDiedError
+    from unigrpo.rewards.process.child import Child, ChildDiedError
 
-    worker = Child("unigrpo.rewards.worker")
+    worker = Child("unigrpo.rewards.process.worker")
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(ChildDiedError, match="ended by SIGKILL"):
         worker.receive(timeout_s=10)

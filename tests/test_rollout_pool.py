@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from unigrpo.cli.app import _can_user_mend
-from unigrpo.demo.make_policy import make_policy
-from unigrpo.demo.sums import Sums
 from unigrpo.errors import UserError
 from unigrpo.models.adapter import set_trainable_state, state_version, trainable_state
 from unigrpo.models.opening import open_policy
+from unigrpo.quickstart.makers.policy import make_policy
+from unigrpo.quickstart.sums import Sums
 from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostError, RolloutDeadlineError
-from unigrpo.rollouts.engine import plan_units
-from unigrpo.rollouts.pool import LocalPool, Patience, RayPool, _check_version
+from unigrpo.rollouts.pools.pool import LocalPool, Patience, RayPool, _check_version
+from unigrpo.rollouts.units import plan_units
 from unigrpo.settings import (
     DataSettings,
     LearnerSettings,
@@ -44,7 +44,7 @@ def recipe(tmp_path_factory):
         lora=LoraSettings(r=4, alpha=8),
         tasks={
             "reason": TaskSettings(
-                data=DataSettings(use="unigrpo.demo.sums:Sums"), prompts_per_step=4, sampling=SAMPLING
+                data=DataSettings(use="unigrpo.quickstart.sums:Sums"), prompts_per_step=4, sampling=SAMPLING
             )
         },
         rewards={"any": RewardSettings(use="unigrpo.rewards.format:Format")},

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from unigrpo.cli.app import run
-from unigrpo.testing.make_tiny import make_tiny
+from unigrpo.testing.tiny.make_tiny import make_tiny
 
 PICTURE_TASKS = ("imagine", "inpaint", "extrapolate")
 
@@ -15,8 +15,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny policy, a tiny image tokenizer and a picture, all untrained."""
     from safetensors.torch import save_file
 
-    from unigrpo.demo.make_image_tokenizer import SIZES, untrained
-    from unigrpo.demo.make_policy import make_policy
+    from unigrpo.quickstart.makers.image_tokenizer import SIZES, untrained
+    from unigrpo.quickstart.makers.policy import make_policy
 
     folder = tmp_path_factory.mktemp("model")
     make_policy(folder / "policy")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from unigrpo.demo.scenes import ITEMS, ImagineScenes, Item, Scene, UnderstandScenes, random_scene, render
+from unigrpo.quickstart.scenes import ITEMS, ImagineScenes, Item, Scene, UnderstandScenes, random_scene, render
 from unigrpo.rewards.scene import Scene as SceneReward
 from unigrpo.rewards.scene import read_scene
 from unigrpo.testing.conformance import check_reward

@@ -6,7 +6,7 @@ from subprocess import run
 import numpy as np
 import pytest
 
-from unigrpo.demo.scenes import (
+from unigrpo.quickstart.scenes import (
     BACKGROUND,
     COLOURS,
     ITEMS,
@@ -192,5 +192,5 @@ def test_wrong_arguments_are_refused():
 
 
 def test_importing_the_scenes_imports_no_torch():
-    code = "import sys, unigrpo.demo.scenes; sys.exit('torch' in sys.modules)"
+    code = "import sys, unigrpo.quickstart.scenes; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0

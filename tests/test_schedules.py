@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unigrpo.rollouts.schedules import linear_counts, picture_count, remasking_temperatures
+from unigrpo.rollouts.schedules.counts import linear_counts, picture_count, remasking_temperatures
 
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
 

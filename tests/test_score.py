@@ -10,14 +10,14 @@ from PIL import Image
 from reward_rollouts import rollout
 
 from unigrpo.cli.app import run
-from unigrpo.demo.scenes import ImagineScenes
 from unigrpo.errors import UserError
-from unigrpo.recipe import load_rewards
+from unigrpo.quickstart.scenes import ImagineScenes
+from unigrpo.recipe.load import load_rewards
 from unigrpo.rewards.correctness import Correctness
-from unigrpo.rewards.pool import RewardPool
-from unigrpo.samples import write_samples
-from unigrpo.score import Scores, bench_rewards, score_items
-from unigrpo.score_items import ScoreItem, read_items
+from unigrpo.rewards.runtime.pool import RewardPool
+from unigrpo.runs.samples import write_samples
+from unigrpo.scoring.items import ScoreItem, read_items
+from unigrpo.scoring.score import Scores, bench_rewards, score_items
 from unigrpo.settings import RewardSettings
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from unigrpo.models import load_policy
-from unigrpo.models.sdar import SdarPolicy
+from unigrpo.models.policies.sdar import SdarPolicy
 from unigrpo.rollouts import sample
 from unigrpo.settings import SamplingSettings
 from unigrpo.types import Message, ModelInput, Prompt

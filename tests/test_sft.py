@@ -14,18 +14,18 @@ import torch
 from oracles.sft_losses import IGNORED, loss_lm, loss_t2i
 from safetensors.torch import load_file
 
-from unigrpo.data import load_prompts
-from unigrpo.demo.make_policy import make_policy
+from unigrpo.data.sources import load_prompts
 from unigrpo.errors import UserError
 from unigrpo.models import load_policy
+from unigrpo.quickstart.makers.policy import make_policy
 from unigrpo.settings import DataSettings, SftRecipe, SftTaskSettings
-from unigrpo.sft import run_sft, task_loss
-from unigrpo.sft_rows import Demonstrations, RememberedCodes, add_noise, remembering
+from unigrpo.supervised.rows import Demonstrations, RememberedCodes, add_noise, remembering
+from unigrpo.supervised.sft import run_sft, task_loss
 from unigrpo.types import ModelInput
 
-SUMS = {"use": "unigrpo.demo.sums:Sums"}
-CAPTIONS = {"use": "unigrpo.demo.scenes:ImagineScenes"}
-QUESTIONS = {"use": "unigrpo.demo.scenes:UnderstandScenes"}
+SUMS = {"use": "unigrpo.quickstart.sums:Sums"}
+CAPTIONS = {"use": "unigrpo.quickstart.scenes:ImagineScenes"}
+QUESTIONS = {"use": "unigrpo.quickstart.scenes:UnderstandScenes"}
 
 
 class CellColours:
@@ -177,7 +177,7 @@ def test_curves_are_written_unless_the_recipe_says_not(base, tmp_path):
 COUNT_COMPILED = """
 import sys
 from unigrpo.settings import SftRecipe
-from unigrpo.sft import Training
+from unigrpo.supervised.sft import Training
 modules = Training(SftRecipe.model_validate_json(sys.argv[1])).policy.module.modules()
 print(sum(module._compiled_call_impl is not None for module in modules))
 """

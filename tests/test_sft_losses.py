@@ -8,7 +8,7 @@ import torch
 from oracles.sft_losses import IGNORED, loss_lm, loss_mmu, loss_t2i
 
 from unigrpo.models import load_policy
-from unigrpo.sft_losses import num_masked_codes, text_mask_prob, text_weights
+from unigrpo.supervised.losses import num_masked_codes, text_mask_prob, text_weights
 
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
 MASK, IPAD, PREFIX = 500, 493, 17

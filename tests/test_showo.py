@@ -13,16 +13,16 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from unigrpo.estimators.unigrpo import UniGRPO
-from unigrpo.learner import Learner
-from unigrpo.masking import collate
+from unigrpo.learner.batch import collate
+from unigrpo.learner.learner import Learner
+from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora, save_merged
-from unigrpo.models.showo import ShowoPolicy, omni_visible
-from unigrpo.models.tokenizer import TextTokenizer
+from unigrpo.models.files.tokenizer import TextTokenizer
+from unigrpo.models.policies.showo import ShowoPolicy, omni_visible
 from unigrpo.rollouts import sample
-from unigrpo.rollouts.engine import generate, plan_units
-from unigrpo.rollouts.schedules import picture_count
+from unigrpo.rollouts.schedules.counts import picture_count
+from unigrpo.rollouts.units import generate, plan_units
 from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings, SamplingSettings
 from unigrpo.types import Message, ModelInput, PolicyVersion, Prompt, Span
 

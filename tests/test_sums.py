@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from unigrpo.demo.sums import Sums
+from unigrpo.quickstart.sums import Sums
 
 
 def pairs(source, count):

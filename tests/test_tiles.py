@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unigrpo.models.tiles import TileSettings, count_features, cut_tiles, fit, lay_out, pool
+from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, fit, lay_out, pool
 
 GOLDEN = Path(__file__).parent / "golden"
 ANYRES = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from unigrpo.assets import asset_folder
-from unigrpo.demo.make_clip import LOGIT_SCALE, VOCABULARY, Example, contrast, example
-from unigrpo.demo.make_image_tokenizer import SIZES, examples, fit, untrained
-from unigrpo.demo.scenes import random_scene, render, scene_of_kinds
-from unigrpo.models.magvit import load_image_tokenizer
+from unigrpo.models.pictures.magvit import load_image_tokenizer
+from unigrpo.quickstart.makers.clip import LOGIT_SCALE, VOCABULARY, Example, contrast, example
+from unigrpo.quickstart.makers.image_tokenizer import SIZES, examples, fit, untrained
+from unigrpo.quickstart.scenes import random_scene, render, scene_of_kinds
 from unigrpo.rewards.scene import read_scene
 
 

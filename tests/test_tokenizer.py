@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from unigrpo.models.tokenizer import TextTokenizer
+from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.types import Message
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | trim }}{% endfor %}[assistant]"

@@ -15,7 +15,7 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_finite_numbers_are_written_under_their_own_names(tmp_path: Path) -> None:
-    from unigrpo.tracking import TensorBoard
+    from unigrpo.runs.trackers.tensorboard import TensorBoard
 
     board = TensorBoard(tmp_path)
     board.step({"step": 1, "reward": 0.5, "kl": None, "ratio_mean": float("nan"), "status": "ok"})
@@ -25,7 +25,7 @@ def test_finite_numbers_are_written_under_their_own_names(tmp_path: Path) -> Non
 
 
 def test_events_after_the_resumed_step_are_hidden(tmp_path: Path) -> None:
-    from unigrpo.tracking import TensorBoard
+    from unigrpo.runs.trackers.tensorboard import TensorBoard
 
     board = TensorBoard(tmp_path)
     for step in (1, 2, 3, 4):

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unigrpo.checkpoint import latest_checkpoint
-from unigrpo.demo.make_policy import make_policy
 from unigrpo.errors import UserError
-from unigrpo.metrics import read_metrics
-from unigrpo.recipe import load_recipe
-from unigrpo.run_directory import locked
+from unigrpo.quickstart.makers.policy import make_policy
+from unigrpo.recipe.load import load_recipe
+from unigrpo.runs.checkpoint import latest_checkpoint
+from unigrpo.runs.directory import locked
+from unigrpo.runs.metrics import read_metrics
 from unigrpo.train import resume, train
 
 REWARD = """
@@ -40,7 +40,7 @@ def recipe_path(tmp_path_factory):
         "lora": {"r": 4, "alpha": 8},
         "tasks": {
             "reason": {
-                "data": {"use": "unigrpo.demo.sums:Sums"},
+                "data": {"use": "unigrpo.quickstart.sums:Sums"},
                 "prompts_per_step": 2,
                 "sampling": {"completion_length": 8, "num_denoising_steps": 4},
             }

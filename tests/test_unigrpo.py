@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unigrpo.estimators.base import Estimator
-from unigrpo.estimators.unigrpo import UniGRPO, noise, timesteps
+from unigrpo.methods.estimators.base import Estimator
+from unigrpo.methods.estimators.unigrpo import UniGRPO, noise, timesteps
 from unigrpo.types import Batch
 
 INPUTS = np.load("tests/golden/losses/unigrpo_paper/inputs.npz")

@@ -14,7 +14,7 @@ from unigrpo.errors import RecipeError, UserError
 from unigrpo.models import load_policy
 from unigrpo.models.families import UNTRAINED_TASKS, import_family, trains, untrained_tasks
 from unigrpo.models.opening import refuse_untrained
-from unigrpo.recipe import load_recipe
+from unigrpo.recipe.load import load_recipe
 
 GOLDEN = Path(__file__).parent / "golden"
 Write = Callable[[dict[str, Any]], Path]
@@ -57,10 +57,10 @@ def test_a_loaded_policy_is_refused_where_its_config_was_not_seen_before() -> No
 
 def test_the_table_names_classes_that_there_are() -> None:
     assert {name: trains(import_family(name)) for name in UNTRAINED_TASKS} == {
-        "unigrpo.models.diffusion_gemma:DiffusionGemmaPolicy": False,
-        "unigrpo.models.showo:ShowoPolicy": True,
+        "unigrpo.models.policies.diffusion_gemma:DiffusionGemmaPolicy": False,
+        "unigrpo.models.policies.showo:ShowoPolicy": True,
     }
-    assert trains(import_family("unigrpo.models.mmada:MmadaPolicy"))
+    assert trains(import_family("unigrpo.models.policies.mmada:MmadaPolicy"))
 
 
 def test_a_family_that_trains_everything_has_no_reasons() -> None:

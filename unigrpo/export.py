@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from unigrpo.checkpoint import Checkpoint, latest_checkpoint
 from unigrpo.errors import UserError
 from unigrpo.files import new_folder
-from unigrpo.nan_statistics import number_or_none
-from unigrpo.recipe import load_recipe
+from unigrpo.recipe.load import load_recipe
+from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint
+from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.settings import Recipe
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

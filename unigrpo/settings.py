@@ -131,7 +131,7 @@ class AdvantageSettings(Settings):
 class EstimatorSettings(Settings):
     """Which positions are noised and scored at each inner update."""
 
-    use: str = "unigrpo.estimators.unigrpo:UniGRPO"
+    use: str = "unigrpo.methods.estimators.unigrpo:UniGRPO"
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -14,20 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unigrpo.advantages import group_advantages
-from unigrpo.evaluate import evaluate
-from unigrpo.image_features import with_image_features
-from unigrpo.masking import collate
-from unigrpo.metrics import StepTimer
+from unigrpo.evaluation.evaluate import evaluate
+from unigrpo.learner.batch import collate
+from unigrpo.methods.advantages.groups import group_advantages
 from unigrpo.models.opening import refuse_untrained
-from unigrpo.observer import Observer, SilentObserver
-from unigrpo.run import Run, open_run
-from unigrpo.run_directory import clear_without_result, create_run_dir, read_run
-from unigrpo.samples import write_samples
+from unigrpo.models.pictures.features import with_image_features
+from unigrpo.report.write import write_report
+from unigrpo.runs.directory import clear_without_result, create_run_dir, read_run
+from unigrpo.runs.metrics import StepTimer
+from unigrpo.runs.run import Run, open_run
+from unigrpo.runs.samples import write_samples
+from unigrpo.runs.step_metrics import step_metrics
+from unigrpo.runs.summary import finish, finished_summary, remember_evaluation, remembered_evaluation
+from unigrpo.runs.trackers.base import Observer, SilentObserver
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
-from unigrpo.step_metrics import step_metrics
-from unigrpo.summary import finish, finished_summary, remember_evaluation, remembered_evaluation
 
 
 class ScoringStopped(KeyboardInterrupt):
@@ -106,7 +107,12 @@ def _run(recipe: Recipe, run_dir: Path, observer: Observer) -> Mapping[str, Any]
                     run.save()
                 if is_stopping:
                     raise KeyboardInterrupt
-        return finish(run, before, _evaluated(run, "after"))
+        summary = finish(run, before, _evaluated(run, "after"))
+        if recipe.tracking.report:
+            observer.phase("writing the report")
+            write_report([run_dir], run_dir / "report.html")
+        observer.done(summary)
+        return summary
 
 
 def _step_or_save(run: Run) -> dict[str, Any]:

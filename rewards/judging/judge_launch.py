@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.rewards.judging import judge_guard
-from unigrpo.rewards.runtime import marks
+from unigrpo.rewards.process import marks
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from math_verify import parse, verify
 from math_verify.errors import TimeoutException
 
 from unigrpo.rewards.maths.guards import has_relation, is_membership
-from unigrpo.rewards.runtime.child import Send, limit_memory, serve
+from unigrpo.rewards.process.child import Send, limit_memory, serve
 
 MEMORY_GB = 2.0
 _MIN_TIMEOUT_S = 3.0

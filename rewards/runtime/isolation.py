@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from unigrpo.reward_table import RewardStatus
-from unigrpo.rewards.plugin import RewardContractError
-from unigrpo.rewards.runtime.child import ChildDiedError, ChildTimeoutError
+from unigrpo.rewards.process.adapt import RewardContractError
+from unigrpo.rewards.process.child import ChildDiedError, ChildTimeoutError
 
 _LOGGER = logging.getLogger(__name__)
 

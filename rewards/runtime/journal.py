@@ -21,7 +21,7 @@ class ScoredStep:
 
     table: RewardTable
     keys: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    """As :attr:`unigrpo.rewards.pool.RewardPool.last_keys`: with the table, what later steps need not score again."""
+    """As ``RewardPool.last_keys``: with the table, what later steps need not score again."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the metric log says of the scoring."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from unigrpo.rewards.runtime.child import Child, ChildDiedError, ChildTimeoutError
+from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
 from unigrpo.settings import RewardSettings
 
 _PAUSE_GRACE_S = 60.0
@@ -25,7 +25,7 @@ class RewardPoolClosedError(RuntimeError):
 
 
 class AnyChild(Protocol):
-    """A child process, here or on another machine; see :class:`unigrpo.rewards.runtime.child.Child`."""
+    """A child process, here or on another machine; see :class:`unigrpo.rewards.process.child.Child`."""
 
     @property
     def is_alive(self) -> bool:
@@ -153,7 +153,7 @@ class RewardProcess:
         """Return the answer to a message.
 
         The time counts from this caller's turn, after a new process has loaded, and without the pauses that a reward
-        announces (:mod:`unigrpo.rewards.runtime.pauses`).
+        announces (:mod:`unigrpo.rewards.process.pauses`).
 
         Raises:
             ChildTimeoutError, ChildDiedError: as a child does.
@@ -203,11 +203,11 @@ def child_of(settings: RewardSettings, folder: Path | None = None) -> AnyChild:
         settings: the reward's.
         folder: the recipe's, where a relative ``env: {python: PATH}`` starts.
     """
-    module, arguments = "unigrpo.rewards.worker", list[str]()
+    module, arguments = "unigrpo.rewards.process.worker", list[str]()
     if settings.env is not None:
-        module, arguments = "unigrpo.rewards.runtime.env_worker", [settings.env.model_dump_json(), str(folder or "")]
+        module, arguments = "unigrpo.rewards.process.env_worker", [settings.env.model_dump_json(), str(folder or "")]
     if settings.placement == "ray":
-        from unigrpo.rewards.runtime.remote_child import RemoteChild
+        from unigrpo.rewards.process.remote_child import RemoteChild
 
         return RemoteChild(module, num_gpus=settings.num_gpus, num_cpus=settings.num_cpus, arguments=arguments)
     return Child(module, arguments=arguments)

@@ -13,7 +13,7 @@ from typing import Any
 
 from unigrpo.lru import LruCache
 from unigrpo.reward_table import RewardStatus
-from unigrpo.rewards.plugin import RewardContractError
+from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.cache import DiskCache
 from unigrpo.rewards.runtime.columns import empty_columns
 from unigrpo.rewards.runtime.digests import StepDigests, digest_of

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unigrpo.rewards.maths.answers import after_thinking, cut_at_eos
+from unigrpo.rewards.text.answers import after_thinking, cut_at_eos
 
 _LOGGER = logging.getLogger(__name__)
 

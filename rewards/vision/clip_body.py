@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.lru import LruCache
-from unigrpo.rewards.maths.answers import completion_text
+from unigrpo.rewards.text.answers import completion_text
 from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, read_pictures
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from unigrpo.models.attention import Visible, attend, cut, piece_bounds
-from unigrpo.models.block_cache import doubled_rows
+from unigrpo.models.layers.attention import Visible, attend, cut, piece_bounds
+from unigrpo.models.layers.block_cache import doubled_rows
 
 
 def seconds(heads: tuple[torch.Tensor, ...], is_visible: Visible) -> float:

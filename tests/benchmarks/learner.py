@@ -31,11 +31,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from unigrpo.logprobs import token_logprobs
+from unigrpo.learner.logprobs import token_logprobs
+from unigrpo.methods.objectives.clipped import surrogate_loss
 from unigrpo.models.adapter import add_lora
 from unigrpo.models.base import Vocabulary
-from unigrpo.models.llada import Llada, LladaConfig, LladaPolicy
-from unigrpo.objectives.clipped import surrogate_loss
+from unigrpo.models.policies.llada import Llada, LladaConfig, LladaPolicy
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput
 

@@ -28,7 +28,7 @@ WIDTH = 1024
 
 def write_checkpoint(folder: Path, gigabytes: float) -> dict[str, float]:
     """Write about so many gigabytes and return the sizes in bytes."""
-    from unigrpo.testing.make_tiny import make_tiny
+    from unigrpo.testing.tiny.make_tiny import make_tiny
 
     block = 4 * (4 * WIDTH * WIDTH + 3 * WIDTH * 3 * WIDTH)
     layers = max(1, round(gigabytes * 1e9 / block))
@@ -100,7 +100,7 @@ def two(folder: Path, dtype: str) -> dict[str, Any]:
 
 
 def measure(gigabytes: float) -> list[dict[str, Any]]:
-    from unigrpo.testing.make_tiny import make_tiny
+    from unigrpo.testing.tiny.make_tiny import make_tiny
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "policy"

@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 
 from unigrpo.cli.live import PlainObserver
-from unigrpo.recipe import load_recipe
+from unigrpo.recipe.load import load_recipe
 from unigrpo.train import train
 
 TASKS = ("reason", "understand", "imagine")

@@ -41,7 +41,7 @@ TITLES = ("shape", "weights", "load", "peak", "generation", "peak", "update", "p
 
 def write_checkpoint(shape: str, folder: Path, arguments: argparse.Namespace) -> Path:
     """Return the shape's folder, which is written unless it is there."""
-    from unigrpo.testing.make_tiny import make_tiny
+    from unigrpo.testing.tiny.make_tiny import make_tiny
 
     family, _, release = shape.partition(":")
     sizes = "".join(f"-{name}{getattr(arguments, name)}" for name in ("layers", "width") if getattr(arguments, name))
@@ -112,7 +112,7 @@ def measure_shape(shape: str, folder: Path, arguments: argparse.Namespace) -> di
 
 def measure_generation(policy: Any, meter: Meter, arguments: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
     """Return the group's rollouts, and the part of the row that says how they came."""
-    from unigrpo.rollouts.engine import generate, plan_units
+    from unigrpo.rollouts.units import generate, plan_units
     from unigrpo.settings import SamplingSettings
     from unigrpo.types import Message, PolicyVersion, Prompt
 
@@ -139,9 +139,9 @@ def measure_update(policy: Any, meter: Meter, rollouts: list[Any], arguments: ar
     """Return the part of the row that says what an update takes."""
     import numpy as np
 
-    from unigrpo.estimators.unigrpo import UniGRPO
-    from unigrpo.learner import Learner
-    from unigrpo.masking import collate
+    from unigrpo.learner.batch import collate
+    from unigrpo.learner.learner import Learner
+    from unigrpo.methods.estimators.unigrpo import UniGRPO
     from unigrpo.models.adapter import add_lora
     from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings
 
@@ -230,7 +230,7 @@ def main() -> int:
     if arguments.child:
         print(json.dumps(measure_shape(arguments.shapes[0], arguments.child, arguments)))
         return 0
-    from unigrpo.testing.tiny_families import TINY_FAMILIES
+    from unigrpo.testing.tiny.families import TINY_FAMILIES
 
     for shape in arguments.shapes:
         family, _, release = shape.partition(":")

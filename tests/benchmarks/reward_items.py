@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unigrpo.demo.scenes import random_scene, render
-from unigrpo.rewards.maths.answers import cut_at_eos
+from unigrpo.quickstart.scenes import random_scene, render
+from unigrpo.rewards.text.answers import cut_at_eos
 
 GROUP = 8
 Columns = dict[str, list[Any]]

@@ -47,7 +47,7 @@ from reward_items import (
     tokens,
 )
 
-from unigrpo.rewards.plugin import load_reward
+from unigrpo.rewards.process.adapt import load_reward
 
 NUM_PASSES = 5
 TOYS = ("clip_alignment", "aesthetics")
@@ -129,7 +129,7 @@ def open_clip_loop(setup: Setup) -> Call:
     import open_clip
     import torch
 
-    from unigrpo.models.folders import resolve_folder
+    from unigrpo.models.files.folders import resolve_folder
 
     name = f"local-dir:{resolve_folder('asset:tiny_clip')}" if setup.is_toy else "ViT-B-32"
     file = None if setup.is_toy else random_weights(setup)

@@ -45,7 +45,7 @@ def existing_training_run(run_dir: Path) -> Path:
     Raises:
         UserError: if there is no run in it, or one of a supervised stage.
     """
-    from unigrpo.recipe import is_supervised
+    from unigrpo.recipe.load import is_supervised
 
     existing_run(run_dir)
     if is_supervised(run_dir / "recipe.yaml"):

@@ -10,8 +10,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Check a recipe without running anything; show its batch arithmetic and memory."""
     from rich.console import Console
 
-    from unigrpo.arithmetic import batch_arithmetic
-    from unigrpo.recipe import find_recipe, is_supervised, load_recipe, load_sft_recipe
+    from unigrpo.recipe.load import find_recipe, is_supervised, load_recipe, load_sft_recipe
+    from unigrpo.sizing.arithmetic import batch_arithmetic
 
     if is_supervised(find_recipe(recipe)):
         load_sft_recipe(recipe, overrides or [])

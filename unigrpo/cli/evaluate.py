@@ -19,7 +19,7 @@ def evaluate(
     from rich.table import Table
 
     from unigrpo.cli.live import make_observer
-    from unigrpo.recipe import load_recipe
+    from unigrpo.recipe.load import load_recipe
 
     run_dir = existing_training_run(Path(target)) if Path(target).is_dir() else None
     source = target if run_dir is None else run_dir / "recipe.yaml"
@@ -27,7 +27,7 @@ def evaluate(
     console = Console()
     with make_observer(console) as observer:
         observer.phase("loading torch")
-        from unigrpo.evaluate import evaluate_run
+        from unigrpo.evaluation.evaluate import evaluate_run
 
         metrics = evaluate_run(recipe, run_dir, observer)
     table = Table(box=None, pad_edge=False)

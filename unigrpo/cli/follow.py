@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from unigrpo.cli.live import make_observer
-from unigrpo.observer import Observer
+from unigrpo.runs.trackers.base import Observer
 
 
 def follow(start: Callable[[Observer], object], run_dir: Path, num_steps: int) -> None:

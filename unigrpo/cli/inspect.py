@@ -22,6 +22,6 @@ def inspect(
     """Show a checkpoint's family, sizes, vocabulary, tasks and memory; no weight is read or downloaded."""
     from rich.console import Console
 
-    from unigrpo.inspection import inspect_model
+    from unigrpo.sizing.inspection import inspect_model
 
     print_tables(Console(), inspect_model(model, revision, length=length, images=images))

@@ -27,7 +27,7 @@ def make_tiny(
     """Write a random checkpoint in a family's released layout, with tokenizer: for tests and dry runs."""
     import yaml
 
-    from unigrpo.testing.make_tiny import make_tiny as write
+    from unigrpo.testing.tiny.make_tiny import make_tiny as write
 
     pairs = [change.partition("=") for change in changes or []]
     wrong = [key for key, sign, _ in pairs if not sign]

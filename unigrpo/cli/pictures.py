@@ -10,7 +10,7 @@ import numpy as np
 
 from unigrpo.cli.box import Box
 from unigrpo.cli.completion import complete
-from unigrpo.data import prompt_picture
+from unigrpo.data.sources import prompt_picture
 from unigrpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def complete_picture(
     """
     import torch
 
-    from unigrpo.models.pictures import picture_to_pixels, pixels_to_picture
+    from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
 
     pixels = picture_to_pixels(prompt_picture(image), policy.image_size)
     with torch.no_grad():

@@ -19,7 +19,7 @@ def report(
     """Write a report: before and after, curves, pictures, completions."""
     for run_dir in run_dirs:
         existing_run(run_dir)
-    from unigrpo.report import write_report
+    from unigrpo.report.write import write_report
 
     path = write_report(run_dirs, out or run_dirs[0] / "report.html")
     typer.echo(f"report: {path}")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from unigrpo.cli.arguments import RunDir, existing_run
 
 if TYPE_CHECKING:
-    from unigrpo.observer import Observer
+    from unigrpo.runs.trackers.base import Observer
 
 
 def resume(run_dir: RunDir) -> None:
     """Go on with a run from its last whole checkpoint, be it `train` or `sft`."""
-    from unigrpo.recipe import is_supervised
+    from unigrpo.recipe.load import is_supervised
 
     existing_run(run_dir)
     if is_supervised(run_dir / "recipe.yaml"):
@@ -24,7 +24,7 @@ def resume(run_dir: RunDir) -> None:
 
 def _resume_training(run_dir: Path) -> None:
     from unigrpo.cli.follow import follow
-    from unigrpo.recipe import load_recipe
+    from unigrpo.recipe.load import load_recipe
 
     recipe = load_recipe(run_dir / "recipe.yaml")
 
@@ -38,12 +38,12 @@ def _resume_training(run_dir: Path) -> None:
 
 def _resume_supervision(run_dir: Path) -> None:
     from unigrpo.cli.follow import follow
-    from unigrpo.recipe import load_sft_recipe
+    from unigrpo.recipe.load import load_sft_recipe
 
     recipe = load_sft_recipe(run_dir / "recipe.yaml")
 
     def start(observer: Observer) -> None:
-        from unigrpo.sft import run_sft
+        from unigrpo.supervised.sft import run_sft
 
         run_sft(recipe, run_dir, observer, is_resumed=True)
 

@@ -68,7 +68,7 @@ def sample(
 ) -> None:
     """Sample one completion from a policy."""
     is_picture = task in (Kind.imagine, Kind.inpaint, Kind.extrapolate)
-    from unigrpo.recipe_checks import reads_pixels
+    from unigrpo.recipe.checks import reads_pixels
 
     needs_codes = task is not Kind.reason and not (task is Kind.understand and reads_pixels(model))
     if needs_codes and image_tokenizer is None:
@@ -143,7 +143,7 @@ def _settings(
     from pydantic import ValidationError
 
     from unigrpo.errors import RecipeError
-    from unigrpo.recipe_problems import describe
+    from unigrpo.recipe.messages import describe
     from unigrpo.settings import SamplingSettings
 
     length = length or (1024 if is_picture else 256)
@@ -167,7 +167,7 @@ def _prompt(task: Kind, text: str, paths: list[Path]) -> Prompt:
 
     images: tuple[Image, ...] = ()
     if task is Kind.understand:
-        from unigrpo.data import prompt_picture
+        from unigrpo.data.sources import prompt_picture
 
         images = tuple(prompt_picture(path) for path in paths)
     tasks: dict[Kind, Task] = {Kind.reason: "reason", Kind.understand: "understand"}

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from unigrpo.score import Scores
-    from unigrpo.score_items import ScoreItem
+    from unigrpo.scoring.items import ScoreItem
+    from unigrpo.scoring.score import Scores
     from unigrpo.settings import RewardSettings
 
 NUM_EXTREMES = 3
@@ -53,8 +53,8 @@ def score(
     """
     from rich.console import Console
 
-    from unigrpo.recipe import load_rewards
-    from unigrpo.score_items import read_items
+    from unigrpo.recipe.load import load_rewards
+    from unigrpo.scoring.items import read_items
 
     _check_places(out, html, bench)
     settings = load_rewards(rewards, overrides or [])
@@ -65,8 +65,8 @@ def score(
         return
     scores = _scored(settings, items, batch_size)
     _show(console, scores)
-    from unigrpo.score import write_scores
-    from unigrpo.score_page import write_score_page
+    from unigrpo.scoring.page import write_score_page
+    from unigrpo.scoring.score import write_scores
 
     pages = [page for page in (html, out / "scores.html" if out else None) if page is not None]
     if out is not None:
@@ -116,7 +116,7 @@ def _progress() -> Progress:
 
 
 def _scored(settings: dict[str, RewardSettings], items: list[ScoreItem], batch_size: int) -> Scores:
-    from unigrpo.score import score_items
+    from unigrpo.scoring.score import score_items
 
     with _progress() as progress:
         bar = progress.add_task("scoring", total=len(items))
@@ -131,7 +131,7 @@ def _scored(settings: dict[str, RewardSettings], items: list[ScoreItem], batch_s
 def _show(console: Console, scores: Scores) -> None:
     from rich.text import Text
 
-    from unigrpo.score_page import HEADS, NUM_VALUE_HEADS, snippet, table_row
+    from unigrpo.scoring.page import HEADS, NUM_VALUE_HEADS, snippet, table_row
 
     rows = [table_row(reward) for reward in scores.rewards]
     for first, last in ((1, NUM_VALUE_HEADS), (NUM_VALUE_HEADS, len(HEADS))):  # two tables fit 80 columns, one does not
@@ -152,7 +152,7 @@ def _show(console: Console, scores: Scores) -> None:
 
 
 def _bench(console: Console, settings: dict[str, RewardSettings], items: list[ScoreItem]) -> None:
-    from unigrpo.score import bench_rewards
+    from unigrpo.scoring.score import bench_rewards
 
     with _progress() as progress:
         bar = progress.add_task("measuring", total=len(settings))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from unigrpo.cli.arguments import OutDir, Overrides, RecipeArgument, new_directory
 
 if TYPE_CHECKING:
-    from unigrpo.observer import Observer
+    from unigrpo.runs.trackers.base import Observer
 
 
 def train(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = None) -> None:
@@ -16,7 +16,7 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = Non
     A recipe can name code of yours (`use:`), which this runs.
     """
     from unigrpo.cli.follow import follow
-    from unigrpo.recipe import load_recipe
+    from unigrpo.recipe.load import load_recipe
 
     checked = load_recipe(recipe, overrides or [])
     run_dir = new_directory(out, checked.name, checked.seed)

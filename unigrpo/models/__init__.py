@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unigrpo.models.loading import load_policy
-    from unigrpo.models.magvit import load_image_tokenizer
+    from unigrpo.models.pictures.magvit import load_image_tokenizer
 
 __all__ = ["load_image_tokenizer", "load_policy"]
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return load_policy
     if name == "load_image_tokenizer":
-        from unigrpo.models.magvit import load_image_tokenizer
+        from unigrpo.models.pictures.magvit import load_image_tokenizer
 
         return load_image_tokenizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.files import replacing
-from unigrpo.models import weights
-from unigrpo.models.folders import read_json, resolve_folder
+from unigrpo.models.files import weights
+from unigrpo.models.files.folders import read_json, resolve_folder
 from unigrpo.models.loading import HUB_FILES, read_config
 from unigrpo.types import PolicyVersion
 

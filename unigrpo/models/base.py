@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from unigrpo.models.tokenizer import TextTokenizer
+    from unigrpo.models.files.tokenizer import TextTokenizer
     from unigrpo.settings import LoraSettings, SamplingSettings
     from unigrpo.types import Canvas, ModelInput, Prompt, Span
 

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unigrpo.models.attention import cut, piece_bounds
-from unigrpo.models.block_cache import BlockCache, block_rows, doubled_rows, narrowed, sees_block
-from unigrpo.models.decoder import Decoder, DecoderConfig
-from unigrpo.models.folders import read_json
+from unigrpo.models.files.folders import read_json
+from unigrpo.models.layers.attention import cut, piece_bounds
+from unigrpo.models.layers.block_cache import BlockCache, block_rows, doubled_rows, narrowed, sees_block
+from unigrpo.models.layers.decoder import Decoder, DecoderConfig
 from unigrpo.models.text_policy import TextPolicy
 
 if TYPE_CHECKING:
     from unigrpo.models.base import KeyValueStore, Vocabulary
-    from unigrpo.models.tokenizer import TextTokenizer
+    from unigrpo.models.files.tokenizer import TextTokenizer
     from unigrpo.settings import SamplingSettings
     from unigrpo.types import Canvas, ModelInput, Prompt
 

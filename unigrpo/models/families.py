@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 TASKS: tuple[Task, ...] = get_args(Task)
 FAMILIES: dict[str, str] = {
-    "llada": "unigrpo.models.llada:LladaPolicy",
-    "LLaDAModelLM": "unigrpo.models.llada:LladaPolicy",
-    "mmada": "unigrpo.models.mmada:MmadaPolicy",
-    "MMadaModelLM": "unigrpo.models.mmada:MmadaPolicy",
-    "Dream": "unigrpo.models.dream:DreamPolicy",
-    "dream": "unigrpo.models.dream:DreamPolicy",
-    "DreamModel": "unigrpo.models.dream:DreamPolicy",
-    "sdar": "unigrpo.models.sdar:SdarPolicy",
-    "SDARForCausalLM": "unigrpo.models.sdar:SdarPolicy",
-    "sdar_moe": "unigrpo.models.sdar:SdarPolicy",
-    "SDARMoeForCausalLM": "unigrpo.models.sdar:SdarPolicy",
-    "LlavaLLaDAModelLM": "unigrpo.models.llada_v:LladaVPolicy",
-    "LlavaLladaForMaskedDiffusion": "unigrpo.models.lavida:LavidaPolicy",
-    "lladamoe": "unigrpo.models.llada_moe:LladaMoePolicy",
-    "LLaDAMoEModelLM": "unigrpo.models.llada_moe:LladaMoePolicy",
-    "llada2_moe": "unigrpo.models.llada2:Llada2Policy",
-    "llada21_moe": "unigrpo.models.llada2:Llada2Policy",
-    "LLaDA2MoeModelLM": "unigrpo.models.llada2:Llada2Policy",
-    "diffusion_gemma": "unigrpo.models.diffusion_gemma:DiffusionGemmaPolicy",
-    "DiffusionGemmaForBlockDiffusion": "unigrpo.models.diffusion_gemma:DiffusionGemmaPolicy",
-    "Showo": "unigrpo.models.showo:ShowoPolicy",
-    "bert": "unigrpo.models.masked_lm:MaskedLmPolicy",
-    "modernbert": "unigrpo.models.masked_lm:MaskedLmPolicy",
+    "llada": "unigrpo.models.policies.llada:LladaPolicy",
+    "LLaDAModelLM": "unigrpo.models.policies.llada:LladaPolicy",
+    "mmada": "unigrpo.models.policies.mmada:MmadaPolicy",
+    "MMadaModelLM": "unigrpo.models.policies.mmada:MmadaPolicy",
+    "Dream": "unigrpo.models.policies.dream:DreamPolicy",
+    "dream": "unigrpo.models.policies.dream:DreamPolicy",
+    "DreamModel": "unigrpo.models.policies.dream:DreamPolicy",
+    "sdar": "unigrpo.models.policies.sdar:SdarPolicy",
+    "SDARForCausalLM": "unigrpo.models.policies.sdar:SdarPolicy",
+    "sdar_moe": "unigrpo.models.policies.sdar:SdarPolicy",
+    "SDARMoeForCausalLM": "unigrpo.models.policies.sdar:SdarPolicy",
+    "LlavaLLaDAModelLM": "unigrpo.models.policies.llada_v:LladaVPolicy",
+    "LlavaLladaForMaskedDiffusion": "unigrpo.models.policies.lavida:LavidaPolicy",
+    "lladamoe": "unigrpo.models.policies.llada_moe:LladaMoePolicy",
+    "LLaDAMoEModelLM": "unigrpo.models.policies.llada_moe:LladaMoePolicy",
+    "llada2_moe": "unigrpo.models.policies.llada2:Llada2Policy",
+    "llada21_moe": "unigrpo.models.policies.llada2:Llada2Policy",
+    "LLaDA2MoeModelLM": "unigrpo.models.policies.llada2:Llada2Policy",
+    "diffusion_gemma": "unigrpo.models.policies.diffusion_gemma:DiffusionGemmaPolicy",
+    "DiffusionGemmaForBlockDiffusion": "unigrpo.models.policies.diffusion_gemma:DiffusionGemmaPolicy",
+    "Showo": "unigrpo.models.policies.showo:ShowoPolicy",
+    "bert": "unigrpo.models.policies.masked_lm:MaskedLmPolicy",
+    "modernbert": "unigrpo.models.policies.masked_lm:MaskedLmPolicy",
 }
 """Policy class by config.json's `model_type`, its first architecture, or (diffusers) its `_class_name`."""
 
@@ -48,14 +48,14 @@ NEXT_TOKEN_TEXT = (
     "evaluated, its pictures train"
 )
 UNTRAINED_TASKS: dict[str, dict[Task, str]] = {
-    "unigrpo.models.diffusion_gemma:DiffusionGemmaPolicy": dict.fromkeys(TASKS, UNIFORM_CORRUPTION),
-    "unigrpo.models.showo:ShowoPolicy": dict.fromkeys(("reason", "understand"), NEXT_TOKEN_TEXT),
+    "unigrpo.models.policies.diffusion_gemma:DiffusionGemmaPolicy": dict.fromkeys(TASKS, UNIFORM_CORRUPTION),
+    "unigrpo.models.policies.showo:ShowoPolicy": dict.fromkeys(("reason", "understand"), NEXT_TOKEN_TEXT),
 }
 """Why the learner refuses a task of a family."""
 
 MIXTURE_OF_EXPERTS = "LLaDAMoEModelLM"
 MASKED_LM = "ForMaskedLM"
-MASKED_LM_FAMILY = "unigrpo.models.masked_lm:MaskedLmPolicy"
+MASKED_LM_FAMILY = "unigrpo.models.policies.masked_lm:MaskedLmPolicy"
 """Any architecture of this ending is read through transformers' own class."""
 
 NOT_READ = {

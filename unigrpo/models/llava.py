@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from unigrpo.models.layout import Piece, text_canvas
-from unigrpo.models.siglip import SiglipConfig, SiglipTower
+from unigrpo.models.canvas import Piece, text_canvas
+from unigrpo.models.layers.siglip import SiglipConfig, SiglipTower
+from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, lay_out, pool
 from unigrpo.models.text_policy import TextPolicy
-from unigrpo.models.tiles import TileSettings, count_features, cut_tiles, lay_out, pool
 from unigrpo.types import Message, ModelInput
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from unigrpo.models import weights
 from unigrpo.models.families import policy_family
-from unigrpo.models.folders import read_json, resolve_folder
-from unigrpo.models.packed_experts import pack_experts
+from unigrpo.models.files import weights
+from unigrpo.models.files.folders import read_json, resolve_folder
+from unigrpo.models.files.tokenizer import TextTokenizer, has_tokenizer
+from unigrpo.models.files.vocabulary import resolve_vocabulary
+from unigrpo.models.layers.packed_experts import pack_experts
 from unigrpo.models.text_policy import TextPolicy
-from unigrpo.models.tokenizer import TextTokenizer, has_tokenizer
-from unigrpo.models.vocabulary import resolve_vocabulary
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def load_policy(
     policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)
     policy.folder, policy.revision = folder, revision
     if isinstance(image_tokenizer, str | Path):
-        from unigrpo.models.magvit import load_image_tokenizer
+        from unigrpo.models.pictures.magvit import load_image_tokenizer
 
         image_tokenizer = load_image_tokenizer(image_tokenizer, device=str(place))
     policy.image_tokenizer = image_tokenizer

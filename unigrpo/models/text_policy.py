@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from unigrpo.models.head import hide
-from unigrpo.models.vocabulary import TOKEN_TEXT
+from unigrpo.models.files.vocabulary import TOKEN_TEXT
+from unigrpo.models.layers.head import hide
 from unigrpo.types import ModelInput
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unigrpo.models.base import Vocabulary
-    from unigrpo.models.tokenizer import TextTokenizer
+    from unigrpo.models.files.tokenizer import TextTokenizer
     from unigrpo.settings import LoraSettings, SamplingSettings
     from unigrpo.types import Canvas, Prompt, Span, Task
 
@@ -143,7 +143,7 @@ class TextPolicy(ABC):
         Raises:
             ValueError: a task other than reason, or a prompt with pictures.
         """
-        from unigrpo.models import layout
+        from unigrpo.models import canvas as layout
 
         if prompt.task != "reason" or prompt.images:
             raise ValueError(

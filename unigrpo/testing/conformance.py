@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unigrpo.errors import ConformanceError
-from unigrpo.rewards.plugin import AdaptedReward
+from unigrpo.rewards.process.adapt import AdaptedReward
 
 if TYPE_CHECKING:
     from unigrpo.testing.policy_checks import check_policy, check_sampler

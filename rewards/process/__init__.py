@@ -1,0 +1,1 @@
+"""The child's side of a reward: the process that runs it."""

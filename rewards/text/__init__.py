@@ -1,0 +1,1 @@
+"""What rewards read in a completion's text."""

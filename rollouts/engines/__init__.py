@@ -1,0 +1,1 @@
+"""Engines: what goes through the model at a denoising step."""

@@ -1,0 +1,238 @@
+"""Where rollouts come from: this process, or Ray actors that may die without costing a token."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unigrpo.ray_start import start_ray
+from unigrpo.rollouts.actor import RolloutActor
+from unigrpo.rollouts.base import (
+    PolicyVersionMismatchError,
+    RolloutActorsLostError,
+    RolloutDeadlineError,
+    RolloutStats,
+)
+from unigrpo.rollouts.units import WorkUnit, generate
+from unigrpo.settings import Recipe
+from unigrpo.types import PolicyVersion, Rollout
+
+if TYPE_CHECKING:
+    import torch
+
+    from unigrpo.models.base import Policy
+
+logger = logging.getLogger(__name__)
+WAIT_S = 10.0
+"""Seconds between two lines that say what a long wait is waiting for."""
+
+
+class LocalPool:
+    """Generates in this process with the learner's own policy: nothing is delivered, the version is only recorded."""
+
+    def __init__(self, policy: Policy) -> None:
+        """Share the learner's policy."""
+        self._policy = policy
+        self._version: PolicyVersion | None = None
+        self.stats = RolloutStats()
+
+    def load(self, state: dict[str, torch.Tensor], version: PolicyVersion) -> None:
+        """Record the version: the policy is the learner's own, so its weights are here already."""
+        self._version = version
+
+    def generate(self, units: Sequence[WorkUnit]) -> list[Rollout]:
+        """Return the rollouts of all units, in order."""
+        if self._version is None:
+            raise RuntimeError("the pool has no weights yet; call load() before generate()")
+        return [rollout for unit in units for rollout in generate(self._policy, unit, self._version)]
+
+    def close(self) -> None:
+        """Do nothing: the policy belongs to the learner."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Patience:
+    """Measures how long nothing has finished, and ends the wait at a deadline."""
+
+    deadline_s: float
+    on_wait: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    _last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self._last = self.clock()
+
+    @property
+    def wait_s(self) -> float:
+        """Return how long to wait before the next :meth:`check`."""
+        return min(WAIT_S, max(0.0, self._last + self.deadline_s - self.clock()))
+
+    def note_finished(self) -> None:
+        """Start the clock again: something finished."""
+        self._last = self.clock()
+
+    def check(self, what: str) -> None:
+        """Say what is waited for, after a wait in which nothing finished.
+
+        Raises:
+            RolloutDeadlineError: at the deadline.
+        """
+        waited = self.clock() - self._last
+        if waited >= self.deadline_s:
+            raise RolloutDeadlineError(
+                f"nothing finished for {waited:.0f} s while waiting for {what}; the limit is "
+                f"rollouts.deadline_s={self.deadline_s:g}. Raise it, lower rollouts.rows_per_unit so that a unit is "
+                "shorter, or look at the actors' logs for what holds them up"
+            )
+        if waited >= WAIT_S:
+            self.on_wait(f"waiting for {what} ({waited:.0f} s)")
+
+
+class RayPool:
+    """Ray actors; a unit whose actor died is generated again with the same seeds: the same tokens."""
+
+    def __init__(self, recipe: Recipe, on_wait: Callable[[str], None] = logger.info) -> None:
+        """Start Ray on the loopback interface where no cluster is connected, and the actors.
+
+        Args:
+            recipe: its policy, LoRA and rollout settings.
+            on_wait: is told, every few seconds of a long wait, what is waited for.
+        """
+        import ray
+
+        self._ray, self._recipe, self._on_wait = ray, recipe, on_wait
+        self.stats = RolloutStats()
+        self._is_owner = not ray.is_initialized()
+        start_ray()
+        self._num_restarts = 0
+        self._weights: tuple[Any, PolicyVersion] | None = None
+        self._actors = [self._start() for _ in range(recipe.rollouts.num_actors)]
+        self._wait([actor.process_id.remote() for actor in self._actors], "rollout actors to load the policy")
+
+    def _start(self) -> Any:
+        settings = self._recipe.rollouts
+        remote = self._ray.remote(num_cpus=1, num_gpus=settings.num_gpus, max_restarts=0)(RolloutActor)
+        return remote.remote(self._recipe.policy, self._recipe.lora, self._recipe.seed, settings.num_threads)
+
+    def process_ids(self) -> list[int]:
+        """Return the actors' process ids."""
+        return self._wait([actor.process_id.remote() for actor in self._actors], "the actors' process ids")
+
+    def _patience(self) -> Patience:
+        return Patience(deadline_s=self._recipe.rollouts.deadline_s, on_wait=self._on_wait)
+
+    def _wait(self, pending: list[Any], what: str) -> list[Any]:
+        """Return the results in order; say what is waited for; stop when none comes before the deadline."""
+        patience, num_ready = self._patience(), 0
+        while num_ready < len(pending):
+            ready, missing = self._ray.wait(pending, num_returns=num_ready + 1, timeout=patience.wait_s)
+            if len(ready) > num_ready:
+                num_ready = len(ready)
+                patience.note_finished()
+            else:
+                patience.check(f"{len(missing)} of {len(pending)}: {what}")
+        return self._ray.get(pending)
+
+    def load(self, state: dict[str, torch.Tensor], version: PolicyVersion) -> None:
+        """Put the weights into the object store once and check the version that each actor computes from what it got.
+
+        Raises:
+            PolicyVersionMismatchError: if an actor's weights differ from the ones sent.
+        """
+        from safetensors.torch import save
+
+        packed = self._ray.put(np.frombuffer(save(state), dtype=np.uint8))
+        self._weights = (packed, version)
+        for index in range(len(self._actors)):
+            self._load_one(index)
+
+    def _load_one(self, index: int) -> None:
+        assert self._weights is not None
+        packed, version = self._weights
+        while True:
+            try:
+                echoed = self._wait(
+                    [self._actors[index].load.remote(packed, version.step)], "an actor to take the weights"
+                )[0]
+                break
+            except self._ray.exceptions.RayActorError as error:
+                self._replace(index, error)
+        _check_version(echoed, version)
+
+    def _replace(self, index: int, error: Exception) -> None:
+        self._num_restarts += 1
+        limit = self._recipe.rollouts.max_restarts
+        logger.warning("rollout actor %d died (restart %d of %d): %s", index, self._num_restarts, limit, error)
+        if self._num_restarts > limit:
+            raise RolloutActorsLostError(
+                f"rollout actors died {self._num_restarts} times, more than rollouts.max_restarts={limit}; "
+                f"the last one said: {error}. A likely cause is memory: lower rollouts.rows_per_unit or num_actors"
+            ) from error
+        self._actors[index] = self._start()
+
+    def generate(self, units: Sequence[WorkUnit]) -> list[Rollout]:
+        """Return the rollouts of all units, in their order, whatever becomes of single actors.
+
+        Raises:
+            RolloutDeadlineError: if no unit finishes for ``rollouts.deadline_s``, naming what was waited for.
+            RolloutActorsLostError: after more than ``rollouts.max_restarts`` deaths.
+            PolicyVersionMismatchError: if a rollout was made with other weights.
+        """
+        if self._weights is None:
+            raise RuntimeError("the pool has no weights yet; call load() before generate()")
+        done: dict[int, list[Rollout]] = {}
+        queue = list(range(len(units)))
+        idle = list(range(len(self._actors)))
+        running: dict[Any, tuple[int, int]] = {}
+        num_redispatched, patience = 0, self._patience()
+        while len(done) < len(units):
+            while queue and idle:
+                unit, actor = queue.pop(0), idle.pop(0)
+                running[self._actors[actor].generate.remote(units[unit])] = (unit, actor)
+            ready, _ = self._ray.wait(list(running), num_returns=1, timeout=patience.wait_s)
+            if not ready:
+                tasks = sorted({units[unit].prompts[0].task for unit, _ in running.values()})
+                patience.check(f"{len(running)} rollout units ({', '.join(tasks)})")
+                continue
+            unit, actor = running.pop(ready[0])
+            try:
+                done[unit] = self._ray.get(ready[0])
+            except self._ray.exceptions.RayActorError as error:
+                self._replace(actor, error)
+                self._load_one(actor)
+                queue.insert(0, unit)
+                num_redispatched += 1
+            idle.append(actor)
+            patience.note_finished()  # Also after a death: another actor has loaded the policy meanwhile.
+        self.stats = RolloutStats(num_redispatched=num_redispatched)
+        rollouts = [rollout for unit in range(len(units)) for rollout in done[unit]]
+        for rollout in rollouts:
+            _check_version(rollout.policy_version, self._weights[1])
+        return rollouts
+
+    def close(self) -> None:
+        """Stop the actors, and Ray where this pool started it."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = []
+        if self._is_owner:
+            self._ray.shutdown()
+
+
+def _check_version(echoed: PolicyVersion, wanted: PolicyVersion) -> None:
+    if echoed != wanted:
+        raise PolicyVersionMismatchError(
+            f"a rollout actor answered with policy {echoed}, but the learner sent {wanted}; the run stops rather than "
+            "train on rollouts of other weights"
+        )
+
+
+def open_pool(recipe: Recipe, policy: Policy, on_wait: Callable[[str], None] = logger.info) -> LocalPool | RayPool:
+    """Return the pool that the recipe asks for."""
+    return RayPool(recipe, on_wait) if recipe.rollouts.num_actors else LocalPool(policy)

@@ -1,0 +1,1 @@
+"""How many positions a denoising step commits."""

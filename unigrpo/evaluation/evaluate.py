@@ -1,0 +1,148 @@
+"""Held-out prompts: mean reward at temperature 1, greedy accuracy, and the samples that people look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from unigrpo.files import write_atomically
+from unigrpo.reward_table import RewardTable
+from unigrpo.rollouts.units import plan_units
+from unigrpo.runs.nan_statistics import nan_mean, number_or_none, standard_error
+from unigrpo.runs.run import Run, open_run
+from unigrpo.runs.samples import write_samples
+from unigrpo.runs.trackers.base import Observer
+from unigrpo.seeding import fold
+from unigrpo.settings import Recipe
+from unigrpo.types import Rollout, Task
+
+EVAL_STEP = -1
+"""Takes the place of the step in the row seeds, so that every evaluation of a run draws the same noise."""
+NUM_SHOWN = 12
+"""Samples a task that are written with their pictures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskScores:
+    """One task's held-out prompts."""
+
+    sampled: Sequence[Rollout]
+    """[n] completions at temperature 1."""
+    sampled_table: RewardTable
+    greedy: Sequence[Rollout]
+    greedy_table: RewardTable
+
+
+def evaluate(run: Run, name: str) -> dict[str, float]:
+    """Evaluate the policy that the pool holds and write ``eval_<name>/``.
+
+    Args:
+        run: policy, rewards, held-out prompts and seed.
+        name: of the folder: before, after, or a step.
+
+    Returns:
+        ``eval/<task>/reward`` (mean total reward, mapped to [0, 1], at temperature 1), ``reward_se``, ``accuracy``
+        (greedy), ``accuracy_se``, ``n`` and ``rewards/<name>`` (mean at temperature 1) of every task.
+    """
+    folder = run.run_dir / f"eval_{name}"
+    folder.mkdir(exist_ok=True)
+    metrics: dict[str, float] = {}
+    scores: dict[Task, TaskScores] = {}
+    tasks = list(run.eval_prompts)
+    for index, task in enumerate(tasks):
+        run.observer.progress(index, len(tasks), f"evaluating {task}")
+        scores[task] = _score(run, task)
+        metrics |= _metrics(run, task, scores[task])
+    run.observer.progress(len(tasks), len(tasks), "evaluated")
+    _write_scores(folder, scores)
+    shown = [
+        (rollout, found.sampled_table, row)
+        for found in scores.values()
+        for row, rollout in enumerate(found.sampled[:NUM_SHOWN])
+    ]
+    write_samples(folder / "samples.jsonl", shown)
+    return metrics
+
+
+def evaluate_run(recipe: Recipe, run_dir: Path | None, observer: Observer) -> dict[str, float]:
+    """Evaluate a recipe's policy, or a run's newest checkpoint; nothing is written into the run.
+
+    Args:
+        recipe: what to evaluate.
+        run_dir: of the run whose checkpoint is meant; None is the policy as it stands before training.
+        observer: hears of it.
+
+    Returns:
+        As ``evaluate``.
+    """
+    quiet = recipe.model_copy(update={"tracking": recipe.tracking.model_copy(update={"tensorboard": False})})
+    with TemporaryDirectory() as folder, open_run(quiet, Path(folder), observer, weights_of=run_dir) as run:
+        run.deliver()
+        observer.phase("evaluating")
+        return evaluate(run, "now")
+
+
+def _score(run: Run, task: Task) -> TaskScores:
+    source, settings = run.eval_prompts[task], run.recipe.tasks[task].sampling
+    count = run.recipe.evaluate.num_prompts
+    count = count if source.num_prompts is None else min(count, source.num_prompts)
+    prompts = [source[index] for index in range(count)]
+
+    def rollouts(**changes: Any) -> list[Rollout]:
+        sampling = settings.model_copy(update=changes)
+        units = plan_units(
+            [(prompt, sampling) for prompt in prompts], group_size=1, seed=fold(run.recipe.seed, "eval"),
+            rows_per_unit=run.recipe.rollouts.rows_per_unit, step=EVAL_STEP,
+        )  # fmt: skip
+        return run.pool.generate(units)
+
+    sampled, greedy = rollouts(temperature=1.0), rollouts(temperature=0.0, remasking_temperature=0.0)
+    table = run.rewards.score([*sampled, *greedy], remember=False)  # A resumed run may not evaluate again.
+    return TaskScores(
+        sampled=sampled, sampled_table=_rows(table, slice(0, count)),
+        greedy=greedy, greedy_table=_rows(table, slice(count, None)),
+    )  # fmt: skip
+
+
+def _rows(table: RewardTable, rows: slice) -> RewardTable:
+    return replace(table, values=table.values[rows], status=table.status[rows])
+
+
+def _metrics(run: Run, task: Task, scores: TaskScores) -> dict[str, float]:
+    reward = scores.sampled_table.unit_total
+    metrics = {"reward": nan_mean(reward), "reward_se": standard_error(reward), "n": float(len(reward))}
+    if task in run.recipe.evaluate.accuracy:
+        passed = _passed(scores.greedy_table, run.recipe.evaluate.accuracy[task])
+        metrics |= {"accuracy": nan_mean(passed), "accuracy_se": standard_error(passed)}
+    for column, name in enumerate(scores.sampled_table.names):
+        values = scores.sampled_table.values[:, column]
+        if not np.isnan(values).all():
+            metrics[f"rewards/{name}"] = nan_mean(values)
+    return {f"eval/{task}/{name}": value for name, value in metrics.items()}
+
+
+def _passed(table: RewardTable, name: str) -> np.ndarray:
+    """Return [n] float: 1 where a completion passes the reward of that name, 0 where not, NaN where nothing counts."""
+    column = table.names.index(name)
+    return np.where(np.isnan(table.counted[:, column]), np.nan, table.is_passed[:, column])
+
+
+def _write_scores(folder: Path, scores: dict[Task, TaskScores]) -> None:
+    """Write every prompt's scores, so that two evaluations can be compared prompt by prompt."""
+    lines = []
+    for task, found in scores.items():
+        for row, rollout in enumerate(found.sampled):
+            record = {
+                "task": task, "id": rollout.prompt.id, "reward": number_or_none(found.sampled_table.unit_total[row]),
+                "rewards": found.sampled_table.values_of(row), "passed": found.sampled_table.passed_of(row),
+                "greedy_rewards": found.greedy_table.values_of(row),
+                "greedy_passed": found.greedy_table.passed_of(row),
+            }  # fmt: skip
+            lines.append(json.dumps(record))
+    write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")

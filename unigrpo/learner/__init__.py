@@ -1,0 +1,1 @@
+"""What executes a method: batches, log-probs, updates."""

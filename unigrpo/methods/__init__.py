@@ -1,0 +1,1 @@
+"""What a paper changes: estimators, objectives, KL, advantages; one choice a file."""

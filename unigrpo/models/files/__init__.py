@@ -1,0 +1,1 @@
+"""Files of a checkpoint: folders, weights, tokenizer, vocabulary, config."""

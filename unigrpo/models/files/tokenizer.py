@@ -1,0 +1,157 @@
+"""Text to ids and back, from a checkpoint's own tokenizer files and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unigrpo.models.files.byte_bpe import has_byte_bpe, read_byte_bpe
+from unigrpo.models.files.folders import read_json
+from unigrpo.types import Message
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from tokenizers import Tokenizer
+
+
+def _raise_template_error(message: str) -> None:
+    raise ValueError(f"the chat template refuses these messages: {message}")
+
+
+@lru_cache(maxsize=16)
+def _compile_template(template: str) -> Template:
+    """Return the compiled template; compiling takes far longer than rendering."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _raise_template_error
+    return environment.from_string(template)
+
+
+def _token_text(entry: Any) -> str:
+    """Return a special token of tokenizer_config.json, which is a string or a record with `content`."""
+    if isinstance(entry, dict):
+        return str(entry["content"])
+    return entry or ""
+
+
+def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
+    template_file = folder / "chat_template.jinja"
+    if template_file.is_file():
+        return template_file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+        return named.get("default")
+    return template
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    model = read_json(path).get("model")  # the package itself names neither the file nor the fault
+    if not isinstance(model, dict) or not model.get("vocab"):
+        raise ValueError(f"{path} has no `model` with a `vocab`, so it is no tokenizer; download it again")
+    with ThreadPoolExecutor(1) as thread:  # a future keeps what it raises, which is the nameless class Exception
+        reading = thread.submit(Tokenizer.from_file, str(path))
+    if (error := reading.exception()) is not None:
+        raise ValueError(f"{path} is no tokenizer ({error}); download it again") from error
+    return reading.result()
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder holds a tokenizer.json, or vocab.json and merges.txt."""
+    return (folder / "tokenizer.json").is_file() or has_byte_bpe(folder)
+
+
+class TextTokenizer:
+    """A checkpoint's tokenizer with its chat template. Never adds special tokens by itself."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, chat_template: str | None = None, bos_token: str = "", eos_token: str = ""
+    ) -> None:
+        self._tokenizer = tokenizer
+        self.folder: Path | None = None
+        self.chat_template = chat_template
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> TextTokenizer:
+        """Return the tokenizer of a folder.
+
+        Args:
+            folder: holds tokenizer.json, or vocab.json and merges.txt; the chat template is in chat_template.jinja or
+                tokenizer_config.json.
+
+        Raises:
+            FileNotFoundError: neither.
+            ValueError: one without a model.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not has_tokenizer(folder):
+            raise FileNotFoundError(
+                f"{folder} has no tokenizer.json; copy the checkpoint's tokenizer files there, or give the folder that "
+                "has them as load_policy(tokenizer=FOLDER)"
+            )
+        config_path = folder / "tokenizer_config.json"
+        config = read_json(config_path) if config_path.is_file() else {}
+        text_tokenizer = cls(
+            _read_tokenizer(path) if path.is_file() else read_byte_bpe(folder, config),
+            chat_template=_read_template(folder, config),
+            bos_token=_token_text(config.get("bos_token")),
+            eos_token=_token_text(config.get("eos_token")),
+        )
+        text_tokenizer.folder = folder
+        return text_tokenizer
+
+    def __len__(self) -> int:
+        """Return the number of tokens with the added ones: where MMaDA's image codes start."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token by its exact text, or None."""
+        return self._tokenizer.token_to_id(token)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; special tokens are found in it, none is added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ids, without special tokens and without ids that are no token (image codes)."""
+        return self._tokenizer.decode([token for token in token_ids if token < len(self)], skip_special_tokens=True)
+
+    def encode_chat(self, messages: Sequence[Message], chat_template: str | None = None) -> list[int]:
+        """Return the ids of the conversation through the chat template, ready for the assistant's answer.
+
+        Raises:
+            ValueError: no chat template, or one that refuses the messages.
+        """
+        return self.encode(self.render_chat(messages, chat_template))
+
+    def render_chat(self, messages: Sequence[Message], chat_template: str | None = None) -> str:
+        """Return the conversation as the chat template writes it, with the assistant's header last.
+
+        Args:
+            messages: the turns; their pictures are not the template's business.
+            chat_template: instead of the checkpoint's own.
+
+        Raises:
+            ValueError: no chat template, or one that refuses the messages.
+        """
+        template = chat_template or self.chat_template
+        if template is None:
+            raise ValueError(
+                "the tokenizer has no chat template; put one into chat_template.jinja, or as `chat_template` into "
+                "tokenizer_config.json, beside tokenizer.json"
+            )
+        return _compile_template(template).render(
+            messages=[{"role": message.role, "content": message.text} for message in messages],
+            bos_token=self.bos_token,
+            eos_token=self.eos_token,
+            add_generation_prompt=True,
+        )

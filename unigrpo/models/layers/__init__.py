@@ -1,0 +1,1 @@
+"""The pieces that bodies are made of."""

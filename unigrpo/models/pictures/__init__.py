@@ -1,0 +1,1 @@
+"""Pictures as codes and as features."""

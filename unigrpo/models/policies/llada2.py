@@ -1,0 +1,151 @@
+"""LLaDA2.0 and LLaDA2.1: a mixture of experts under block-causal attention.
+
+Written from the released config keys and tensor names (inclusionAI/LLaDA2.0-mini, LLaDA2.0-flash, LLaDA2.1-mini). The
+two releases are one network; 2.1 was trained so that its sampler may replace tokens that are there already
+(``editing_threshold`` of `unigrpo.rollouts.sample`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from unigrpo.models.block_policy import BlockDecoder, BlockPolicy
+from unigrpo.models.files.config_file import require_values
+from unigrpo.models.files.vocabulary import TOKEN_TEXT
+from unigrpo.models.layers.attention import Visible, attend
+from unigrpo.models.layers.decoder import DecoderConfig, KeyValues
+from unigrpo.models.layers.experts import ExpertMixture, GroupedSigmoidRouter
+from unigrpo.models.layers.norm import RmsNorm
+from unigrpo.models.layers.rotary import RotaryTables, rotate
+from unigrpo.models.layers.swiglu import SWIGLU_LINEARS, SwiGlu
+
+BLOCK_LENGTH = 32
+"""Of the released checkpoints, whose config.json has no block_size."""
+
+SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "use_bias": (False,),
+    "use_qkv_bias": (False,),
+    "use_qk_norm": (True,),
+    "score_function": ("sigmoid",),
+    "moe_router_enable_expert_bias": (True,),
+    "tie_word_embeddings": (False,),
+    "norm_head": (False,),
+}
+"""Keys of config.json whose other values are other arithmetic; an absent key has this value."""
+
+ATTENTION_LINEARS = ("query_key_value", "dense")
+
+
+class Attention(nn.Module):
+    """Grouped attention with one matrix for queries, keys and values, and a norm on each query and key head."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        self.heads = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
+        self.query_key_value = nn.Linear(config.hidden_size, sum(self.heads) * self.head_dim, bias=False)
+        self.dense = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=False)
+        self.query_layernorm = RmsNorm(self.head_dim, config.rms_norm_eps)
+        self.key_layernorm = RmsNorm(self.head_dim, config.rms_norm_eps)
+
+    def forward(
+        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Visible, cache: KeyValues | None
+    ) -> Tensor:
+        """Return [N, L, D]."""
+        together = self.query_key_value(hidden).view(*hidden.shape[:2], -1, self.head_dim)
+        queries, keys, values = together.split(self.heads, dim=2)
+        queries = rotate(self.query_layernorm(queries), cos, signed_sin).transpose(1, 2)
+        keys = rotate(self.key_layernorm(keys), cos, signed_sin).transpose(1, 2)
+        values = values.transpose(1, 2)
+        if cache is not None:
+            keys, values = cache.extend(self.layer, keys, values)
+        return self.dense(attend(queries, keys, values, is_visible).transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """One pre-norm layer: attention, then a dense or a mixed feed-forward part."""
+
+    def __init__(self, config: DecoderConfig, layer: int, mlp: nn.Module) -> None:
+        super().__init__()
+        self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, layer)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = mlp
+
+    def forward(
+        self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, is_visible: Visible, cache: KeyValues | None
+    ) -> Tensor:
+        """Return [N, L, D]."""
+        hidden = hidden + self.attention(self.input_layernorm(hidden), cos, signed_sin, is_visible, cache)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+class Llada2Model(nn.Module):
+    """The level that the released names call ``model``."""
+
+    def __init__(self, config: DecoderConfig, feed_forward: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        layers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(Layer(config, layer, feed_forward(layer)) for layer in layers)
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    @property
+    def embed_tokens(self) -> nn.Module:
+        """Return the embedding under the name that `Decoder` reads."""
+        return self.word_embeddings
+
+
+class Llada2(BlockDecoder):
+    """The body: the passes of `Decoder` over layers of other names."""
+
+    def __init__(self, config: DecoderConfig, block_length: int, feed_forward: Callable[[int], nn.Module]) -> None:
+        nn.Module.__init__(self)  # the parent's would make layers under its own names
+        self.config, self.block_length = config, block_length
+        self.model = Llada2Model(config, feed_forward)  # type: ignore[assignment]
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.is_checkpointing = False
+        self._rotary = RotaryTables(int(config.head_dim * config.rotary_fraction), config.rope_theta)
+
+    @property
+    def linear_names(self) -> list[str]:
+        """Return the full names of the linear layers of all layers, in order; head and routers are not among them."""
+        wanted = (*ATTENTION_LINEARS, *SWIGLU_LINEARS)
+        names = (name for name, _ in self.model.layers.named_modules(prefix="model.layers"))
+        return [name for name in names if name.rsplit(".", 1)[-1] in wanted]
+
+
+class Llada2Policy(BlockPolicy):
+    """LLaDA2.x behind the policy contract (`unigrpo.models.base.BlockCausalPolicy`): text in, text out."""
+
+    token_text = TOKEN_TEXT | {"mask": "<|mask|>"}
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> Llada2:
+        """Return the body of a config.json.
+
+        Raises:
+            ValueError: a value that this code does not compute, or a size that is absent or does not divide.
+        """
+        require_values(config, SUPPORTED)
+        sizes = DecoderConfig.from_dict(config, has_qk_norm=True)
+        if not config.get("partial_rotary_factor") and config.get("rotary_dim"):
+            sizes = replace(sizes, rotary_fraction=config["rotary_dim"] / sizes.head_dim)
+        block_length = int(config.get("block_size") or BLOCK_LENGTH)
+        return Llada2(sizes, block_length, lambda layer: _feed_forward(config, layer))
+
+
+def _feed_forward(config: Mapping[str, Any], layer: int) -> nn.Module:
+    width = config["hidden_size"]
+    if layer < config.get("first_k_dense_replace", 0):
+        return SwiGlu(width, config["intermediate_size"])
+    inner, num_shared = config["moe_intermediate_size"], config.get("num_shared_experts") or 0
+    router = GroupedSigmoidRouter(
+        width, config["num_experts"], config["num_experts_per_tok"], num_groups=config["n_group"],
+        num_chosen_groups=config["topk_group"], scale=float(config["routed_scaling_factor"]),
+    )  # fmt: skip
+    return ExpertMixture(router, width, inner, config["num_experts"], inner * num_shared if num_shared else None)

@@ -1,0 +1,78 @@
+"""LLaDA-MoE 7B-A1B: a Llama body with normed query and key heads whose feed-forward parts are mixtures of experts.
+
+Written from the released config keys and tensor names (inclusionAI/LLaDA-MoE-7B-A1B). Full bidirectional attention; the
+router's probabilities are used as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from unigrpo.models.files.config_file import require_sizes, require_values
+from unigrpo.models.files.vocabulary import TOKEN_TEXT
+from unigrpo.models.layers.attention import visible_keys
+from unigrpo.models.layers.decoder import Decoder, DecoderConfig
+from unigrpo.models.layers.experts import ExpertMixture, SoftmaxRouter
+from unigrpo.models.text_policy import TextPolicy
+from unigrpo.types import ModelInput
+
+SIZES = ("num_experts", "num_experts_per_tok", "expert_intermediate_size", "num_hidden_layers")
+SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "moe_router_score_function": ("softmax",),
+    "moe_router_enable_expert_bias": (False, None),
+    "router_num_group": (None, 1),
+    "routed_scaling_factor": (1, None),
+    "norm_topk_prob": (None, False),
+    "shared_expert_intermediate_size": (None, 0),
+    "qk_layernorm": (True,),
+    "clip_qkv": (None,),
+}
+"""Config keys that would change the arithmetic, and the values that this code computes; an absent key is the first."""
+
+
+class LladaMoePolicy(TextPolicy):
+    """LLaDA-MoE behind the policy contract (`unigrpo.models.base.Policy`): text in, text out."""
+
+    token_text = TOKEN_TEXT | {"mask": "<|mask|>"}
+    module: Decoder
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> Decoder:
+        """Return the body of a config.json.
+
+        Raises:
+            ValueError: a key whose value this code does not compute, or a size that is absent or does not fit.
+        """
+        require_values(config, SUPPORTED)
+        require_sizes(config, SIZES)
+        dense = config.get("dense_intermediate_size") or config["expert_intermediate_size"]
+        num_layers = config["num_hidden_layers"]
+        is_mixture = config.get("moe_layer_freq") or [1] * num_layers
+        if len(is_mixture) != num_layers:
+            raise ValueError(f"config.json has moe_layer_freq for {len(is_mixture)} of {num_layers} layers")
+
+        def make_mlp(layer: int) -> nn.Module | None:
+            if not is_mixture[layer]:
+                return None
+            width, num_experts = config["hidden_size"], config["num_experts"]
+            router = SoftmaxRouter(width, num_experts, config["num_experts_per_tok"])
+            return ExpertMixture(router, width, config["expert_intermediate_size"], num_experts)
+
+        sizes = DecoderConfig.from_dict(dict(config) | {"intermediate_size": dense}, has_qk_norm=True)
+        return Decoder(sizes, make_mlp)
+
+    @property
+    def lora_targets(self) -> list[str]:
+        """Return the full names of the linear layers that every token passes: attention, and dense feed-forward parts.
+
+        Experts are left out: there are hundreds, and in one update most get few tokens or none. Their full names may be
+        given as targets.
+        """
+        return [name for name in self.module.linear_names if ".experts." not in name]
+
+    def hidden(self, model_input: ModelInput) -> Tensor:
+        """Return [N, L, D] after the final norm."""
+        return self.module(model_input.token_ids, visible_keys(model_input.is_padding), model_input.positions)

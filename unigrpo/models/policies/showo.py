@@ -1,0 +1,187 @@
+"""Show-o: pictures by discrete diffusion and text by next-token prediction, in one Phi body.
+
+    imagine      [t2i] bos text eos soi MASK*N eoi        twin: [pad]*left [t2i] bos eos soi MASK*N eoi
+    understand   [mmu] soi codes eoi bos "USER: … ASSISTANT:", open text
+
+Who sees whom follows from the ids of a row (Show-o's omni-attention): text sees what stands before it; a picture that
+is written sees everything; a picture that is read is seen by everything. Text is predicted from the position before it,
+which `hidden` moves into place, so that the sampler writes it token by token where the block length is 1. It does not
+train: a masked token says nothing about a distribution that looks only back.
+
+Written from the released config keys and tensor names (showlab/show-o, showlab/show-o-512x512).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from unigrpo.models.canvas import Piece, text_canvas
+from unigrpo.models.files.folders import read_json
+from unigrpo.models.layers.attention import cut
+from unigrpo.models.layers.phi import PHI_LINEARS, Phi, PhiConfig
+from unigrpo.models.policies.dream import predicting_positions
+from unigrpo.models.policies.mmada import MmadaPolicy
+from unigrpo.types import Canvas, ModelInput, Prompt, Task
+
+if TYPE_CHECKING:
+    from unigrpo.settings import SamplingSettings
+
+PHI_1_5: Mapping[str, Any] = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 32,
+    "partial_rotary_factor": 0.5,
+    "eos_token_id": 50256,
+}
+"""The sizes of microsoft/phi-1_5, which the release names and does not carry."""
+
+SPECIAL = ("pad", "soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
+"""The tokens that Show-o adds after the text tokens, in their order; the image codes come next."""
+MAX_CUTS = 4
+"""Columns where a picture starts or ends in some row, at which the mask is cut: most batches have one layout or two."""
+
+
+def omni_visible(token_ids: Tensor, is_padding: Tensor | None, *, soi: int, eoi: int, t2i: int, mmu: int) -> Tensor:
+    """Return [N, 1, L, L]: whether the query (third axis) sees the key (last).
+
+    A row with ``t2i`` writes a picture, one with ``mmu`` reads one, any other is text. Nobody sees padding, but for a
+    padding position itself: no softmax over nothing, hence no NaN.
+
+    Args:
+        token_ids: [N, L].
+        is_padding: [N, L] bool, or None.
+        soi: id of the start of a picture.
+        eoi: of its end.
+        t2i: of a row that writes a picture.
+        mmu: of a row that reads one.
+    """
+    length, device = token_ids.shape[1], token_ids.device
+    is_real = torch.ones_like(token_ids, dtype=torch.bool) if is_padding is None else ~is_padding
+    column = torch.arange(length, device=device)
+    is_end = (token_ids == eoi) & is_real
+    num_open = ((token_ids == soi) & is_real).long().cumsum(1) - is_end.long().cumsum(1)
+    is_picture = (num_open > 0) | is_end
+    writes, reads = (((token_ids == token) & is_real).any(dim=1)[:, None, None] for token in (t2i, mmu))
+    last_end = torch.where(is_end, column, -1).amax(dim=1)[:, None]
+    is_visible = (column[None] <= column[:, None])[None]
+    is_visible = is_visible | (writes & is_picture[:, :, None]) | (reads & (column[None] <= last_end)[:, None, :])
+    is_visible = is_visible & is_real[:, None, :]
+    itself = torch.eye(length, dtype=torch.bool, device=device)[None]
+    return (is_visible | (itself & ~is_real[:, None, :]))[:, None]
+
+
+class ShowoPolicy(MmadaPolicy):
+    """Show-o behind the policy contract: a picture out, or a picture and a question in and text out."""
+
+    tasks: ClassVar[tuple[Task, ...]] = ("understand", "imagine")
+    token_text: ClassVar[Mapping[str, str]] = {}
+    module: Phi  # type: ignore[assignment]
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        start, _ = self._image_range
+        self.vocabulary = replace(self.vocabulary, text_range=(0, start - len(SPECIAL)))
+
+    @classmethod
+    def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the config with the language model's own, which the release only names, and with the ids.
+
+        Raises:
+            ValueError: a language model that is not known and not in the folder, or ids that do not add up.
+        """
+        name = str(config.get("llm_model_path", "microsoft/phi-1_5"))
+        local = folder / name / "config.json"
+        if "phi" in config:
+            phi = dict(config["phi"])
+        elif local.is_file():
+            phi = read_json(local)
+        elif name.endswith("phi-1_5"):
+            phi = dict(PHI_1_5)
+        else:
+            raise ValueError(
+                f"config.json has llm_model_path {name!r}, which is no folder beside it; put that model's config.json "
+                f"at {local}"
+            )
+        missing = [key for key in ("vocab_size", "llm_vocab_size", "codebook_size") if not config.get(key)]
+        if missing:
+            raise ValueError(f"config.json lacks {', '.join(missing)}: the layout of Show-o's vocabulary")
+        first = int(config["llm_vocab_size"])
+        offset = first + len(SPECIAL)
+        if offset + config["codebook_size"] + 1 != config["vocab_size"]:
+            raise ValueError(
+                f"config.json has vocab_size {config['vocab_size']}; {first} text tokens, {len(SPECIAL)} special ones, "
+                f"{config['codebook_size']} image codes and the mask are {offset + config['codebook_size'] + 1}"
+            )
+        ids = {f"{special}_token_id": first + place for place, special in enumerate(SPECIAL)}
+        ids |= {"ipad_token_id": ids["pad_token_id"], "mask_token_id": config["vocab_size"] - 1, "image_offset": offset}
+        end = int(phi.get("eos_token_id") or PHI_1_5["eos_token_id"])
+        return dict(config) | ids | {"eos_token_id": end, "bos_token_id": end, "phi": phi}
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any]) -> Phi:  # type: ignore[override]
+        """Return the body of a config.json.
+
+        Raises:
+            ValueError: the variant with a CLIP tower, or a language model that this code does not compute.
+        """
+        if config.get("w_clip_vit"):
+            raise ValueError("config.json has w_clip_vit = True; this model code reads pictures as discrete codes only")
+        return Phi(PhiConfig.from_dict(config.get("phi") or PHI_1_5, config["vocab_size"]))
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the weights."""
+        return self.module.showo.model.embed_tokens.weight.device
+
+    @property
+    def lora_targets(self) -> list[str]:
+        """Return the full names of the six linear layers of every layer; the head is not among them."""
+        names = (name for name, _ in self.module.showo.model.layers.named_modules(prefix="showo.model.layers"))
+        return [name for name in names if name.rsplit(".", 1)[-1] in PHI_LINEARS]
+
+    def hidden(self, model_input: ModelInput) -> Tensor:
+        """Return [N, L, D] after the final norm; in rows of text, each position's from the one before it."""
+        ids, is_padding = model_input.token_ids, model_input.is_padding
+        soi, eoi, t2i, mmu = self._special("soi", "eoi", "t2i", "mmu")
+        is_seen = omni_visible(ids, is_padding, soi=soi, eoi=eoi, t2i=t2i, mmu=mmu)[:, 0]
+        is_mark = (ids == soi) | (ids == eoi)
+        bounds = {0, ids.shape[1], *is_mark.any(dim=0).nonzero().flatten().tolist()[:MAX_CUTS]}
+        is_visible = cut(lambda start, stop: is_seen[:, start:stop], bounds)
+        hidden = self.module(ids, is_visible, model_input.positions)
+        is_real = torch.ones_like(ids, dtype=torch.bool) if is_padding is None else ~is_padding
+        is_text = ~((ids == t2i) & is_real).any(dim=1, keepdim=True)
+        if not bool(is_text.any()):
+            return hidden
+        here = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        index = torch.where(is_text, predicting_positions(~is_real), here)
+        return hidden.gather(1, index[..., None].expand_as(hidden))
+
+    def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
+        """Return the canvas of a picture to write, or of a question about one picture, answered token by token.
+
+        Raises:
+            ValueError: a prompt of another kind, or ids that are not known.
+        """
+        if prompt.task == "imagine":
+            return super().encode(prompt, sampling)
+        length = sampling.completion_length
+        by_token = sampling.model_copy(update={"block_length": 1, "num_denoising_steps": length, "schedule": "linear"})
+        return text_canvas(self._text_pieces(prompt), by_token, self.vocabulary)
+
+    def _text_pieces(self, prompt: Prompt) -> list[Piece]:
+        if prompt.task != "understand" or len(prompt.images) != 1 or len(prompt.messages) != 1:
+            raise ValueError(
+                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures and "
+                f"{len(prompt.messages)} messages; Show-o answers one question about one picture, or writes a picture"
+            )
+        mmu, soi, eoi, bos = self._special("mmu", "soi", "eoi", "bos")
+        question = self.text_tokenizer.encode(f"USER: \n{prompt.text} ASSISTANT:")
+        picture = self._picture_ids(prompt.images[0])
+        return [([mmu, soi], None), (picture, "image_slot"), ([eoi, bos, *question], None)]

@@ -1,0 +1,1 @@
+"""Recipes: reading, checking, and what is said of a wrong one."""

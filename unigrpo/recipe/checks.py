@@ -1,0 +1,284 @@
+"""What types cannot see in a recipe: counts that do not divide, settings that contradict, files that are not there."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
+from unigrpo.models.families import is_known, untrained_tasks
+from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
+from unigrpo.plugin import PluginError, locate
+from unigrpo.rewards.runtime.reward_checks import composition_problems
+from unigrpo.settings import (
+    DataSettings,
+    LoraSettings,
+    PolicySettings,
+    Recipe,
+    RewardSettings,
+    SamplingSettings,
+    SftRecipe,
+)
+from unigrpo.types import PICTURE_SCHEDULES, Task
+
+PICTURE_TASKS = ("understand", "imagine")
+PIXEL_FAMILIES = ("llada-v", "lavida")
+"""Parts of the names under which families with a vision tower are published."""
+NOISY_ORDERS = ("random", "origin")
+"""Orders that differ from row to row at temperature 0, too."""
+
+
+def problems_of_training(recipe: Recipe) -> list[str]:
+    """Return one line a problem of a training recipe; empty where it can run."""
+    return [*problems_of_evaluation(recipe), *_untrained(recipe.policy, list(recipe.tasks))]
+
+
+def problems_of_evaluation(recipe: Recipe) -> list[str]:
+    """Return one line a problem of a recipe that is only evaluated, by a family that may not train its tasks."""
+    problems = list(_policy(recipe.policy, set(recipe.tasks)))
+    if not recipe.tasks:
+        problems.append("tasks: none; wanted at least one of reason, understand, imagine")
+    for task, settings in recipe.tasks.items():
+        problems += _data(settings.data, task, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
+        problems += _sampling(settings.sampling, task, f"tasks.{task}.sampling")
+    problems += _rewards(recipe)
+    problems += _named_code(recipe.estimator.use, recipe.estimator.arguments, "estimator")
+    problems += _precision(recipe.policy, recipe.lora)
+    problems += _rollouts(recipe)
+    problems += _accuracy(recipe)
+    return problems
+
+
+def problems_of_supervision(recipe: SftRecipe) -> list[str]:
+    """Return one line a problem of a supervised recipe; empty where it can run."""
+    problems = list(_policy(recipe.policy, set(recipe.tasks)))
+    if not recipe.tasks:
+        problems.append("tasks: none; wanted at least one of reason, understand, imagine")
+    for task, settings in recipe.tasks.items():
+        problems += _data(settings.data, task, f"tasks.{task}.data", needs_eval=False)
+        if task == "imagine":
+            problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
+    problems += _precision(recipe.policy, recipe.lora)
+    problems += _untrained(recipe.policy, list(recipe.tasks))
+    return problems
+
+
+def problems_of_scoring(rewards: dict[str, RewardSettings]) -> list[str]:
+    """Return one line a problem of rewards that stand alone, whatever their tasks; empty where they can be made."""
+    tasks = set(get_args(Task))
+    alone = [problem for name, reward in rewards.items() for problem in _one_reward(reward, f"rewards.{name}", tasks)]
+    return [*alone, *composition_problems(rewards)]
+
+
+def is_hub_id(path: str) -> bool:
+    """Return whether it has the form owner/name and is no folder of this machine."""
+    return bool(HUB_ID.match(path)) and not Path(path).exists()
+
+
+def reads_pixels(path: str) -> bool:
+    """Return whether a checkpoint has a vision tower of its own, so that its picture questions need no image codes.
+
+    Args:
+        path: a folder, whose config.json tells; ``asset:NAME``; or a hub id, whose name does.
+    """
+    if is_hub_id(path):
+        return any(name in path.lower() for name in PIXEL_FAMILIES)
+    return "mm_vision_tower" in _config(path)
+
+
+def _config(path: str) -> dict[str, Any]:
+    """Return the config.json of a folder or asset; nothing where there is none, or for a hub id."""
+    if is_hub_id(path):
+        return {}
+    try:
+        file = (resolve_folder(path) if path.startswith("asset:") else Path(path)) / "config.json"
+    except FileNotFoundError:
+        return {}  # `_folder` says so
+    return read_json(file) if file.is_file() else {}
+
+
+def _untrained(settings: PolicySettings, tasks: list[Task]) -> Iterator[str]:
+    """Refuse tasks that the family cannot train; a hub id is asked when it is loaded (`models.opening`)."""
+    config = _config(settings.path)
+    if is_known(config):
+        reasons = untrained_tasks(config)
+        yield from (f"tasks.{task}: {reasons[task]}" for task in tasks if task in reasons)
+
+
+def _policy(settings: PolicySettings, tasks: set[str]) -> Iterator[str]:
+    yield from _folder(settings.path, "policy.path", "config.json", "a checkpoint")
+    if settings.image_tokenizer is not None:
+        yield from _folder(settings.image_tokenizer, "policy.image_tokenizer", "*.safetensors", "an image tokenizer")
+    else:
+        needing = tasks.intersection(PICTURE_TASKS) - ({"understand"} if reads_pixels(settings.path) else set())
+        for task in sorted(needing):
+            yield f"policy.image_tokenizer: missing; the task {task} needs one to turn pictures into codes"
+    if settings.adapter is not None:
+        yield from _folder(settings.adapter, "policy.adapter", "adapter_model.safetensors", "a PEFT adapter")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.device):
+        yield f"policy.device: given {settings.device!r}; wanted cpu, cuda or cuda:N"
+    if settings.revision is not None and not is_hub_id(settings.path):
+        yield f"policy.revision: {settings.path} is a folder, which has no revisions; leave it out"
+
+
+def _folder(path: str, key: str, wanted_file: str, noun: str) -> Iterator[str]:
+    if path.startswith("asset:"):
+        try:
+            folder = resolve_folder(path)
+        except FileNotFoundError as error:
+            yield f"{key}: {error}"
+            return
+    elif is_hub_id(path):
+        return
+    else:
+        folder = Path(path)
+    if not folder.is_dir():
+        yield f"{key}: there is no folder {path}; wanted {noun}, a hub id such as owner/name, or asset:NAME"
+    elif next(folder.glob(wanted_file), None) is None:
+        yield f"{key}: {path} is not {noun}: it holds no {wanted_file}"
+
+
+def _data(data: DataSettings, task: Task, key: str, *, needs_eval: bool) -> Iterator[str]:
+    if (data.use is None) == (data.jsonl is None):
+        given = "both use and jsonl" if data.use else "neither use nor jsonl"
+        yield f"{key}: {given}; wanted one of them"
+    if data.use is not None:
+        yield from _named_code(data.use, data.arguments, key, supplied=("split", "seed"))
+        if data.columns or data.eval_jsonl:
+            yield f"{key}: columns and eval_jsonl describe a JSONL file, and {data.use} is not one"
+    elif data.arguments:
+        yield f"{key}.arguments: there is no `use` that would take them"
+    if data.jsonl is not None:
+        yield from _jsonl(data.jsonl, task, data.columns, f"{key}.jsonl")
+        if needs_eval and data.eval_jsonl is None:
+            yield f"{key}.eval_jsonl: missing; name held-out prompts, or set evaluate.enabled to false"
+    if data.eval_jsonl is not None:
+        yield from _jsonl(data.eval_jsonl, task, data.columns, f"{key}.eval_jsonl")
+    yield from _wording(data, key)
+
+
+def _wording(data: DataSettings, key: str) -> Iterator[str]:
+    for name in data.columns:
+        if name not in COLUMN_NAMES:
+            yield f"{key}.columns.{name}: not a name of ours; wanted one of {', '.join(COLUMN_NAMES)}"
+    if data.template is not None and "{prompt}" not in data.template:
+        yield f"{key}.template: {data.template!r} does not hold {{prompt}}, so that every prompt would be the same"
+
+
+def _jsonl(path: str, task: Task, columns: dict[str, str], key: str) -> Iterator[str]:
+    if not Path(path).is_file():
+        yield f"{key}: there is no file {path}"
+        return
+    try:
+        check_jsonl(Path(path), task, columns)
+    except (ValueError, OSError) as error:
+        yield f"{key}: {error}"
+
+
+def _sampling(sampling: SamplingSettings, task: str, key: str) -> Iterator[str]:
+    length, num_steps = sampling.completion_length, sampling.num_denoising_steps
+    block = sampling.block_length or length
+    if length % block:
+        yield f"{key}: completion_length {length} is not a multiple of block_length {block}"
+    elif num_steps % (length // block):
+        yield (
+            f"{key}: num_denoising_steps {num_steps} does not divide over {length // block} blocks "
+            f"(completion_length {length} / block_length {block}); wanted a multiple of {length // block}"
+        )
+    if sampling.schedule in ("linear", "shift", "sine") and num_steps > length:
+        yield f"{key}: num_denoising_steps {num_steps} is more than the {length} tokens there are to fill"
+    if sampling.schedule in PICTURE_SCHEDULES and task != "imagine":
+        yield f"{key}.schedule: {sampling.schedule} is a schedule of pictures; wanted linear for {task}"
+    if task == "imagine":
+        yield from _square(length, f"{key}.completion_length")
+        if block != length:
+            yield f"{key}.block_length: a picture is one block; leave it out"
+    if sampling.temperature == 0 and sampling.remasking_temperature == 0 and sampling.remasking not in NOISY_ORDERS:
+        yield f"{key}.temperature: 0 makes all completions of a group equal, so that nothing is learnt; wanted more"
+
+
+def _square(num_codes: int, key: str) -> Iterator[str]:
+    side = math.isqrt(num_codes)
+    if side * side != num_codes:
+        yield f"{key}: {num_codes} codes make no square picture; wanted {side**2} or {(side + 1) ** 2}"
+
+
+def _rewards(recipe: Recipe) -> Iterator[str]:
+    if not recipe.rewards:
+        yield "rewards: none; wanted at least one"
+    yield from composition_problems(recipe.rewards)
+    for name, reward in recipe.rewards.items():
+        yield from _one_reward(reward, f"rewards.{name}", set(recipe.tasks))
+    for task in recipe.tasks:
+        weights = [reward.weight for reward in recipe.rewards.values() if reward.tasks is None or task in reward.tasks]
+        if recipe.rewards and not any(weights):
+            yield f"rewards: none with a weight applies to the task {task}, so that it would learn nothing"
+
+
+def _one_reward(reward: RewardSettings, key: str, tasks: set[str]) -> Iterator[str]:
+    if reward.env is None or ".py:" in reward.use:  # Else it may be installed in that environment alone.
+        yield from _named_code(reward.use, reward.arguments, key)
+    for task in reward.tasks or ():
+        if task not in tasks:
+            yield f"{key}.tasks: {task} is no task of this recipe, which has {', '.join(sorted(tasks)) or 'none'}"
+    if reward.tasks is not None and not reward.tasks:
+        yield f"{key}.tasks: empty; leave it out for every task, or leave the reward out"
+
+
+def _precision(policy: PolicySettings, lora: LoraSettings) -> Iterator[str]:
+    if policy.dtype == "bfloat16" and not lora.enabled:
+        yield (
+            "policy.dtype: bfloat16 with lora.enabled=false trains the weights themselves, and AdamW's small steps "
+            "round to nothing in bfloat16; set policy.dtype=float32 or lora.enabled=true"
+        )
+
+
+def _rollouts(recipe: Recipe) -> Iterator[str]:
+    rows = recipe.rollouts.rows_per_unit
+    if recipe.group_size > rows:
+        yield (
+            f"rollouts.rows_per_unit: {rows} rows do not hold one whole group of group_size {recipe.group_size}; "
+            f"wanted at least {recipe.group_size}"
+        )
+    if recipe.rollouts.num_gpus and not recipe.rollouts.num_actors:
+        yield "rollouts.num_gpus: there are no actors to give GPUs to; set rollouts.num_actors"
+    if recipe.rollouts.num_actors and not recipe.rollouts.num_gpus and recipe.policy.device.startswith("cuda"):
+        yield (
+            f"rollouts.num_gpus: 0 hides every GPU from the actors, which are to hold the policy on "
+            f"policy.device={recipe.policy.device}; set rollouts.num_gpus (0.5: two actors share a GPU), or "
+            "rollouts.num_actors=0 to sample in this process, or policy.device=cpu"
+        )
+
+
+def _accuracy(recipe: Recipe) -> Iterator[str]:
+    for task, name in recipe.evaluate.accuracy.items():
+        key = f"evaluate.accuracy.{task}"
+        if task not in recipe.tasks:
+            yield f"{key}: {task} is no task of this recipe, which has {', '.join(recipe.tasks) or 'none'}"
+        elif name not in recipe.rewards:
+            yield f"{key}: there is no reward {name!r}; the recipe has {', '.join(recipe.rewards) or 'none'}"
+        elif (tasks := recipe.rewards[name].tasks) is not None and task not in tasks:
+            yield f"{key}: the reward {name} does not apply to {task}"
+
+
+def _named_code(use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()) -> Iterator[str]:
+    try:
+        located = locate(use)
+    except PluginError as error:
+        yield f"{key}.use: {error}"
+        return
+    for name in sorted(located.code_parameters.intersection(arguments)):
+        if isinstance(arguments[name], str):
+            try:
+                locate(arguments[name])
+            except PluginError as error:
+                yield f"{key}.arguments.{name}: {error}"
+    if located.parameters is None:
+        return
+    for name in arguments:
+        if name in supplied or name not in located.parameters:
+            known = ", ".join(sorted(located.parameters.difference(supplied))) or "none"
+            yield f"{key}.arguments.{name}: {use} takes no such argument; it takes: {known}"

@@ -1,0 +1,249 @@
+"""What a report reads of a run directory. A missing or half-written part is left out, never a failure."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unigrpo.errors import UserError
+from unigrpo.runs.metrics import read_metrics
+from unigrpo.runs.nan_statistics import number_or_none
+
+TASKS = ("reason", "understand", "imagine")
+MAX_PICTURE_BYTES = 4_000_000
+Z_95 = 1.96  # standard errors of a 95 % interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """A held-out mean and its standard error."""
+
+    value: float
+    error: float | None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval; None where the error is not known."""
+        if self.error is None:
+            return None
+        return self.value - Z_95 * self.error, self.value + Z_95 * self.error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One held-out metric of one task, before and after."""
+
+    task: str
+    metric: str
+    before: Score | None
+    after: Score | None
+    num_prompts: int | None
+
+    @property
+    def difference(self) -> Score | None:
+        """Return after minus before; its error takes the two as independent, which is cautious."""
+        if self.before is None or self.after is None:
+            return None
+        errors = (self.before.error, self.after.error)
+        error = None if None in errors else sum((e or 0.0) ** 2 for e in errors) ** 0.5
+        return Score(value=self.after.value - self.before.value, error=error)
+
+    @property
+    def verdict(self) -> str:
+        """Return better, worse, or unclear: the 95 % interval of the difference holds 0, or is not known."""
+        difference = self.difference
+        if difference is None or difference.interval is None:
+            return "unclear"
+        low, high = difference.interval
+        return "better" if low > 0 else "worse" if high < 0 else "unclear"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """A held-out prompt with its completion before and after training."""
+
+    task: str
+    prompt: str
+    answer: str | None
+    prompt_image: str | None
+    """A data URL."""
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Film:
+    """A picture's denoising, a frame a step."""
+
+    prompt: str
+    frames: tuple[tuple[str, str], ...]
+    """(data URL, caption)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunData:
+    """All that a report shows of one run."""
+
+    name: str
+    folder: Path
+    recipe: Mapping[str, Any]
+    recipe_text: str
+    environment: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    records: tuple[Mapping[str, Any], ...]
+    changes: tuple[Change, ...]
+    samples: tuple[Sample, ...]
+    film: Film | None
+
+    @property
+    def tasks(self) -> list[str]:
+        """Return the tasks of the run, in a fixed order."""
+        named = {name.split("/")[1] for record in self.records for name in record if name.startswith("tasks/")}
+        named |= {change.task for change in self.changes} | {sample.task for sample in self.samples}
+        return [*(task for task in TASKS if task in named), *sorted(named.difference(TASKS))]
+
+
+def read_run(folder: Path) -> RunData:
+    """Return what there is of a run.
+
+    Raises:
+        UserError: if the folder is no run directory, or metrics.jsonl is damaged in its middle.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no run directory {folder}")
+    recipe_path = folder / "recipe.yaml"
+    recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else ""
+    recipe = yaml.safe_load(recipe_text) or {}
+    summary = _read_json(folder / "summary.json")
+    accuracy = (recipe.get("evaluate") or {}).get("accuracy") or {}
+    return RunData(
+        name=str(recipe.get("name") or folder.name),
+        folder=folder,
+        recipe=recipe,
+        recipe_text=recipe_text,
+        environment=_read_json(folder / "environment.json"),
+        summary=summary,
+        records=tuple(read_metrics(folder)),
+        changes=tuple(_changes(summary)),
+        samples=tuple(_samples(folder, accuracy)),
+        film=_film(folder / "film"),
+    )
+
+
+def picture_url(folder: Path, name: object) -> str | None:
+    """Return a PNG of a folder as a data URL; None if the name leads out of the folder or to no small PNG."""
+    if not isinstance(name, str):
+        return None
+    path = folder / name
+    if path.resolve().parent != folder.resolve() or not path.is_file() or path.stat().st_size > MAX_PICTURE_BYTES:
+        return None
+    content = path.read_bytes()
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}  # the run died while it wrote; the report shows the rest
+    return value if isinstance(value, dict) else {}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # torn line of a run that died
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _changes(summary: Mapping[str, Any]) -> list[Change]:
+    before, after = (summary.get(key) or {} for key in ("eval_before", "eval_after"))
+    names = [name for name in {**before, **after} if name.startswith("eval/") and name.count("/") >= 2]
+    changes = []
+    for name in names:
+        _, task, metric = name.split("/", 2)
+        if metric.endswith("_se") or metric == "n":
+            continue
+        count = after.get(f"eval/{task}/n", before.get(f"eval/{task}/n"))
+        changes.append(
+            Change(
+                task=task,
+                metric=metric,
+                before=_score(before, name),
+                after=_score(after, name),
+                num_prompts=int(count) if isinstance(count, int | float) else None,
+            )
+        )
+    order = {task: place for place, task in enumerate(TASKS)}
+    metrics = {"reward": 0, "accuracy": 1}
+    return sorted(changes, key=lambda change: (order.get(change.task, 9), change.task, metrics.get(change.metric, 9)))
+
+
+def _score(metrics: Mapping[str, Any], name: str) -> Score | None:
+    value = number_or_none(metrics.get(name))
+    return None if value is None else Score(value=value, error=number_or_none(metrics.get(f"{name}_se")))
+
+
+def _samples(folder: Path, accuracy: Mapping[str, str]) -> list[Sample]:
+    """Pair the samples before and after by task and prompt; a sample without a partner stands alone."""
+    sides = {name: _read_lines(folder / f"eval_{name}" / "samples.jsonl") for name in ("before", "after")}
+    paired: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for side, records in sides.items():
+        for record in records:
+            key = (str(record.get("task")), str(record.get("id", record.get("prompt"))))
+            paired.setdefault(key, {}).setdefault(side, record)
+    samples = []
+    for (task, _), both in paired.items():
+        either = both.get("after") or both["before"]
+        side = "after" if "after" in both else "before"
+        samples.append(
+            Sample(
+                task=task,
+                prompt=str(either.get("prompt", "")),
+                answer=None if either.get("answer") is None else str(either["answer"]),
+                prompt_image=picture_url(folder / f"eval_{side}", either.get("prompt_image")),
+                before=_side(folder / "eval_before", both.get("before"), accuracy.get(task)),
+                after=_side(folder / "eval_after", both.get("after"), accuracy.get(task)),
+            )
+        )
+    return samples
+
+
+def _side(folder: Path, record: Mapping[str, Any] | None, accuracy_reward: str | None) -> Mapping[str, Any] | None:
+    if record is None:
+        return None
+    passed = (record.get("passed") or {}).get(accuracy_reward)
+    return {
+        "completion": record.get("completion"),
+        "image": picture_url(folder, record.get("image")),
+        "reward": record.get("reward"),
+        "is_right": passed if isinstance(passed, bool) else None,
+    }
+
+
+def _film(folder: Path) -> Film | None:
+    film = _read_json(folder / "film.json")
+    names, texts = film.get("frames") or [], film.get("texts") or []
+    frames = []
+    for place, name in enumerate(names):
+        url = picture_url(folder, name)
+        if url is not None:
+            frames.append((url, str(texts[place]) if place < len(texts) else f"step {place + 1}"))
+    return Film(prompt=str(film.get("prompt", "")), frames=tuple(frames)) if frames else None

@@ -1,0 +1,191 @@
+"""A run: everything the loop needs, opened from a recipe and closed again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from unigrpo.data.sources import PromptSource, load_prompts
+from unigrpo.learner.group import LearnerGroup
+from unigrpo.learner.learner import Learner
+from unigrpo.models.adapter import save_adapter
+from unigrpo.models.opening import open_policy
+from unigrpo.plugin import resolve
+from unigrpo.rewards.runtime.journal import ScoredStep, load_step, save_step
+from unigrpo.rewards.runtime.pool import RewardPool
+from unigrpo.rollouts.pools.pool import open_pool
+from unigrpo.rollouts.units import WorkUnit, plan_units
+from unigrpo.runs.alarms import Alarms
+from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from unigrpo.runs.directory import locked
+from unigrpo.runs.metrics import MetricLog, read_metrics
+from unigrpo.runs.trackers.base import Observer
+from unigrpo.runs.trackers.tensorboard import TensorBoard
+from unigrpo.seeding import fold
+from unigrpo.settings import Recipe
+from unigrpo.types import Rollout, Task
+
+if TYPE_CHECKING:
+    from unigrpo.models.base import Policy
+    from unigrpo.rollouts.base import RolloutPool
+
+REWARDS = "rewards"
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What the loop works with; it is open as long as ``open_run`` is."""
+
+    recipe: Recipe
+    run_dir: Path
+    observer: Observer
+    policy: Policy
+    learner: LearnerGroup
+    pool: RolloutPool
+    rewards: RewardPool
+    prompts: dict[Task, PromptSource]
+    eval_prompts: dict[Task, PromptSource]
+    log: MetricLog
+    alarms: Alarms
+    tensorboard: TensorBoard | None
+    num_done: int = 0
+    """Learner steps that are in the weights."""
+    wall_s: float = 0.0
+    """Seconds of the run before this process opened it."""
+    started: float = field(default_factory=time.monotonic)
+
+    def units(self, step: int) -> list[WorkUnit]:
+        """Return the work units of a step: each task's next prompts, in the recipe's order."""
+        chosen = [
+            (self.prompts[task][step * settings.prompts_per_step + index], settings.sampling)
+            for task, settings in self.recipe.tasks.items()
+            for index in range(settings.prompts_per_step)
+        ]
+        return plan_units(
+            chosen, group_size=self.recipe.group_size, rows_per_unit=self.recipe.rollouts.rows_per_unit,
+            seed=self.recipe.seed, step=step,
+        )  # fmt: skip
+
+    def score(self, step: int, rollouts: list[Rollout]) -> ScoredStep:
+        """Return the step's rewards: on disk before they are used, and read back when a resumed run gets there."""
+        digest = fold(*(np.ascontiguousarray(rollout.token_ids).tobytes().hex() for rollout in rollouts))
+        path = self.run_dir / REWARDS / f"step_{step + 1:06d}-{digest:016x}.json"
+        if path.exists():
+            scored = load_step(path)
+        else:
+            table = self.rewards.score(rollouts, step=step, remember=False)
+            scored = ScoredStep(table=table, keys=self.rewards.last_keys, metrics=self.rewards.metrics())
+            path.parent.mkdir(exist_ok=True)
+            save_step(path, scored)
+        self.rewards.remember(scored.table, scored.keys)
+        return scored
+
+    def remember_rewards(self) -> None:
+        """Know the rewards of the steps done, as if this process had scored them."""
+        for path in sorted((self.run_dir / REWARDS).glob("step_*.json")):
+            if int(path.name[5:11]) <= self.num_done:
+                scored = load_step(path)
+                self.rewards.remember(scored.table, scored.keys)
+
+    def deliver(self) -> None:
+        """Load the learner's weights into every rollout actor."""
+        self.pool.load(*self.learner.weights(self.num_done))
+
+    def seconds(self) -> float:
+        """Return the wall time of the run so far, earlier processes included."""
+        return self.wall_s + time.monotonic() - self.started
+
+    def save(self) -> Checkpoint:
+        """Write a checkpoint of the steps done."""
+        return save_checkpoint(
+            self.run_dir, self.num_done, {"wall_s": self.seconds(), "seed": self.recipe.seed}, self._write_tensors,
+            self.recipe.checkpoint.keep,
+        )  # fmt: skip
+
+    def _write_tensors(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        weights, optimizer = self.learner.state()
+        if self.recipe.lora.enabled:
+            save_adapter(self.policy, folder / "adapter")
+        else:
+            save_file(weights, folder / "model.safetensors")
+        save_file(optimizer, folder / "optimizer.safetensors")
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take weights, optimiser and position from a checkpoint."""
+        from safetensors.torch import load_file
+
+        lora = checkpoint.folder / "adapter" / "adapter_model.safetensors"
+        weights = load_file(lora if lora.exists() else checkpoint.folder / "model.safetensors")
+        self.learner.load_state(weights, load_file(checkpoint.folder / "optimizer.safetensors"))
+        self.num_done, self.wall_s = checkpoint.step, checkpoint.state["wall_s"]
+
+
+@contextmanager
+def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: Path | None = None) -> Iterator[Run]:
+    """Open policy, rewards, prompts and actors; go on from the newest checkpoint where there is one.
+
+    Args:
+        recipe: of the run.
+        run_dir: where it writes.
+        observer: hears of the phases.
+        weights_of: take the checkpoint of this run instead of ``run_dir``'s.
+    """
+    if recipe.num_threads is not None:
+        torch.set_num_threads(recipe.num_threads)
+    with ExitStack() as stack:
+        stack.enter_context(locked(run_dir))
+        observer.phase("starting rewards")
+        rewards = stack.enter_context(RewardPool(recipe.rewards))
+        rewards.start()
+        observer.phase("reading prompts")
+        prompts = {task: load_prompts(part.data, task, "train", recipe.seed) for task, part in recipe.tasks.items()}
+        observer.phase("loading the policy")
+        policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
+        checkpoint = latest_checkpoint(weights_of or run_dir)
+        learner = LearnerGroup(policy, _learner(recipe, policy))
+        observer.phase("starting rollout actors" if recipe.rollouts.num_actors else "preparing")
+        pool = open_pool(recipe, policy, observer.phase)
+        stack.callback(pool.close)
+        log = stack.enter_context(MetricLog(run_dir, resumed_step=checkpoint.step if checkpoint else 0))
+        tensorboard = None
+        if recipe.tracking.tensorboard:
+            tensorboard = TensorBoard(run_dir, resumed_step=checkpoint.step if checkpoint else None)
+            stack.callback(tensorboard.close)
+        run = Run(
+            recipe=recipe, run_dir=run_dir, observer=observer, policy=policy, learner=learner, pool=pool,
+            rewards=rewards, prompts=prompts, eval_prompts=_eval_prompts(recipe), log=log, tensorboard=tensorboard,
+            alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
+        )  # fmt: skip
+        if checkpoint is not None:
+            run.restore(checkpoint)
+        observer.phase("waiting for the rewards to load")
+        rewards.wait_until_loaded()
+        run.remember_rewards()
+        yield run
+
+
+def _eval_prompts(recipe: Recipe) -> dict[Task, PromptSource]:
+    """Return the held-out prompts of each task; a JSONL task without ``eval_jsonl`` has none."""
+    return {
+        task: load_prompts(part.data, task, "eval", recipe.seed)
+        for task, part in recipe.tasks.items()
+        if recipe.evaluate.enabled and (part.data.use is not None or part.data.eval_jsonl is not None)
+    }
+
+
+def _learner(recipe: Recipe, policy: Policy) -> Learner:
+    reference = None
+    if not recipe.lora.enabled and recipe.objective.kl_coef > 0:
+        reference = open_policy(recipe.policy, recipe.lora, recipe.seed, is_frozen=True)
+    make_estimator: Any = resolve(recipe.estimator.use)
+    estimator = make_estimator(**recipe.estimator.arguments)
+    return Learner(policy, reference, estimator, recipe.objective, recipe.learner, recipe.num_steps)

@@ -1,0 +1,93 @@
+"""Samples as files: JSON lines with PNGs beside them, and the film strip of one picture's denoising."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from unigrpo.files import write_atomically
+from unigrpo.reward_table import RewardTable
+from unigrpo.runs.nan_statistics import number_or_none
+from unigrpo.types import Rollout
+
+if TYPE_CHECKING:
+    from unigrpo.models.base import Policy
+
+UNKNOWN_GREY = 160
+
+
+def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]) -> None:
+    """Write rollouts as JSON lines, and their pictures as PNG files beside them.
+
+    Args:
+        path: the JSONL file; its name without the suffix starts the names of the pictures.
+        scored: each rollout with the table and the row that hold its rewards.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    prompt_images: dict[str, str] = {}
+    for number, (rollout, table, row) in enumerate(scored):
+        stem = f"{path.stem}_{number:03d}"
+        if rollout.prompt.images and rollout.prompt.id not in prompt_images:
+            prompt_images[rollout.prompt.id] = f"{stem}_prompt.png"
+            rollout.prompt.images[0].save(path.parent / prompt_images[rollout.prompt.id])
+        record = _record(path.parent, stem, rollout, table, row)
+        record["prompt_image"] = prompt_images.get(rollout.prompt.id)
+        lines.append(json.dumps(record, ensure_ascii=False))
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: int) -> dict[str, Any]:
+    image = None
+    if rollout.image is not None:
+        image = f"{stem}.png"
+        Image.fromarray(rollout.image).save(folder / image)
+    columns = {name: value for name, value in rollout.prompt.columns.items() if _is_json(value)}
+    return columns | {
+        "task": rollout.prompt.task, "id": rollout.prompt.id, "sample_index": rollout.sample_index,
+        "prompt": rollout.prompt.text, "completion": rollout.text, "answer": rollout.prompt.answer,
+        "image": image, "reward": number_or_none(table.unit_total[row]),
+        "rewards": table.values_of(row), "passed": table.passed_of(row),
+        "num_tokens": rollout.completion_length, "is_truncated": rollout.is_truncated, "seed": rollout.seed,
+    }  # fmt: skip
+
+
+def _is_json(value: Any) -> bool:
+    """Return whether a column of the data can stand in the file, so that the rewards can be given it again."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def write_film(folder: Path, policy: Policy, rollout: Rollout) -> None:
+    """Write one frame a denoising step of a picture, cells that are still masked in grey.
+
+    The frames are made from the step at which each code was committed, so nothing is sampled again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    span = next(span for span in rollout.spans if span.kind == "image_codes")
+    codes, steps = rollout.token_ids[span.start : span.stop], rollout.committed_step[span.start : span.stop]
+    first = int(span.vocabulary_range[0]) if span.vocabulary_range else 0
+    side = round(len(codes) ** 0.5)
+    frames = []
+    for step in range(int(steps.max()) + 1):
+        is_known = steps <= step
+        pixels = np.array(policy.decode_image(np.where(is_known, codes, first), span))
+        cell = pixels.shape[0] // side
+        is_grey = np.kron(~is_known.reshape(side, side), np.ones((cell, cell), dtype=bool))
+        pixels[is_grey] = UNKNOWN_GREY
+        frames.append(f"{step:02d}.png")
+        Image.fromarray(pixels).save(folder / frames[-1])
+    film = {
+        "prompt": rollout.prompt.text,
+        "frames": frames,
+        "texts": [f"step {step + 1}" for step in range(len(frames))],
+    }
+    write_atomically(folder / "film.json", json.dumps(film, indent=1))

@@ -1,0 +1,99 @@
+"""The scalars of one learner step, under the names that trainers share."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from unigrpo.reward_table import RewardStatus, RewardTable
+from unigrpo.runs.alarms import completion_metrics
+from unigrpo.runs.nan_statistics import nan_mean, nan_std
+from unigrpo.types import Rollout
+
+if TYPE_CHECKING:
+    from unigrpo.learner.learner import UpdateStats
+    from unigrpo.methods.advantages.groups import Advantages
+    from unigrpo.rewards.runtime.journal import ScoredStep
+    from unigrpo.runs.metrics import StepTimer
+    from unigrpo.runs.run import Run
+
+KIBIBYTES_PER_GB = 1024**2
+BYTES_PER_GB = 1024**3
+
+
+def step_metrics(
+    run: Run,
+    rollouts: Sequence[Rollout],
+    scored: ScoredStep,
+    advantages: Advantages,
+    updates: Sequence[UpdateStats],
+    timer: StepTimer,
+) -> dict[str, Any]:
+    """Return what ``metrics.jsonl`` holds of a step.
+
+    ``clip_ratio/region_mean`` is the part of the scored tokens, by weight, that the objective's clip cut off;
+    ``clamped_fraction`` is the part whose log-prob lies more than 20 nats from the old policy's or the reference's, and
+    which is not moved by that term. It is 0 in a run that is well.
+    """
+    timing = timer.metrics()
+    num_tokens = sum(rollout.completion_length for rollout in rollouts)
+    metrics: dict[str, Any] = {"step": run.num_done}
+    metrics |= _reward_metrics(rollouts, scored.table, run.recipe.group_size) | scored.metrics
+    metrics |= _update_metrics(updates)
+    metrics |= {
+        "frac_reward_zero_std": advantages.frac_reward_zero_std,
+        "completions/mean_length": num_tokens / len(rollouts),
+        "completions/truncated_fraction": float(np.mean([rollout.is_truncated for rollout in rollouts])),
+        "num_redispatched": run.pool.stats.num_redispatched,
+        "policy/version": rollouts[0].policy_version.sha256[:12],
+        "perf/tokens_per_s": num_tokens / max(timing["timing_s/rollout"], 1e-9),
+        "memory/peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIBIBYTES_PER_GB,
+    }
+    if torch.cuda.is_available():
+        metrics["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated() / BYTES_PER_GB
+    metrics |= completion_metrics(rollouts, scored.table, run.recipe.group_size)
+    return metrics | run.alarms.observe(metrics) | timing
+
+
+def _reward_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_size: int) -> dict[str, float]:
+    total, unit = table.total, table.unit_total
+    groups = total.reshape(-1, group_size)
+    metrics = {"reward": nan_mean(total), "reward_std": nan_mean(np.array([nan_std(group) for group in groups]))}
+    tasks = np.array([rollout.prompt.task for rollout in rollouts])
+    for task in dict.fromkeys(tasks.tolist()):
+        metrics[f"tasks/{task}/reward"] = nan_mean(unit[tasks == task])
+        metrics[f"tasks/{task}/reward_std"] = nan_std(unit[tasks == task])
+    for column, name in enumerate(table.names):
+        values = table.values[:, column]
+        if not np.isnan(values).all():
+            metrics |= {f"rewards/{name}/mean": nan_mean(values), f"rewards/{name}/std": nan_std(values)}
+        status = table.status[:, column]
+        num_asked = max(1, int((status != RewardStatus.NOT_APPLICABLE).sum()))
+        num_failed = int(np.isin(status, (RewardStatus.ERROR, RewardStatus.INVALID)).sum())
+        metrics[f"reward/{name}/error_rate"] = num_failed / num_asked
+        metrics[f"reward/{name}/timeout_rate"] = int((status == RewardStatus.TIMEOUT).sum()) / num_asked
+    return metrics
+
+
+def _update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(update, name) for update in updates]))
+
+    return {
+        "loss": mean("loss"),
+        "kl": mean("kl"),
+        "ratio_mean": mean("ratio_mean"),
+        "clip_ratio/region_mean": mean("clip_fraction"),
+        "clamped_fraction": mean("clamped_fraction"),
+        "entropy": mean("entropy"),
+        "grad_norm": mean("grad_norm"),
+        "lr": updates[-1].lr,
+        "mask_ratio": mean("mask_ratio"),
+        "num_scored": sum(update.num_scored for update in updates),
+        "num_empty": sum(update.num_empty for update in updates),
+        "num_skipped_updates": sum(update.is_skipped for update in updates),
+    }

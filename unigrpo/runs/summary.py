@@ -1,0 +1,55 @@
+"""How a run ends: summary.json and the film strip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unigrpo.files import write_atomically
+from unigrpo.rollouts.units import plan_units
+from unigrpo.runs.directory import SUMMARY
+from unigrpo.runs.run import Run
+from unigrpo.runs.samples import write_film
+
+
+def remember_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float]) -> None:
+    """Keep an evaluation for the summary, and for a run that is resumed."""
+    write_atomically(run_dir / f"eval_{name}" / "metrics.json", json.dumps(metrics, indent=1))
+
+
+def remembered_evaluation(run_dir: Path, name: str) -> dict[str, float]:
+    """Return an evaluation that was finished earlier; empty where there is none."""
+    path = run_dir / f"eval_{name}" / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def finished_summary(run_dir: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that has ended; None while there is more to do."""
+    path = run_dir / SUMMARY
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) -> Mapping[str, Any]:
+    """Write the film and the summary; return the summary."""
+    if "imagine" in run.eval_prompts:
+        run.deliver()  # a run that was stopped after its last evaluation has not delivered yet
+        _film(run)
+    summary = {
+        "eval_before": before, "eval_after": after, "num_steps": run.num_done, "wall_s": run.seconds(),
+        "seed": run.recipe.seed, "status": "finished",
+    }  # fmt: skip
+    write_atomically(run.run_dir / SUMMARY, json.dumps(summary, indent=1))
+    return summary
+
+
+def _film(run: Run) -> None:
+    """Draw one held-out picture greedily and write a frame a denoising step."""
+    sampling = run.recipe.tasks["imagine"].sampling.model_copy(
+        update={"temperature": 0.0, "remasking_temperature": 0.0}
+    )
+    units = plan_units(
+        [(run.eval_prompts["imagine"][0], sampling)], group_size=1, rows_per_unit=1, seed=run.recipe.seed, step=-1
+    )
+    write_film(run.run_dir / "film", run.policy, run.pool.generate(units)[0])

@@ -1,0 +1,1 @@
+"""Trackers: what hears of a run, one a file."""

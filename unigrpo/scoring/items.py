@@ -1,0 +1,257 @@
+"""Saved completions, read for scoring: a JSONL file, or a folder of pictures and a file of their prompts. Torch-free.
+
+Of a line, ``prompt`` and ``completion`` must be there; ``answer``, ``image``, ``id``, ``task``, ``completion_ids`` and
+``is_truncated`` are known, and any other column goes to the rewards under its own name. The lines that a training run
+leaves in ``rollouts/`` are understood as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from unigrpo.data.jsonl import Line, Role, as_text, mapped, read_objects
+from unigrpo.errors import UserError
+from unigrpo.legible import short_repr
+from unigrpo.pictures import PictureError, open_picture
+from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Task
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+COLUMN_NAMES = ("prompt", "completion", "answer", "image", "id", "task", "completion_ids", "is_truncated")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_SAVED_NAMES = ("prompt_image", "sample_index", "reward", "rewards", "num_tokens", "seed")
+"""Further columns of a run's own rollouts, which are not the data's."""
+
+
+class PictureRefusedError(ValueError):
+    """A picture of an item that cannot be scored."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreItem:
+    """One saved completion; its pictures are still files."""
+
+    source: str
+    """File and line, or the picture: what errors and tables call it."""
+    id: str
+    """Of its prompt: items of one id in a row are a group."""
+    sample_index: int
+    task: Task
+    turns: tuple[tuple[Role, str], ...]
+    """Role and text."""
+    images: tuple[Path, ...]
+    """The prompt's own."""
+    text: str | None
+    picture: Path | None
+    """What was generated: text or picture."""
+    answer: str | None
+    columns: Mapping[str, Any]
+    completion_ids: tuple[int, ...] | None
+    is_truncated: bool
+
+    @property
+    def prompt_text(self) -> str:
+        """Return the text of the last turn."""
+        return self.turns[-1][1]
+
+    def rollout(self) -> Rollout:
+        """Return what a reward pool scores, its pictures read.
+
+        Raises:
+            PictureRefusedError: if one of them has no pixels to judge.
+        """
+        *before, (role, text) = self.turns
+        messages = [Message(role=role, text=text) for role, text in before]
+        images = tuple(read_picture(path) for path in self.images)
+        prompt = Prompt(
+            id=self.id,
+            task=self.task,
+            messages=(*messages, Message(role=role, text=text, images=images)),
+            answer=self.answer,
+            columns=self.columns,
+        )
+        ids = np.array(self.completion_ids or (), dtype=np.int64)
+        return Rollout(
+            prompt=prompt,
+            sample_index=self.sample_index,
+            token_ids=ids,
+            spans=(),
+            is_completion=np.ones(len(ids), dtype=bool),
+            committed_step=np.zeros(len(ids), dtype=np.int32),
+            committed_logprobs=np.zeros(len(ids), dtype=np.float32),
+            text=self.text,
+            image=None if self.picture is None else np.asarray(read_picture(self.picture)),
+            seed=0,
+            policy_version=PolicyVersion(step=0, kind="full", sha256=""),
+            is_truncated=self.is_truncated,
+        )
+
+
+def read_items(
+    source: Path, *, columns: Mapping[str, str] | None = None, task: Task | None = None, prompts: Path | None = None
+) -> list[ScoreItem]:
+    """Return the items of a JSONL file, or of a folder of pictures, in order.
+
+    Lines without an id that follow each other with the same prompt, image and answer are one group. A completion is a
+    picture where the task is ``imagine``, or where it names a picture file; a path is inside the folder of the file,
+    or of the pictures, which is looked into first.
+
+    Args:
+        source: the JSONL file, or the folder.
+        columns: our name -> the file's.
+        task: of every line; None takes each line's ``task`` column, else tells it from the completion and the image.
+        prompts: of a folder: a JSONL file, or a text file of one prompt a line, in the order of the pictures' names;
+            where there are k times as many pictures, k in a row belong to each prompt.
+
+    Raises:
+        UserError: naming the file and the line that is wrong.
+    """
+    reader = _Reader(columns or {}, task)
+    if source.is_dir():
+        if prompts is None:
+            raise UserError(f"{source} is a folder of pictures; give the file of their prompts with --prompts")
+        items = list(_of_folder(source, prompts, reader))
+    elif prompts is not None:
+        raise UserError(
+            f"--prompts belongs to a folder of pictures, and {source} is none; its lines hold their prompts"
+        )
+    else:
+        items = list(reader.items(source, read_objects(source), None))
+    if not items:
+        raise UserError(f"{source} holds nothing to score; write one JSON object a line")
+    return items
+
+
+def _of_folder(folder: Path, prompts: Path, reader: _Reader) -> Iterator[ScoreItem]:
+    pictures = sorted((path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES), key=_natural)
+    if not pictures:
+        raise UserError(f"{folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+    if prompts.suffix == ".txt" and prompts.is_file():
+        texts = prompts.read_text(encoding="utf-8").splitlines()
+        rows = [(line, {"prompt": text}) for line, text in enumerate(texts, start=1) if text.strip()]
+    else:
+        rows = list(read_objects(prompts))
+    each, left = divmod(len(pictures), len(rows)) if rows else (0, 1)
+    if left or not each:
+        raise UserError(
+            f"{folder} holds {len(pictures)} pictures and {prompts} {len(rows)} prompts; wanted as many, or a multiple "
+            "(else a JSONL file whose `completion` names each prompt's picture)"
+        )
+    repeated = [row for row in rows for _ in range(each)]
+    yield from reader.items(prompts, iter(repeated), pictures, folder)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Order names as people do: 2.png before 10.png."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
+
+
+class _Reader:
+    """The rows of one source, checked one by one."""
+
+    def __init__(self, columns: Mapping[str, str], task: Task | None) -> None:
+        unknown = sorted(set(columns) - set(COLUMN_NAMES))
+        if unknown:
+            raise UserError(f"--column {unknown[0]}: not a name of ours; wanted one of {', '.join(COLUMN_NAMES)}")
+        if task is not None and task not in get_args(Task):
+            raise UserError(f"--task {task}: wanted one of {', '.join(get_args(Task))}")
+        self._columns = mapped(COLUMN_NAMES, columns)
+        self._task = task
+
+    def items(
+        self,
+        path: Path,
+        rows: Iterator[tuple[int, dict[str, Any]]],
+        pictures: Sequence[Path] | None,
+        folder: Path | None = None,
+    ) -> Iterator[ScoreItem]:
+        folders = [place.resolve() for place in (folder, path.resolve().parent) if place is not None]
+        last: tuple[Any, ...] | None = None
+        group, sample_index = "", 0
+        for place, (number, values) in enumerate(rows):
+            line = Line(path=path, number=number, values=values, columns=self._columns)
+            given = line.get("id")
+            own = given if given is not None else [line.get(name) for name in ("prompt", "image", "answer")]
+            key = (given is None, json.dumps(own, sort_keys=True), values.get("task"))
+            sample_index = sample_index + 1 if key == last else 0
+            if key != last:
+                last, group = key, f"{path.stem}-{number}" if given is None else as_text(given)
+            item = self._item(line, folders, None if pictures is None else pictures[place])
+            yield ScoreItem(**item, id=group, sample_index=sample_index)
+
+    def _item(self, line: Line, folders: Sequence[Path], picture: Path | None) -> dict[str, Any]:
+        turns = line.turns(_needed(line, "prompt"))
+        images = line.images(line.get("image") or line.values.get("prompt_image"), folders)
+        text = None
+        task = self._stated_task(line) or ("imagine" if picture is not None else None)
+        if picture is None:
+            text, picture = _completion(line, folders, task)
+        task = task or ("imagine" if picture is not None else "understand" if images else "reason")
+        return {
+            "source": line.where if text is not None else f"{line.where} ({_shown(picture)})",
+            "task": task,
+            "turns": turns,
+            "images": () if task == "imagine" else images,
+            "text": text,
+            "picture": picture,
+            "answer": line.text("answer"),
+            "columns": {name: value for name, value in line.others().items() if name not in _SAVED_NAMES},
+            "completion_ids": _ids(line),
+            "is_truncated": bool(line.get("is_truncated")),
+        }
+
+    def _stated_task(self, line: Line) -> Task | None:
+        task = self._task or line.get("task")
+        if task is not None and task not in get_args(Task):
+            raise line.error(f"task {short_repr(task)}; wanted one of {', '.join(get_args(Task))}")
+        return task
+
+
+def _completion(line: Line, folders: Sequence[Path], task: Task | None) -> tuple[str | None, Path | None]:
+    """Return the text, or the picture's path."""
+    given = _needed(line, "completion")
+    if task == "imagine" and not given:
+        given = line.get("image")
+    if not isinstance(given, str):
+        raise line.error(f"completion {short_repr(given)}; it is text, or the path of a picture")
+    names_picture = given.lower().endswith(PICTURE_SUFFIXES) and "\n" not in given
+    if task == "imagine" or (task is None and names_picture):
+        return None, line.file(given, folders, "text that looks so needs task: reason")
+    return given, None
+
+
+def _ids(line: Line) -> tuple[int, ...] | None:
+    given = line.get("completion_ids")
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(isinstance(token, int) for token in given):
+        raise line.error(f"completion_ids {short_repr(given)}; wanted a list of token ids")
+    return tuple(given)
+
+
+def _needed(line: Line, name: str) -> Any:
+    return line.needed(name, f"say which with --column {name}=IT")
+
+
+def read_picture(path: Path) -> Image:
+    """Return a picture as 8-bit RGB.
+
+    Raises:
+        PictureRefusedError: if it has no pixels to judge.
+    """
+    try:
+        return open_picture(path)
+    except PictureError as error:
+        raise PictureRefusedError(f"{path.name}: {error}") from error
+
+
+def _shown(path: Path | None) -> str:
+    return "" if path is None else path.name

@@ -1,0 +1,348 @@
+"""Score saved completions with the runtime that trains: the same processes, deadlines and outcomes. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unigrpo.errors import UserError
+from unigrpo.files import write_atomically
+from unigrpo.legible import legible
+from unigrpo.reward_table import RewardStatus, RewardTable
+from unigrpo.rewards.runtime.pool import RewardPool, RewardStats
+from unigrpo.runs.nan_statistics import number_or_none
+from unigrpo.scoring.items import PictureRefusedError, ScoreItem
+from unigrpo.settings import RewardSettings
+from unigrpo.types import Rollout
+
+BATCH_SIZE = 32
+NUM_BENCH_PASSES = 5
+UNREADABLE = "unreadable"
+"""Status of every reward of an item whose picture was refused."""
+_FAILURES = (RewardStatus.ERROR, RewardStatus.TIMEOUT, RewardStatus.INVALID)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemScores:
+    """The rewards of one item."""
+
+    item: ScoreItem
+    values: Mapping[str, float | None]
+    """None where a reward does not apply or failed."""
+    passed: Mapping[str, bool | None]
+    """Whether it passes each reward; None where nothing counts."""
+    status: Mapping[str, str]
+    """ok, not_applicable, invalid, error, timeout or unreadable."""
+    reward: float | None
+    """Weighted mean in [0, 1], as in training."""
+    refusal: str = ""
+    """Why its picture was not scored."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """By reward, why it failed; nothing of the others."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchTime:
+    """One batch of one reward."""
+
+    num_items: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardSummary:
+    """One reward over all items."""
+
+    name: str
+    use: str
+    weight: float
+    range: tuple[float, float] | None
+    """None where no item could be scored."""
+    num_scored: int
+    """Items with a value, those that timed out (the lowest value) included."""
+    num_not_applicable: int
+    failures: Mapping[str, int]
+    """error, timeout, invalid, unreadable: how many of each that occurred."""
+    mean: float | None
+    std: float | None
+    """Of the population."""
+    p5: float | None
+    p95: float | None
+    latency_p50_s: float | None
+    """Of a batch."""
+    latency_p95_s: float | None
+    items_per_s: float | None
+
+    @property
+    def has_failed(self) -> bool:
+        """Return whether there is no item that it scored, or did not apply to."""
+        num_timeouts = self.failures.get(RewardStatus.TIMEOUT.name.lower(), 0)
+        return bool(self.failures) and self.num_scored == num_timeouts and not self.num_not_applicable
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"failures": dict(self.failures)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """All that one scoring gave."""
+
+    items: tuple[ItemScores, ...]
+    rewards: tuple[RewardSummary, ...]
+    seconds: float
+
+    def extremes(self, name: str, count: int) -> tuple[list[ItemScores], list[ItemScores]]:
+        """Return the worst and the best items of a reward, the most extreme first; no worst where all are alike."""
+        valued = [(value, item) for item in self.items if (value := item.values[name]) is not None]
+        ordered = [item for _, item in sorted(valued, key=lambda pair: pair[0])]
+        if len({value for value, _ in valued}) < 2:
+            return [], ordered[:count]
+        num_each = min(count, len(ordered) // 2)
+        return ordered[:num_each], ordered[: -num_each - 1 : -1]
+
+    def failed(self, name: str, count: int) -> list[ItemScores]:
+        """Return the first items of which a reward failed with a reason, each reason once."""
+        found: dict[str, ItemScores] = {}
+        for item in self.items:
+            if name in item.reasons and len(found) < count:
+                found.setdefault(item.reasons[name], item)
+        return list(found.values())
+
+
+def score_items(
+    settings: Mapping[str, RewardSettings],
+    items: Sequence[ScoreItem],
+    *,
+    batch_size: int = BATCH_SIZE,
+    on_progress: Callable[[int], None] = lambda num_done: None,
+) -> Scores:
+    """Return every reward of every item; failures are counted, none stops the scoring.
+
+    Args:
+        settings: the rewards by name; their ``on_error`` is not used, because each item is to keep its own outcome.
+        items: in order; a group's items go in one batch.
+        batch_size: items that are scored together at least; latencies are of batches.
+        on_progress: told how many items are done.
+
+    Raises:
+        UserError: if a reward needs token ids and the file has none.
+        RewardContractError: if a reward does not return one value a completion.
+        RewardOutageError: if a reward does not answer at all; not for one of weight 0 that gates nothing.
+        RewardLoadError: if a reward could not be made.
+    """
+    start_s = time.perf_counter()
+    masked = {name: reward.model_copy(update={"on_error": "mask"}) for name, reward in settings.items()}
+    scored: list[ItemScores] = []
+    times: dict[str, list[BatchTime]] = {name: [] for name in settings}
+    ranges: dict[str, tuple[float, float]] = {}
+    with RewardPool(masked, max_failed_fraction=1.0) as pool:
+        pool.wait_until_loaded()
+        _check_token_ids(pool, items)
+        for batch in _batches(items, batch_size):
+            rollouts, refusals = _readable(batch)
+            readable = [rollout for rollout in rollouts if rollout is not None]
+            table = pool.score(readable) if readable else None
+            ranges = ranges if table is None else dict(zip(table.names, table.ranges, strict=True))
+            scored += _item_scores(tuple(settings), batch, rollouts, refusals, table, pool.last_reasons)
+            for name in settings if table is not None else ():
+                _note_time(times[name], pool.last_stats[name])
+            on_progress(len(scored))
+    return Scores(
+        items=tuple(scored),
+        rewards=tuple(
+            _summary(name, reward, ranges.get(name), scored, times[name]) for name, reward in settings.items()
+        ),
+        seconds=time.perf_counter() - start_s,
+    )
+
+
+def bench_rewards(
+    settings: Mapping[str, RewardSettings],
+    items: Sequence[ScoreItem],
+    *,
+    num_passes: int = NUM_BENCH_PASSES,
+    on_progress: Callable[[int], None] = lambda num_done: None,
+) -> dict[str, float]:
+    """Return items a second by reward, each alone: the median pass, after one that warms up.
+
+    Every pass sees other items, so that no cache answers. Pictures are read beforehand.
+
+    Raises:
+        UserError: if there are fewer items than passes, or too few can be read.
+    """
+    readable = [rollout for rollout in _readable(items)[0] if rollout is not None]
+    each = len(readable) // (num_passes + 1)
+    if not each:
+        raise UserError(
+            f"{len(readable)} items do not share out over {num_passes + 1} passes, each with items of its own; "
+            f"give at least {num_passes + 1}"
+        )
+    rates: dict[str, float] = {}
+    for num_done, (name, reward) in enumerate(settings.items(), start=1):
+        alone: dict[str, Any] = {
+            "on_error": "mask",
+            "weight": 1.0,  # So that an outage is an error here, too, and no rate.
+            "gate": [],
+            "worker": None,
+            "cache": "off",
+            "cache_file": None,
+        }
+        with RewardPool({name: reward.model_copy(update=alone)}, max_failed_fraction=1.0) as pool:
+            pool.wait_until_loaded()
+            _check_token_ids(pool, items)
+            rates_of_passes = []
+            for number in range(num_passes + 1):
+                start_s = time.perf_counter()
+                pool.score(readable[number * each : (number + 1) * each])
+                rates_of_passes.append(each / (time.perf_counter() - start_s))
+        rates[name] = statistics.median(rates_of_passes[1:])
+        on_progress(num_done)
+    return rates
+
+
+def write_scores(folder: Path, scores: Scores) -> None:
+    """Write ``scores.jsonl``, one item a line in the order given, and ``summary.json``.
+
+    A line has ``reasons`` where a reward failed, by its name, and ``refusal`` where a picture could not be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(_record(scored), ensure_ascii=False) for scored in scores.items]
+    write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")
+    summary = {
+        "num_items": len(scores.items),
+        "seconds": scores.seconds,
+        "rewards": {reward.name: reward.as_json() for reward in scores.rewards},
+    }
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+
+
+def _record(scored: ItemScores) -> dict[str, Any]:
+    item = scored.item
+    record = {
+        "source": item.source,
+        "id": item.id,
+        "sample_index": item.sample_index,
+        "task": item.task,
+        "reward": scored.reward,
+        "rewards": dict(scored.values),
+        "passed": dict(scored.passed),
+        "status": dict(scored.status),
+    }
+    reasons = {"reasons": dict(scored.reasons)} if scored.reasons else {}
+    return record | reasons | ({"refusal": scored.refusal} if scored.refusal else {})
+
+
+def _check_token_ids(pool: RewardPool, items: Sequence[ScoreItem]) -> None:
+    for name in pool.names_wanting_completion_ids:
+        for item in items:
+            if item.completion_ids is None:
+                raise UserError(
+                    f"{item.source}: the reward {name!r} counts tokens; give each line a column completion_ids, or "
+                    "have it count words (length and repetition: `unit: words` in their arguments), or leave it out"
+                )
+
+
+def _batches(items: Sequence[ScoreItem], batch_size: int) -> Iterator[Sequence[ScoreItem]]:
+    """Yield runs of at least ``batch_size`` items that end where a group ends; the last may be shorter."""
+    start = 0
+    for end in range(1, len(items) + 1):
+        is_end_of_group = end == len(items) or items[end].sample_index == 0
+        if end == len(items) or (is_end_of_group and end - start >= batch_size):
+            yield items[start:end]
+            start = end
+
+
+def _readable(batch: Sequence[ScoreItem]) -> tuple[list[Rollout | None], list[str]]:
+    """Return the rollout of each item, None where its picture was refused, and the reasons."""
+    rollouts: list[Rollout | None] = []
+    refusals = []
+    for item in batch:
+        try:
+            rollouts.append(item.rollout())
+            refusals.append("")
+        except PictureRefusedError as error:
+            rollouts.append(None)
+            refusals.append(str(error))
+    return rollouts, refusals
+
+
+def _item_scores(
+    names: Sequence[str],
+    batch: Sequence[ScoreItem],
+    rollouts: Sequence[Rollout | None],
+    refusals: Sequence[str],
+    table: RewardTable | None,
+    reasons: Mapping[str, Sequence[str]],
+) -> Iterator[ItemScores]:
+    totals = np.array([]) if table is None else table.unit_total
+    row = 0
+    for item, rollout, refusal in zip(batch, rollouts, refusals, strict=True):
+        if rollout is None or table is None:
+            nothing: dict[str, None] = dict.fromkeys(names)
+            yield ItemScores(
+                item=item,
+                values=nothing,
+                passed=nothing,
+                status=dict.fromkeys(names, UNREADABLE),
+                reward=None,
+                refusal=refusal,
+            )
+            continue
+        yield ItemScores(
+            item=item,
+            values=table.values_of(row),
+            passed=table.passed_of(row),
+            status={
+                name: RewardStatus(int(table.status[row, column])).name.lower()
+                for column, name in enumerate(table.names)
+            },
+            reward=number_or_none(totals[row]),
+            reasons={name: legible(reason[row]) for name, reason in reasons.items() if reason[row]},
+        )
+        row += 1
+
+
+def _note_time(times: list[BatchTime], stats: RewardStats) -> None:
+    if stats.num_items:
+        times.append(BatchTime(num_items=stats.num_items, seconds=stats.seconds))
+
+
+def _summary(
+    name: str,
+    reward: RewardSettings,
+    range_: tuple[float, float] | None,
+    scored: Sequence[ItemScores],
+    times: Sequence[BatchTime],
+) -> RewardSummary:
+    values = np.array([item.values[name] for item in scored if item.values[name] is not None], dtype=np.float64)
+    status = [item.status[name] for item in scored]
+    failures = {kind: status.count(kind) for kind in (*(s.name.lower() for s in _FAILURES), UNREADABLE)}
+    seconds = np.array([batch.seconds for batch in times])
+    return RewardSummary(
+        name=name,
+        use=reward.use,
+        weight=reward.weight,
+        range=range_,
+        num_scored=len(values),
+        num_not_applicable=status.count(RewardStatus.NOT_APPLICABLE.name.lower()),
+        failures={kind: count for kind, count in failures.items() if count},
+        mean=_of(values, np.mean),
+        std=_of(values, np.std),
+        p5=_of(values, lambda v: np.percentile(v, 5)),
+        p95=_of(values, lambda v: np.percentile(v, 95)),
+        latency_p50_s=_of(seconds, lambda v: np.percentile(v, 50)),
+        latency_p95_s=_of(seconds, lambda v: np.percentile(v, 95)),
+        items_per_s=sum(batch.num_items for batch in times) / float(seconds.sum()) if len(times) else None,
+    )
+
+
+def _of(values: np.ndarray, measure: Callable[[np.ndarray], Any]) -> float | None:
+    return float(measure(values)) if len(values) else None

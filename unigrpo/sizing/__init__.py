@@ -1,0 +1,1 @@
+"""Sizes, memory and batch arithmetic, without torch."""

@@ -1,0 +1,229 @@
+"""What a step of a recipe costs: counts that follow from the recipe, memory that follows from config.json."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from unigrpo.models.files.folders import resolve_folder
+from unigrpo.recipe.checks import is_hub_id
+from unigrpo.settings import Recipe, TaskSettings
+from unigrpo.sizing.model_size import ModelSize
+
+PROMPT_TOKENS = 128
+"""Assumed text tokens of a prompt: the real number is known when the data is read."""
+_PICTURE_PATCH = 16  # pixels a side of one MAGVIT-v2 code
+SAMPLER_LOGITS = 1 << 25
+"""Logits that the sampler holds at one time: ``rollouts.draw.ELEMENTS_PER_CHUNK``, which only torch can import."""
+_BYTES_A_SAMPLER_LOGIT = 24  # three float32 (with, without and after guidance), probabilities, their float64 sums
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of the arithmetic."""
+
+    name: str
+    value: str
+    explanation: str = ""
+
+
+_LLADA_8B = {"d_model": 4096, "n_layers": 32, "n_heads": 32, "mlp_hidden_size": 12_288}
+RELEASED = {
+    r"llada-8b": _LLADA_8B | {"model_type": "llada", "vocab_size": 126_464},
+    r"mmada-8b": _LLADA_8B | {"model_type": "mmada", "vocab_size": 134_656},
+}
+"""Sizes in the released config.json files, by how the name on the hub starts."""
+
+
+def batch_arithmetic(recipe: Recipe) -> dict[str, list[Row]]:
+    """Return what one learner step does, by section, for people to read.
+
+    Args:
+        recipe: a checked recipe.
+    """
+    sections = {"tasks": _task_rows(recipe), "a step": _step_rows(recipe)}
+    memory = memory_rows(recipe)
+    if memory:
+        sections["memory of the learner, estimated"] = memory
+    return sections
+
+
+def num_rollouts(recipe: Recipe) -> int:
+    """Return N = P * G of a step, over all tasks."""
+    return recipe.group_size * sum(task.prompts_per_step for task in recipe.tasks.values())
+
+
+def num_rollout_rows(recipe: Recipe) -> int:
+    """Return rows that go through the model to generate a step's rollouts: guidance counts twice."""
+    return sum(_rollout_rows(recipe, task) for task in recipe.tasks.values())
+
+
+def _rollout_rows(recipe: Recipe, task: TaskSettings) -> int:
+    twice = 2 if task.sampling.guidance_scale > 0 else 1
+    return task.prompts_per_step * recipe.group_size * task.sampling.num_denoising_steps * twice
+
+
+def _task_rows(recipe: Recipe) -> list[Row]:
+    rows = []
+    for name, task in recipe.tasks.items():
+        count = task.prompts_per_step * recipe.group_size
+        sampling = task.sampling
+        twice = " x 2 for guidance" if sampling.guidance_scale > 0 else ""
+        rows.append(
+            Row(
+                name=name,
+                value=f"{count:,} rollouts",
+                explanation=(
+                    f"{task.prompts_per_step} prompts x group of {recipe.group_size}; "
+                    f"{sampling.completion_length} open tokens in {sampling.num_denoising_steps} denoising steps"
+                    f"{twice}: "
+                    f"{_rollout_rows(recipe, task):,} rows through the model"
+                ),
+            )
+        )
+    return rows
+
+
+def _step_rows(recipe: Recipe) -> list[Row]:
+    rollouts, updates = num_rollouts(recipe), recipe.learner.num_inner_updates
+    tokens = sum(
+        task.prompts_per_step * recipe.group_size * task.sampling.completion_length for task in recipe.tasks.values()
+    )
+    micro = min(recipe.learner.micro_batch_rows, rollouts)
+    num_micro = -(-rollouts // micro)
+    groups_per_unit = recipe.rollouts.rows_per_unit // recipe.group_size
+    units = sum(-(-task.prompts_per_step // groups_per_unit) for task in recipe.tasks.values())
+    no_grad = updates - 1 + (updates if recipe.objective.kl_coef > 0 else 0)
+    reference = "the reference on each draw" if recipe.objective.kl_coef > 0 else "no reference (kl_coef 0)"
+    workers = f"{recipe.rollouts.num_actors} actors" if recipe.rollouts.num_actors else "this process"
+    return [
+        Row(name="rollouts", value=f"{rollouts:,}", explanation=f"{tokens:,} open tokens"),
+        Row(
+            name="work units",
+            value=f"{units:,}",
+            explanation=f"up to {groups_per_unit} whole groups of one task each, sampled in {workers}",
+        ),
+        Row(
+            name="rows to generate",
+            value=f"{num_rollout_rows(recipe):,}",
+            explanation="forward passes of one row, denoising steps and guidance counted",
+        ),
+        Row(name="mask draws", value=f"{updates}", explanation="one an inner update (mu), over all rollouts"),
+        Row(
+            name="rows without gradient",
+            value=f"{no_grad * rollouts:,}",
+            explanation=f"old on all draws but the first, {reference}",
+        ),
+        Row(
+            name="rows with gradient",
+            value=f"{updates * rollouts:,}",
+            explanation=f"{num_micro} micro-batches of up to {micro} rows an update",
+        ),
+        Row(
+            name="optimiser updates",
+            value=f"{updates}",
+            explanation=f"{updates * recipe.num_steps:,} in the run of {recipe.num_steps:,} steps",
+        ),
+    ]
+
+
+def memory_rows(recipe: Recipe, size: ModelSize | None = None, length: int | None = None) -> list[Row]:
+    """Return what the learner and each actor hold, estimated; nothing where the model's sizes are not known.
+
+    Args:
+        recipe: a checked recipe.
+        size: of the policy; None reads it from config.json, or knows it by a released name.
+        length: tokens of a row; None assumes those of the recipe's longest.
+    """
+    size = size or _model_size(recipe)
+    if size is None:
+        return []
+    num_bytes = 2 if recipe.policy.dtype == "bfloat16" else 4
+    weights = size.num_parameters * num_bytes
+    if recipe.lora.enabled:
+        trained = size.num_adapter_parameters(recipe.lora.r, recipe.lora.targets)
+        trained_bytes, noun = trained * 4, f"LoRA of rank {recipe.lora.r}: {trained / 1e6:.2f} M weights in float32"
+    else:
+        trained = size.num_parameters
+        trained_bytes, noun = weights, "the frozen reference: a copy of the weights"
+    optimiser = trained * 8 + trained * (4 if recipe.lora.enabled else num_bytes)
+    assumed = f"prompts taken as {PROMPT_TOKENS} text tokens and their pictures' codes" if length is None else ""
+    length = length or _longest_row(recipe)
+    micro = min(recipe.learner.micro_batch_rows, num_rollouts(recipe))
+    activations = _activation_bytes(recipe, size, micro, length, num_bytes)
+    chunk = recipe.learner.logprob_chunk * size.vocabulary * 4 * 2
+    sampler, unit_rows = _sampler_bytes(recipe, size, length, num_bytes)
+    by_name = f", known by the name {recipe.policy.path}" if is_hub_id(recipe.policy.path) else ""
+    recomputed = ", each block recomputed in backward" if recipe.policy.gradient_checkpointing else ""
+    rows = [
+        ("weights", weights, f"{size.num_parameters / 1e6:,.1f} M in {recipe.policy.dtype}{by_name}"),
+        ("adapter" if recipe.lora.enabled else "reference", trained_bytes, noun),
+        ("gradients, AdamW", optimiser, "one gradient and two moments a trained weight"),
+        ("activations", activations, f"{micro} rows of about {length:,} tokens{recomputed}"),
+        ("logits chunk", chunk, f"{recipe.learner.logprob_chunk:,} positions x {size.vocabulary:,} ids, twice"),
+    ]
+    update = activations + chunk
+    total = weights + trained_bytes + optimiser
+    sampled = f"up to {unit_rows} rows of about {length:,} tokens and {SAMPLER_LOGITS / 1e6:.0f} M logits"
+    if recipe.rollouts.num_actors:
+        copy = weights + (trained_bytes if recipe.lora.enabled else 0) + sampler
+        actors = [
+            Row(
+                name="each actor, besides",
+                value=_gigabytes(copy),
+                explanation=(
+                    f"x {recipe.rollouts.num_actors} actors: a copy of the policy (on one CPU machine they share the "
+                    f"file's pages) and the sampler's {_gigabytes(sampler)}: {sampled}"
+                ),
+            )
+        ]
+        total += update
+    else:
+        rows.append(("sampler", sampler, f"{sampled}, between updates: not on top of activations"))
+        total, actors = total + max(update, sampler), []
+    return [
+        *(Row(name=name, value=_gigabytes(amount), explanation=why) for name, amount, why in rows),
+        Row(name="total", value=_gigabytes(total), explanation=assumed),
+        *actors,
+    ]
+
+
+def _sampler_bytes(recipe: Recipe, size: ModelSize, length: int, num_bytes: int) -> tuple[int, int]:
+    """Return what sampling a unit holds at one time, and the unit's rows: one block without gradient, and logits."""
+    unit_rows = max(
+        min(recipe.rollouts.rows_per_unit, task.prompts_per_step * recipe.group_size)
+        * (2 if task.sampling.guidance_scale > 0 else 1)
+        for task in recipe.tasks.values()
+    )
+    block = unit_rows * length * max(6 * size.width, 2 * size.width + 3 * size.mlp_width) * num_bytes
+    masked = unit_rows * length * size.vocabulary
+    return block + min(masked, SAMPLER_LOGITS) * _BYTES_A_SAMPLER_LOGIT, unit_rows
+
+
+def _activation_bytes(recipe: Recipe, size: ModelSize, rows: int, length: int, num_bytes: int) -> int:
+    """Return what backward keeps: per token about 10 widths and 4 MLP widths a block, without the attention matrix."""
+    block = rows * length * (10 * size.width + 4 * size.mlp_width) * num_bytes
+    if recipe.policy.gradient_checkpointing:
+        return block + rows * length * size.width * size.num_layers * num_bytes
+    return block * size.num_layers
+
+
+def _longest_row(recipe: Recipe) -> int:
+    codes = (recipe.policy.image_size // _PICTURE_PATCH) ** 2
+    return max(
+        PROMPT_TOKENS + task.sampling.completion_length + (codes if name == "understand" else 0)
+        for name, task in recipe.tasks.items()
+    )
+
+
+def _model_size(recipe: Recipe) -> ModelSize | None:
+    path = recipe.policy.path
+    if is_hub_id(path):
+        name = path.rpartition("/")[2]
+        known = next((config for start, config in RELEASED.items() if re.match(start, name, re.IGNORECASE)), None)
+        return ModelSize.from_config(known) if known else None
+    return ModelSize.from_folder(resolve_folder(path))
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"

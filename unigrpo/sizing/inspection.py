@@ -1,0 +1,269 @@
+"""What a checkpoint is, from its config.json, its tokenizer and the headers of its files: no weight is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from torch import nn
+
+from unigrpo.models.families import family_name, import_family, untrained_tasks
+from unigrpo.models.files import weights
+from unigrpo.models.files.folders import resolve_folder
+from unigrpo.models.files.tokenizer import TextTokenizer
+from unigrpo.models.files.vocabulary import resolve_vocabulary
+from unigrpo.models.loading import empty_module, read_config
+from unigrpo.settings import Recipe
+from unigrpo.sizing.arithmetic import PROMPT_TOKENS, Row, memory_rows
+from unigrpo.sizing.model_size import ModelSize
+from unigrpo.types import Task
+
+if TYPE_CHECKING:
+    from unigrpo.models.text_policy import TextPolicy
+
+SMALL_FILES = ("*.json", "*.jinja", "merges.txt")
+"""What is downloaded of a hub id: no weights."""
+
+PARTS = (
+    ("vision", r"(^|\.)(vision_tower|vision_model|eye|embed_vision)\."),
+    ("projector", r"(^|\.)(mm_projector|image_newline)"),
+    ("experts", r"\.experts?\."),
+    ("router", r"\.(router|gate)(\.|$)"),
+    ("embedding", r"(wte|embed_tokens|tok_embeddings|embeddings\.\w+)(\.weight)?$|word_embeddings|position_embeddings"),
+    ("head", r"lm_head|transformer\.ff_out|(^|\.)(cls|head|decoder)\.(?!layers|embed|self_cond)"),
+    ("attention", r"attn|attention|[qkv]_proj"),
+    ("feed-forward", r"mlp|(ff|gate|up|down)_proj|ff_out|intermediate|fc[12]|output\.dense"),
+)
+"""Part of a model by the name of a tensor; the first that is found in it."""
+
+SIZE_KEYS = (
+    ("layers", ("n_layers", "num_hidden_layers")),
+    ("width", ("d_model", "hidden_size")),
+    ("heads", ("n_heads", "num_attention_heads")),
+    ("key-value heads", ("n_kv_heads", "num_key_value_heads")),
+    ("feed-forward width", ("mlp_hidden_size", "intermediate_size", "dense_intermediate_size")),
+    ("experts", ("num_experts",)),
+    ("experts a token", ("num_experts_per_tok", "top_k_experts")),
+    ("block length", ("block_size", "canvas_length")),
+)
+MEMORY_RECIPE: dict[str, Any] = {
+    "name": "inspect", "num_steps": 1, "group_size": 8,
+    "tasks": {"reason": {"data": {}, "prompts_per_step": 8,
+                         "sampling": {"completion_length": 256, "num_denoising_steps": 128}}},
+    "rewards": {}, "learner": {"lr": 3e-6, "micro_batch_rows": 8}, "rollouts": {"num_actors": 1},
+}  # fmt: skip
+"""What memory is estimated for: LoRA of rank 16, bfloat16, 8 rows with gradient, 64 sampled."""
+
+OPEN_TOKENS = 256
+PICTURE = (640, 480)
+"""Width and height of a prompt's picture where its size decides how many tokens it has."""
+
+
+def inspect_model(
+    path: str | Path, revision: str | None = None, *, length: int | None = None, images: int | None = None
+) -> dict[str, list[Row]]:
+    """Return sections of rows for people to read.
+
+    Args:
+        path: a folder, ``asset:NAME``, or a hub id, of which only the small files are downloaded.
+        revision: branch, tag or commit of a hub id.
+        length: open tokens of the rows that memory is estimated for; None is 256 of text, or a picture's codes.
+        images: pictures in their prompts; None is one where the family is trained to read pictures.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: a family or config value that is not known, or pictures for a family that reads none.
+    """
+    folder = resolve_folder(path, files=SMALL_FILES, revision=revision)
+    raw = read_config(folder)
+    name = family_name(raw)
+    family = import_family(name)
+    config = family.complete_config(raw, folder)
+    module = empty_module(family, config)
+    shapes = _shapes(module)
+    return {
+        "model": [
+            Row(name="family", value=name.partition(":")[2].removesuffix("Policy"), explanation=name),
+            *_size_rows(config),
+            _files_row(family, module, folder),
+        ],
+        "parameters": _parameter_rows(shapes),
+        "vocabulary": _vocabulary_rows(family, config, folder),
+        "tasks": _task_rows(family, raw),
+        "memory, estimated": _memory_rows(
+            str(path),
+            config,
+            module,
+            shapes,
+            counted_row(family, config, module, length, images),
+            is_trained=bool(_trained(family, raw)),
+        ),
+    }
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor, a tied one once."""
+    again = {name for names in weights.tied_names(module) for name in names[1:]}
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name not in again}
+
+
+def _size_rows(config: Mapping[str, Any]) -> list[Row]:
+    places = (config, config.get("text_config") or {}, config.get("phi") or {})
+    rows = []
+    for title, keys in SIZE_KEYS:
+        found = [(key, place[key]) for place in places for key in keys if place.get(key)]
+        if found:
+            rows.append(Row(name=title, value=f"{found[0][1]:,}", explanation=found[0][0]))
+    return rows
+
+
+def _files_row(family: type[TextPolicy], module: nn.Module, folder: Path) -> Row:
+    """Say whether the files' tensors fit, by their headers."""
+    try:
+        files = weights.weight_files(folder)
+        stored = weights.read_shapes(files)
+        weights.match_names(module, stored, str(folder), family.module_name)
+    except (FileNotFoundError, ValueError) as error:
+        return Row(name="files", value="do not load", explanation=str(error))
+    size = sum(path.stat().st_size for path in files)
+    explanation = f"all {len(stored)} tensors fit, in {len(files)} file{'s' if len(files) > 1 else ''}"
+    return Row(name="files", value=f"{size / 1e9:,.3f} GB", explanation=explanation)
+
+
+def _part(name: str) -> str:
+    return next((part for part, pattern in PARTS if re.search(pattern, name)), "norms and others")
+
+
+def _parameter_rows(shapes: Mapping[str, tuple[int, ...]]) -> list[Row]:
+    counts: dict[str, int] = {}
+    for name, shape in shapes.items():
+        counts[_part(name)] = counts.get(_part(name), 0) + math.prod(shape)
+    total = sum(counts.values())
+    rows = [
+        Row(name=part, value=_millions(count), explanation=f"{count / total:.1%}")
+        for part, count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+    return [*rows, Row(name="total", value=_millions(total), explanation=f"{total:,} in {len(shapes)} tensors")]
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.3f} M" if count < 1e8 else f"{count / 1e9:,.3f} B"
+
+
+def _vocabulary_rows(family: type[TextPolicy], config: Mapping[str, Any], folder: Path) -> list[Row]:
+    rows = family.embedding_rows(config)
+    has_tokenizer = (folder / "tokenizer.json").is_file()
+    tokenizer = TextTokenizer.from_folder(folder) if has_tokenizer else None
+    try:
+        ids = resolve_vocabulary(
+            config,
+            size=rows,
+            tokenizer=tokenizer,
+            overrides=None,
+            codebook_size=family.codebook_size(config),
+            token_text=family.token_text,
+        )
+    except ValueError as error:
+        return [Row(name="embedding", value=f"{rows:,}"), Row(name="ids", value="not known", explanation=str(error))]
+    found = [
+        Row(name="embedding", value=f"{rows:,}", explanation="rows"),
+        Row(name="text", value="{:,}..{:,}".format(*ids.text_range), explanation="half-open"),
+        Row(name="mask, eos, pad", value=f"{ids.mask_token_id}, {ids.eos_token_id}, {ids.pad_token_id}"),
+        Row(
+            name="tokenizer",
+            value=f"{len(tokenizer):,} tokens" if tokenizer else "none",
+            explanation=_template(tokenizer),
+        ),
+    ]
+    if ids.image_range is not None:
+        found.insert(2, Row(name="image codes", value="{:,}..{:,}".format(*ids.image_range), explanation="half-open"))
+    return found
+
+
+def _template(tokenizer: TextTokenizer | None) -> str:
+    if tokenizer is None:
+        return "token ids only; give load_policy(tokenizer=FOLDER)"
+    return "with a chat template" if tokenizer.chat_template else "without a chat template"
+
+
+def _trained(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Task]:
+    untrained = untrained_tasks(config)
+    return [task for task in family.tasks if task not in untrained]
+
+
+def counted_row(
+    family: type[TextPolicy], config: Mapping[str, Any], module: nn.Module, length: int | None, images: int | None
+) -> tuple[int, Row]:
+    """Return the tokens of a row of what a family does, and how they are counted.
+
+    The longest row counts: a question about a picture, else a text; the picture itself where only pictures train.
+
+    Raises:
+        ValueError: pictures for a family that reads none.
+    """
+    tasks = _trained(family, config) or family.tasks
+    if images and "understand" not in family.tasks:
+        raise ValueError(f"{images} pictures were asked for, but {family.__name__} reads none; leave --images out")
+    if images is None:
+        images = 1 if "understand" in tasks else 0
+    codes = int(config.get("num_vq_tokens") or 0)
+    is_picture = tasks == ["imagine"] and not images
+    opened = length or (codes if is_picture and codes else OPEN_TOKENS)
+    eye = getattr(module, "eye", None)
+    each = eye.count(PICTURE) if eye is not None else codes
+    told = [f"{PROMPT_TOKENS} of text"]
+    if images:
+        pictures = "one picture" if images == 1 else f"{images} pictures"
+        told.append(f"{images * each:,} of {pictures}" + (" of {} x {} pixels".format(*PICTURE) if eye else ""))
+    told.append(f"{opened:,} open" + (", a picture's codes" if is_picture else ""))
+    tokens = PROMPT_TOKENS + images * each + opened
+    task = "imagine" if is_picture else "understand" if images else "reason"
+    return tokens, Row(name="a row", value=f"{tokens:,} tokens", explanation=f"{task}: {', '.join(told)}")
+
+
+def _task_rows(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Row]:
+    untrained = untrained_tasks(config)
+    titles = {"reason": "text to text", "understand": "pictures and text to text", "imagine": "text to a picture"}
+    rows = []
+    for task in get_args(Task):
+        if task not in family.tasks:
+            rows.append(Row(name=task, value="no", explanation=titles[task]))
+        elif task in untrained:
+            rows.append(Row(name=task, value="generates only", explanation=untrained[task]))
+        else:
+            rows.append(Row(name=task, value="generates, trains", explanation=titles[task]))
+    return rows
+
+
+def _memory_rows(
+    path: str,
+    config: Mapping[str, Any],
+    module: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    counted: tuple[int, Row],
+    *,
+    is_trained: bool,
+) -> list[Row]:
+    size = ModelSize.from_config(config)
+    count = sum(math.prod(shape) for shape in shapes.values())
+    if size is None:
+        return [Row(name="weights", value=f"{count * 2 / 1e9:,.2f} GB", explanation="in bfloat16")]
+    targets = [layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and _is_target(name)]
+    wide = sum(layer.in_features + layer.out_features for layer in targets)
+    size = replace(size, num_parameters=count, linears={"all": wide})
+    length, row = counted
+    policy = {"path": path, "dtype": "bfloat16", "gradient_checkpointing": True}
+    rows = memory_rows(Recipe.model_validate(MEMORY_RECIPE | {"policy": policy}), size, length)
+    if not is_trained:
+        rows = [row for row in rows if row.name in ("weights", "each actor, besides")]
+    return [row, *rows]
+
+
+def _is_target(name: str) -> bool:
+    """Return whether a linear layer lies in a numbered block of the language body, as LoRA's default targets do."""
+    is_text = _part(f"{name}.weight") not in ("vision", "projector", "experts", "router")
+    return is_text and any(part.isdigit() for part in name.split("."))

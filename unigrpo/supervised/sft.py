@@ -1,0 +1,284 @@
+"""The supervised stage: masked-diffusion training on demonstrations of the three tasks in one batch.
+
+Its departures from the reference: padding is hidden from attention, the visible picture markers are not scored, the
+times of a batch are evenly spread. Everything random is a function of (seed, step, row), so a
+resumed run goes on as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from unigrpo.data.sources import load_prompts
+from unigrpo.errors import UserError
+from unigrpo.files import write_atomically
+from unigrpo.learner.logprobs import token_logprobs
+from unigrpo.learner.optimizer import Optimizer
+from unigrpo.models.adapter import save_adapter, save_merged, set_trainable_state, trainable_state
+from unigrpo.models.opening import open_policy, refuse_untrained
+from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from unigrpo.runs.directory import SUMMARY, clear_without_result, create_run_dir, locked
+from unigrpo.runs.metrics import MetricLog
+from unigrpo.runs.trackers.base import Observer, SilentObserver
+from unigrpo.runs.trackers.tensorboard import TensorBoard
+from unigrpo.settings import SftRecipe
+from unigrpo.supervised.losses import text_weights
+from unigrpo.supervised.rows import Demonstrations, Rows, add_noise, remembering, with_complement
+from unigrpo.types import ModelInput, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+POLICY_FOLDER = "policy"
+ADAPTER_FOLDER = "adapter"
+
+
+def run_sft(
+    recipe: SftRecipe, out: Path, observer: Observer | None = None, *, is_resumed: bool = False
+) -> dict[str, Any]:
+    """Train on demonstrations and write ``out/policy``, a whole checkpoint in the base's own layout.
+
+    The run directory holds recipe.yaml, environment.json, metrics.jsonl, checkpoints/ and summary.json beside it, and
+    after LoRA ``adapter/``, which a training recipe takes as ``policy.adapter``. A run that fails before it has a
+    result (a demonstration that does not fit) leaves nothing.
+
+    Args:
+        recipe: what to train on what.
+        out: a run directory; new, unless the run is resumed.
+        observer: hears of the progress.
+        is_resumed: go on from the newest whole checkpoint in ``out``.
+
+    Returns:
+        The summary: ``loss`` and ``loss/<task>`` (means since the last logged step), ``num_steps``, ``wall_s``,
+        ``seed``, ``policy``.
+
+    Raises:
+        UserError: if ``out`` already holds a run, another process works in it, or a resumed one has no checkpoint.
+        FloatingPointError: if the gradient is not finite.
+    """
+    observer = observer or SilentObserver()
+    if is_resumed:
+        with locked(out):
+            return _run(recipe, out, observer, _checkpoint_of(out))
+    create_run_dir(recipe, out)
+    try:
+        with locked(out):
+            return _run(recipe, out, observer, None)
+    finally:
+        clear_without_result(out)
+
+
+def _run(recipe: SftRecipe, out: Path, observer: Observer, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    start = time.perf_counter()
+    if recipe.num_threads is not None:
+        torch.set_num_threads(recipe.num_threads)
+    with ExitStack() as stack:
+        observer.phase("loading the policy")
+        training = Training(recipe)
+        first_step, means = 0, _Means({})
+        if checkpoint is not None:
+            first_step, means = checkpoint.step, _Means(checkpoint.state.get("unlogged", {}))
+            training.restore(checkpoint)
+        observer.phase("training")
+        log = stack.enter_context(MetricLog(out, resumed_step=first_step))
+        tensorboard = None
+        if recipe.tensorboard:
+            tensorboard = TensorBoard(out, resumed_step=None if checkpoint is None else first_step)
+            stack.callback(tensorboard.close)
+        metrics: dict[str, Any] = {}
+        rows_of_steps = stack.enter_context(training.prefetching(first_step))
+        for step, rows in enumerate(rows_of_steps, start=first_step):
+            means.add(training.step(step, rows))
+            done = step + 1
+            observer.progress(done, recipe.num_steps, "steps")
+            if done % recipe.log_every == 0 or done == recipe.num_steps:
+                metrics = {"step": done, **means.take()}
+                log.append(metrics)
+                if tensorboard is not None:
+                    tensorboard.step(metrics)
+                observer.step(metrics)
+            if recipe.checkpoint.every and done % recipe.checkpoint.every == 0 and done < recipe.num_steps:
+                training.save(out, done, means.values)
+        observer.phase("writing the policy")
+        _write_policy(training.policy, out)
+        summary = {
+            **{key: value for key, value in metrics.items() if key.startswith("loss")},
+            "num_steps": recipe.num_steps,
+            "wall_s": round(time.perf_counter() - start, 1),
+            "seed": recipe.seed,
+            "policy": str(out / POLICY_FOLDER),
+            "status": "finished",
+        }
+        write_atomically(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    observer.done(summary)
+    return summary
+
+
+class Training:
+    """The policy, its optimizer and its demonstrations."""
+
+    def __init__(self, recipe: SftRecipe) -> None:
+        """Open what a recipe names."""
+        self.recipe = recipe
+        self.policy: Any = open_policy(recipe.policy, recipe.lora, recipe.seed)
+        refuse_untrained(self.policy, recipe.tasks)
+        for parameter in self.policy.module.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.clone()  # loaded weights may be the mapped file
+        self.optimizer = Optimizer(self.policy.module, recipe, recipe.num_steps)
+        encoder = remembering(self.policy)
+        self.demonstrations = {
+            task: Demonstrations(
+                encoder,
+                task,
+                task_settings,
+                load_prompts(task_settings.data, task, "train", recipe.seed),
+                seed=recipe.seed,
+                caption_dropout=recipe.caption_dropout,
+            )
+            for task, task_settings in recipe.tasks.items()
+        }
+
+    def demonstrations_of(self, step: int) -> dict[Task, Rows]:
+        """Return the rows of a step by task."""
+        is_clean = step < self.recipe.clean_steps
+        return {task: source.rows(step, is_clean=is_clean) for task, source in self.demonstrations.items()}
+
+    @contextmanager
+    def prefetching(self, first_step: int) -> Iterator[Iterator[dict[Task, Rows]]]:
+        """Give the rows of every step in turn; a thread makes those of the next step while one is trained."""
+        num_threads = torch.get_num_threads()
+        with ThreadPoolExecutor(1, initializer=lambda: torch.set_num_threads(num_threads)) as thread:
+
+            def rows_of_steps() -> Iterator[dict[Task, Rows]]:
+                following = thread.submit(self.demonstrations_of, first_step)
+                for step in range(first_step, self.recipe.num_steps):
+                    rows = following.result()
+                    if step + 1 < self.recipe.num_steps:
+                        following = thread.submit(self.demonstrations_of, step + 1)
+                    yield rows
+
+            yield rows_of_steps()
+
+    def step(self, step: int, rows_by_task: dict[Task, Rows]) -> dict[str, float]:
+        """Take one optimizer step over the rows of all tasks and return its metrics."""
+        start = time.perf_counter()
+        metrics: dict[str, float] = {}
+        total = 0.0
+        for task, rows in rows_by_task.items():
+            is_complementary = self.recipe.tasks[task].masks == "complementary"
+            loss = task_loss(self.policy, task, rows, self.recipe.min_mask_ratio, is_complementary=is_complementary)
+            weighted = self.recipe.tasks[task].weight * loss
+            weighted.backward()
+            metrics[f"loss/{task}"] = loss.item()
+            total += weighted.item()
+        grad_norm = self.optimizer.clip_gradients().item()
+        if not math.isfinite(grad_norm):
+            raise FloatingPointError(f"the gradient of step {step + 1} is {grad_norm}; lower lr or raise warmup_steps")
+        self.optimizer.update(step)
+        self.optimizer.clear_gradients()
+        return {
+            "loss": total,
+            **metrics,
+            "grad_norm": grad_norm,
+            "lr": self.optimizer.rate(step),
+            "timing_s/step": time.perf_counter() - start,
+        }
+
+    def save(self, out: Path, step: int, unlogged: dict[str, list[float]]) -> None:
+        """Write a checkpoint to resume from, with the metrics that no logged mean holds yet."""
+        save_checkpoint(
+            out,
+            step,
+            {"seed": self.recipe.seed, "unlogged": unlogged},
+            self._write_tensors,
+            self.recipe.checkpoint.keep,
+        )
+
+    def _write_tensors(self, folder: Path) -> None:
+        save_file(trainable_state(self.policy), folder / "model.safetensors")
+        save_file(self.optimizer.state(), folder / "optimizer.safetensors")
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take weights and moments from a checkpoint.
+
+        Raises:
+            ValueError: if it holds other weights than those that train.
+        """
+        set_trainable_state(self.policy, load_file(checkpoint.folder / "model.safetensors"))
+        self.optimizer.load_state(load_file(checkpoint.folder / "optimizer.safetensors"))
+
+
+def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float, *, is_complementary: bool = False) -> Tensor:
+    """Return the loss of one task's rows, in nats; logits exist at the masked positions only.
+
+    Text: the sum over masked tokens of cross-entropy / mask probability / answer length, averaged over rows (the
+    reference's loss with answer lengths). Pictures: the mean over all masked codes. Complementary masks: the mean over
+    the masked tokens of both halves, without weights (LaViDa's loss).
+    """
+    device = policy.device
+    noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=min_mask_ratio)
+    if is_complementary:
+        rows, noisy = with_complement(rows, noisy, policy.vocabulary.mask_token_id)
+    clean_ids = rows.clean_ids.to(device)
+    model_input = ModelInput(
+        token_ids=noisy.token_ids.to(device),
+        is_padding=None if rows.is_padding is None else rows.is_padding.to(device),
+        clean_ids=clean_ids,
+        image_features=rows.image_features,
+        prompt_lengths=rows.prompt_lengths.to(device),
+    )
+    logprobs = token_logprobs(policy, model_input, clean_ids, noisy.is_masked.to(device))
+    if task == "imagine" or is_complementary:
+        return -logprobs.mean()
+    weights = text_weights(noisy.is_masked, noisy.mask_prob, rows.is_open.sum(dim=1))
+    return -(weights.to(device) * logprobs).sum()
+
+
+class _Means:
+    """Means of the metrics since they were last taken."""
+
+    def __init__(self, values: dict[str, list[float]]) -> None:
+        self.values: dict[str, list[float]] = defaultdict(list, values)
+
+    def add(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.values[name].append(value)
+
+    def take(self) -> dict[str, float]:
+        means = {name: sum(values) / len(values) for name, values in self.values.items()}
+        self.values.clear()
+        return means
+
+
+def _checkpoint_of(out: Path) -> Checkpoint:
+    """Return the newest whole checkpoint of a run, to go on from."""
+    checkpoint = latest_checkpoint(out)
+    if checkpoint is None:
+        raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
+    return checkpoint
+
+
+def _write_policy(policy: Any, out: Path) -> None:
+    """Write the released layout under a temporary name, then rename it."""
+    temporary, folder = out / f".{POLICY_FOLDER}", out / POLICY_FOLDER
+    for leftover in (temporary, folder):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    temporary.mkdir()
+    save_merged(policy, temporary)
+    temporary.rename(folder)
+    if policy.adapter is not None:
+        save_adapter(policy, out / ADAPTER_FOLDER)
