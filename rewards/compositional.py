@@ -10,12 +10,12 @@ from PIL import Image
 
 from unigrpo.plugin import CodeReference, PluginError, resolve
 from unigrpo.rewards.vision import geneval
-from unigrpo.rewards.vision.detection import ColourReader, Detection, Detector
+from unigrpo.rewards.vision.detection import ColorReader, Detection, Detector
 from unigrpo.rewards.vision.geneval import Wanted
 from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
 
 MASK2FORMER = "unigrpo.rewards.vision.detector_mask2former:Mask2FormerDetector"
-CLIP_COLOURS = "unigrpo.rewards.vision.colour_clip:ClipColours"
+CLIP_COLORS = "unigrpo.rewards.vision.color_clip:ClipColors"
 
 
 class Compositional:
@@ -51,8 +51,8 @@ class Compositional:
         mode: Literal["strict", "soft"] = "strict",
         detector: CodeReference | Detector = MASK2FORMER,
         detector_arguments: Mapping[str, Any] | None = None,
-        colours: CodeReference | ColourReader = CLIP_COLOURS,
-        colour_arguments: Mapping[str, Any] | None = None,
+        colors: CodeReference | ColorReader = CLIP_COLORS,
+        color_arguments: Mapping[str, Any] | None = None,
         threshold: float = geneval.THRESHOLD,
         counting_threshold: float = geneval.COUNTING_THRESHOLD,
         max_objects: int = geneval.MAX_OBJECTS,
@@ -65,8 +65,8 @@ class Compositional:
             mode: ``strict`` or ``soft``, see the class.
             detector: ``"module:Class"`` or an object, see :class:`unigrpo.rewards.vision.detection.Detector`.
             detector_arguments: for the constructor of a detector that is named.
-            colours: the same for :class:`unigrpo.rewards.vision.detection.ColourReader`.
-            colour_arguments: for its constructor.
+            colors: the same for :class:`unigrpo.rewards.vision.detection.ColorReader`.
+            color_arguments: for its constructor.
             threshold: score above which an object counts.
             counting_threshold: the same for prompts tagged ``counting``; 0.9 suits Mask2Former, a zero-shot detector
                 rarely reaches it.
@@ -90,8 +90,8 @@ class Compositional:
         self._mode = mode
         self._detector: Detector = _made(detector, detector_arguments)
         self.fingerprint = str(getattr(self._detector, "fingerprint", ""))
-        self._colours: Any = resolve(colours) if isinstance(colours, str) else colours
-        self._colour_arguments = colour_arguments
+        self._colors: Any = resolve(colors) if isinstance(colors, str) else colors
+        self._color_arguments = color_arguments
         self._threshold, self._counting_threshold = threshold, counting_threshold
         self._max_objects, self._max_overlap, self._margin = max_objects, max_overlap, position_margin
 
@@ -149,7 +149,7 @@ class Compositional:
                 "Detection a picture"
             )
         found = [self._kept(objects, clauses) for objects, clauses in zip(detected, wanted, strict=True)]
-        self._name_colours(pictures, wanted, found)
+        self._name_colors(pictures, wanted, found)
         values = []
         for clauses, objects in zip(wanted, found, strict=True):
             met = geneval.credits(clauses, objects, self._margin)
@@ -164,23 +164,23 @@ class Compositional:
             max_overlap=self._max_overlap,
         )
 
-    def _name_colours(
+    def _name_colors(
         self, pictures: list[Image.Image], wanted: list[Wanted], found: list[dict[str, list[Detection]]]
     ) -> None:
         """Fill in, in ``found``, the colours that are asked for and that the detector did not read."""
         unnamed = [
             (row, label, rank)
             for row, (clauses, objects) in enumerate(zip(wanted, found, strict=True))
-            for label, rank in geneval.needed_colours(clauses, objects)
-            if objects[label][rank].colour is None
+            for label, rank in geneval.needed_colors(clauses, objects)
+            if objects[label][rank].color is None
         ]
         if not unnamed:
             return
-        if isinstance(self._colours, type):
-            self._colours = _made(self._colours, self._colour_arguments)
-        given = self._colours([(pictures[row], found[row][label][rank]) for row, label, rank in unnamed])
+        if isinstance(self._colors, type):
+            self._colors = _made(self._colors, self._color_arguments)
+        given = self._colors([(pictures[row], found[row][label][rank]) for row, label, rank in unnamed])
         for (row, label, rank), name in zip(unnamed, given, strict=True):
-            found[row][label][rank] = replace(found[row][label][rank], colour=name)
+            found[row][label][rank] = replace(found[row][label][rank], color=name)
 
 
 def _wanted_or_none(

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 from unigrpo.lru import LruCache
 from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_equation
-from unigrpo.rewards.maths.normalise import Normal, normalise
+from unigrpo.rewards.maths.normalize import Normal, normalize
 from unigrpo.rewards.maths.spelling import are_spelt_alike
 from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
 from unigrpo.rewards.process.pauses import paused
@@ -279,14 +279,14 @@ def judge_cheaply(
         return 0.0
     if equality == "spelling":
         return float(are_spelt_alike(answer.text, gold))
-    wanted = normalise(gold)
+    wanted = normalize(gold)
     if answer.source == "text":
         return _judge_prose(answer, wanted)
     return _judge(answer.text, wanted)
 
 
 def _judge(given_text: str, wanted: Normal) -> float | _Pair:
-    given = normalise(given_text)
+    given = normalize(given_text)
     decided = _same_spelling_or_number(given, wanted)
     if decided is not None:
         return decided
@@ -341,7 +341,7 @@ def _judge_prose(answer: Answer, wanted: Normal) -> float | _Pair:
         end = _SENTENCE_END.search(rest)
         pieces.append(rest[: end.start()] if end else rest)
     for piece in pieces:
-        if 0 < len(piece) <= MAX_ANSWER_LENGTH and _same_spelling_or_number(normalise(piece), wanted) == 1.0:
+        if 0 < len(piece) <= MAX_ANSWER_LENGTH and _same_spelling_or_number(normalize(piece), wanted) == 1.0:
             return 1.0
     if re.fullmatch(r"[A-Z]", wanted.text):
         choices = [match[1] or match[2] for match in _CHOICE.finditer(answer.text)]

@@ -143,8 +143,8 @@ def pixel_distances(pictures: list[Image.Image]) -> np.ndarray:
 def hash_distances(pictures: list[Image.Image]) -> np.ndarray:
     """Return [n, n]: fraction of 64 bits that differ, each whether a pixel of 9 x 8 is darker than its right one."""
     size = (HASH_SIDE + 1, HASH_SIDE)
-    grey = [np.asarray(one.convert("L").resize(size, Image.Resampling.BOX)).astype(int) for one in pictures]
-    bits = np.stack([(np.diff(one, axis=1) > 0).ravel() for one in grey])
+    gray = [np.asarray(one.convert("L").resize(size, Image.Resampling.BOX)).astype(int) for one in pictures]
+    bits = np.stack([(np.diff(one, axis=1) > 0).ravel() for one in gray])
     return np.stack([(bits != one).mean(axis=1) for one in bits])
 
 

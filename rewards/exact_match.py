@@ -17,7 +17,7 @@ from unigrpo.rewards.text.answers import (
     extract_answer,
 )
 
-Normalisation = Literal["none", "case", "squad"]
+Normalization = Literal["none", "case", "squad"]
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -35,7 +35,7 @@ class ExactMatch:
     Cost: 30 microseconds.
     Hacked by: nothing but the right words, where the answer is marked; guessing where there are few answers.
     Recipe:
-        exact: {use: "unigrpo.rewards.exact_match:ExactMatch", arguments: {normalisation: squad}, timeout_s: 5}
+        exact: {use: "unigrpo.rewards.exact_match:ExactMatch", arguments: {normalization: squad}, timeout_s: 5}
     """
 
     range = (0.0, 1.0)
@@ -44,12 +44,12 @@ class ExactMatch:
     is_deterministic = True
 
     def __init__(
-        self, *, normalisation: Normalisation = "squad", sources: Collection[AnswerSource] = ALL_SOURCES
+        self, *, normalization: Normalization = "squad", sources: Collection[AnswerSource] = ALL_SOURCES
     ) -> None:
         r"""Set up.
 
         Args:
-            normalisation: what two spellings may differ in.
+            normalization: what two spellings may differ in.
             sources: where an answer may stand: ``box`` (``\boxed{}``), ``tag`` (``<answer>``), ``hashes`` (``####``),
                 ``text`` (all of the unmarked text behind the reasoning).
 
@@ -57,9 +57,9 @@ class ExactMatch:
             ValueError: for an unknown normalisation or source.
         """
         rules: dict[str, Callable[[str], str]] = {"none": str.strip, "case": _as_case, "squad": _as_squad}
-        if normalisation not in rules:
-            raise ValueError(f"normalisation {normalisation!r} is unknown; give one of {list(rules)}")
-        self._normalise = rules[normalisation]
+        if normalization not in rules:
+            raise ValueError(f"normalisation {normalization!r} is unknown; give one of {list(rules)}")
+        self._normalize = rules[normalization]
         self._sources = checked_sources(sources)
 
     def __call__(
@@ -78,7 +78,7 @@ class ExactMatch:
         answer = extract_answer(text, self._sources)
         if answer is None:
             return 0.0
-        return float(self._normalise(answer.text) in {self._normalise(gold) for gold in accepted})
+        return float(self._normalize(answer.text) in {self._normalize(gold) for gold in accepted})
 
 
 def _as_case(text: str) -> str:

@@ -77,9 +77,9 @@ def _read_cell(cell: np.ndarray) -> tuple[str, str] | None:
     strength = float(chroma.reshape(-1)[core].mean())
     if strength < MIN_CHROMA:
         return None
-    names = [_colour(pixel) for pixel in cell.reshape(-1, 3)[core]]
-    colour = max(sorted(set(names)), key=names.count)
-    if names.count(colour) < MIN_AGREEMENT * CORE:
+    names = [_color(pixel) for pixel in cell.reshape(-1, 3)[core]]
+    color = max(sorted(set(names)), key=names.count)
+    if names.count(color) < MIN_AGREEMENT * CORE:
         return None
     is_painted = chroma > strength / 2
     overlaps = {
@@ -87,10 +87,10 @@ def _read_cell(cell: np.ndarray) -> tuple[str, str] | None:
         for shape, outline in _outlines().items()
     }
     shape = max(overlaps, key=lambda name: overlaps[name])
-    return (colour, shape) if overlaps[shape] >= MIN_OVERLAP else None
+    return (color, shape) if overlaps[shape] >= MIN_OVERLAP else None
 
 
-def _colour(pixel: np.ndarray) -> str:
+def _color(pixel: np.ndarray) -> str:
     degrees = 360 * colorsys.rgb_to_hsv(*(float(value) / 255 for value in pixel))[0]
     return next(name for name, limit in HUES if degrees < limit)
 
@@ -181,9 +181,9 @@ def _pairs(found: list[Found]) -> list[tuple[Found | None, Found | None]]:
 
 def _points(pair: tuple[Found | None, Found | None], asked: Sequence[Sequence[str]], relation: str | None) -> int:
     points = 0
-    for one, (colour, shape) in zip(pair, asked, strict=True):
+    for one, (color, shape) in zip(pair, asked, strict=True):
         if one is not None:
-            points += (one[0] == colour) + (one[1] == shape)
+            points += (one[0] == color) + (one[1] == shape)
     first, second = pair
     if first is not None and second is not None and _holds(relation, first, second):
         points += 2

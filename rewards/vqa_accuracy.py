@@ -104,8 +104,8 @@ class VQAAccuracy:
 
 def soft_accuracy(answer: str, annotated: Sequence[str]) -> float:
     """Return the accuracy of one answer against those of the annotators."""
-    wanted = normalise_vqa(answer)
-    agreeing = [normalise_vqa(other) == wanted for other in annotated]
+    wanted = normalize_vqa(answer)
+    agreeing = [normalize_vqa(other) == wanted for other in annotated]
     if len(agreeing) == 1:
         return float(agreeing[0])
     enough = min(NUM_AGREEING, len(agreeing) - 1)
@@ -113,7 +113,7 @@ def soft_accuracy(answer: str, annotated: Sequence[str]) -> float:
     return sum(min(1.0, (total - own) / enough) for own in agreeing) / len(agreeing)
 
 
-def normalise_vqa(answer: str) -> str:
+def normalize_vqa(answer: str) -> str:
     """Return an answer as VQA's evaluation compares it.
 
     A punctuation sign is dropped where it touches a blank anywhere in the answer, or where the answer has a comma

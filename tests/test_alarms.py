@@ -12,7 +12,7 @@ from unigrpo.runs.alarms import WINDOW, Alarms, alarms_of, completion_metrics
 from unigrpo.settings import RewardSettings
 
 REWARDS = {
-    "optimised": RewardSettings(use="a:b", weight=1.0, tasks=["imagine"]),
+    "optimized": RewardSettings(use="a:b", weight=1.0, tasks=["imagine"]),
     "held_out": RewardSettings(use="a:b", weight=0.0, tasks=["imagine"]),
 }
 
@@ -36,14 +36,14 @@ def alarms(records, rewards=REWARDS):
 def rising_and_falling(slope=0.01, other=-0.01):
     return [
         record(step, **{
-            "rewards/optimised/mean": 0.3 + slope * step + noise(step),
+            "rewards/optimized/mean": 0.3 + slope * step + noise(step),
             "rewards/held_out/mean": 0.6 + other * step + noise(step + 5),
         })
         for step in range(WINDOW)
     ]  # fmt: skip
 
 
-def test_an_optimised_reward_that_rises_while_a_held_out_one_falls_sets_the_alarm():
+def test_an_optimized_reward_that_rises_while_a_held_out_one_falls_sets_the_alarm():
     found = alarms(rising_and_falling())
     assert alarms_of(found) == ["held_out_falls"]
     # Halves of a line of slope 0.01 over 20 steps differ by ten steps, 0.1.
@@ -63,7 +63,7 @@ def test_a_measurement_or_a_reward_of_another_task_is_not_held_out(change):
 
 
 def test_a_negative_weight_rises_when_its_value_falls():
-    rewards = REWARDS | {"optimised": REWARDS["optimised"].model_copy(update={"weight": -1.0})}
+    rewards = REWARDS | {"optimized": REWARDS["optimized"].model_copy(update={"weight": -1.0})}
     assert alarms_of(alarms(rising_and_falling(-0.01, -0.01), rewards)) == ["held_out_falls"]
     assert alarms_of(alarms(rising_and_falling(), rewards)) == []
 

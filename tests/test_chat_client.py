@@ -83,7 +83,7 @@ def test_what_another_try_would_not_mend_fails_at_once(reply: Any, wanted: str) 
         assert len(server.requests) == 1
 
 
-def test_retry_after_is_honoured() -> None:
+def test_retry_after_is_honored() -> None:
     moments: list[float] = []
 
     def answer(request: Request) -> Any:

@@ -85,7 +85,7 @@ def test_right_picture_is_preferred_to_one_with_a_mistake(reward, prompts):
 
 def test_generated_caption_is_compared_without_its_reasoning(reward):
     picture = render(
-        Scene(cells={(1, 0): Item(colour="red", shape="circle"), (1, 3): Item(colour="blue", shape="square")})
+        Scene(cells={(1, 0): Item(color="red", shape="circle"), (1, 3): Item(color="blue", shape="square")})
     )
     captions = [
         "red circle left of blue square",

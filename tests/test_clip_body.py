@@ -54,10 +54,10 @@ def body(towers):
 
 
 def test_prompt_of_a_group_and_a_picture_seen_twice_are_encoded_once(body):
-    colours = [Image.new("RGB", (4, 4), (index, 9, 7)) for index in (1, 2, 3)]
-    body.cosines(["ab"] * 6, [*colours, *colours])
+    colors = [Image.new("RGB", (4, 4), (index, 9, 7)) for index in (1, 2, 3)]
+    body.cosines(["ab"] * 6, [*colors, *colors])
     assert (body.num_texts_encoded, body.num_pictures_encoded) == (1, 3)
-    copies = [colour.copy() for colour in colours]
+    copies = [color.copy() for color in colors]
     body.cosines(["ab", "cc", "ab"], copies)
     assert (body.num_texts_encoded, body.num_pictures_encoded) == (2, 3)
 

@@ -262,7 +262,7 @@ def test_what_a_right_program_leaves_running_is_ended(code: Code) -> None:
     assert code(completions=[fenced(daemon)], tests=[["assert f(3) == 3"]]) == [1.0]
 
 
-def test_one_attack_leaves_its_neighbours_alone(code: Code) -> None:
+def test_one_attack_leaves_its_neighbors_alone(code: Code) -> None:
     right = fenced("def f(n): return n + 1")
     attacks = [fenced(CHEATS["kill of all"]), fenced(HANGS["sleep"]), fenced(CHEATS["endless data"])]
     values = code(completions=[right, *attacks, right], tests=[["assert f(1) == 2"]] * 5)

@@ -63,7 +63,7 @@ def test_clip_bounds_what_counts_and_what_is_highest():
     assert clipped.unit_total.tolist() == pytest.approx([1.0, 0.25, 0.0])
 
 
-def test_a_row_of_which_an_optimised_reward_failed_has_no_total():
+def test_a_row_of_which_an_optimized_reward_failed_has_no_total():
     status = [[OK, OK], [ERROR, OK], [ABSENT, OK], [OK, OK]]
     values = [[1.0, 0.5], [NAN, 0.5], [NAN, 0.5], [0.0, 0.5]]
     np.testing.assert_array_equal(table(values, [2.0, 0.5], status=status).total, [2.25, NAN, 0.25, 0.25])
@@ -84,7 +84,7 @@ def test_a_held_out_reward_changes_no_advantage_whatever_it_says(aggregate, held
     assert both.frac_reward_zero_std == alone.frac_reward_zero_std == 0.5
 
 
-def test_each_reward_is_normalised_over_the_rows_that_have_it():
+def test_each_reward_is_normalized_over_the_rows_that_have_it():
     rows = table([[1.0, 10.0], [0.0, NAN], [1.0, 30.0], [0.0, NAN]], [1.0, 1.0], ranges=((0, 1), (0, 100)))
     found = group_advantages(rows, [0] * 4, AdvantageSettings(mode="group_mean", aggregate="normalize_then_sum"))
     assert found.values.tolist() == [0.5 - 10.0, -0.5, 0.5 + 10.0, -0.5]

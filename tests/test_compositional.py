@@ -16,8 +16,8 @@ READER = "unigrpo.rewards.vision.detector_scene:SceneDetector"
 
 
 def item(words):
-    colour, shape = words.split()
-    return Item(colour=colour, shape=shape)
+    color, shape = words.split()
+    return Item(color=color, shape=shape)
 
 
 def picture(**cells):
@@ -130,7 +130,7 @@ class OneThing:
         return [[self.found]] * len(pictures)
 
 
-class ColourOfTheCorner:
+class ColorOfTheCorner:
     """Reads the corner pixel, and counts how often it is asked."""
 
     def __init__(self):
@@ -141,9 +141,9 @@ class ColourOfTheCorner:
         return ["red" if picture.getpixel((0, 0)) == (255, 0, 0) else "blue" for picture, _ in found]
 
 
-def test_detector_is_told_the_classes_and_colours_are_read_only_where_asked():
-    detector, colours = OneThing(), ColourOfTheCorner()
-    reward = Compositional(detector=detector, colours=colours)
+def test_detector_is_told_the_classes_and_colors_are_read_only_where_asked():
+    detector, colors = OneThing(), ColorOfTheCorner()
+    reward = Compositional(detector=detector, colors=colors)
     values = reward(
         prompts=["-"] * 3,
         completions=[Image.new("RGB", (8, 8), name) for name in ("red", "blue", "red")],
@@ -151,7 +151,7 @@ def test_detector_is_told_the_classes_and_colours_are_read_only_where_asked():
     )
     assert values == [1.0, 0.0, 0.0]
     assert detector.labels == [("car",), ("car",), ("car", "dog")]
-    assert colours.num_asked == 2
+    assert colors.num_asked == 2
 
 
 def test_thresholds_are_settings():
@@ -169,7 +169,7 @@ def test_thresholds_are_settings():
         ({"mode": "fuzzy"}, "strict .* soft"),
         ({"threshold": 1.5}, "threshold 1.5"),
         ({"max_objects": 0}, "max_objects 0"),
-        ({"detector": "unigrpo.rewards.vision.geneval:COLOURS"}, "tuple"),
+        ({"detector": "unigrpo.rewards.vision.geneval:COLORS"}, "tuple"),
     ],
 )
 def test_wrong_settings_are_refused(bad, message):

@@ -9,11 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from unigrpo.rewards.compositional import Compositional
-from unigrpo.rewards.vision.colour_clip import ClipColours, crop_of
+from unigrpo.rewards.vision.color_clip import ClipColors, crop_of
 from unigrpo.rewards.vision.detection import Detection
 from unigrpo.rewards.vision.detector_mask2former import NAMES, Mask2FormerDetector
 from unigrpo.rewards.vision.detector_zero_shot import ZeroShotDetector
-from unigrpo.rewards.vision.geneval import COLOURS
+from unigrpo.rewards.vision.geneval import COLORS
 from unigrpo.testing.conformance import check_reward
 
 LETTERS = [chr(97 + index) for index in range(26)]
@@ -221,7 +221,7 @@ def test_coco_names_become_those_of_the_benchmark(test_data):
     assert ours == {clause["class"] for line in lines for clause in json.loads(line)["include"]}
 
 
-def test_crop_is_the_box_on_grey_outside_of_the_mask():
+def test_crop_is_the_box_on_gray_outside_of_the_mask():
     picture = Image.new("RGB", (10, 8), "red")
     mask = np.zeros((8, 10), dtype=bool)
     mask[2:4, 3:6] = True
@@ -234,7 +234,7 @@ def test_crop_is_the_box_on_grey_outside_of_the_mask():
         crop_of(picture, Detection(label="car", score=1, box=(0, 0, 2, 2), mask=mask[:2, :2]))
 
 
-def test_colour_is_the_nearest_mean_of_three_sentences():
+def test_color_is_the_nearest_mean_of_three_sentences():
     from unigrpo.rewards.vision.open_clip_towers import open_clip_body
 
     body = open_clip_body("asset:tiny_clip", None, "cpu")
@@ -242,14 +242,14 @@ def test_colour_is_the_nearest_mean_of_three_sentences():
     shown = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(4)]
     found = [(picture, Detection(label=name, score=1, box=(0, 0, 16, 16))) for picture, name in
              zip(shown, ("car", "dog", "car", "cup"), strict=True)]  # fmt: skip
-    named = ClipColours("asset:tiny_clip", None)(found)
+    named = ClipColors("asset:tiny_clip", None)(found)
     for (picture, one), name in zip(found, named, strict=True):
         image = body.encode_pictures([picture])[0]
         best = {}
-        for colour in COLOURS:
-            said = (f"a {colour} {one.label}", f"a {colour}-colored {one.label}", f"a {colour} object")
+        for color in COLORS:
+            said = (f"a {color} {one.label}", f"a {color}-colored {one.label}", f"a {color} object")
             mean = sum(body.encode_texts([text.replace("a ", "a photo of a ", 1)])[0] for text in said) / 3
-            best[colour] = float(image @ mean / np.linalg.norm(mean))
+            best[color] = float(image @ mean / np.linalg.norm(mean))
         assert name == max(best, key=best.__getitem__)
 
 
@@ -257,7 +257,7 @@ def test_whole_reward_runs_on_a_model_and_clip_and_keeps_the_contract(mask2forme
     reward = Compositional(
         mode="soft",
         detector_arguments={"model": str(mask2former), "min_score": 0.0},
-        colour_arguments={"model": "asset:tiny_clip", "pretrained": None},
+        color_arguments={"model": "asset:tiny_clip", "pretrained": None},
         threshold=0.0,
         counting_threshold=0.1,
     )

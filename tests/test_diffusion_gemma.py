@@ -217,7 +217,7 @@ def test_only_surest_positions_within_the_bound_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_rows_depend_on_their_own_seed_and_neither_on_neighbours_nor_on_padding(
+def test_rows_depend_on_their_own_seed_and_neither_on_neighbors_nor_on_padding(
     policy: DiffusionGemmaPolicy, temperature: float
 ) -> None:
     ids = torch.randint(8, 500, (3, 9), generator=torch.Generator().manual_seed(0))

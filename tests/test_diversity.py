@@ -49,9 +49,9 @@ def test_distances_equal_slow_loops():
         for second in range(4):
             a, b = (np.asarray(shown[k].resize((32, 32), Image.Resampling.BOX)).astype(float) for k in (first, second))
             assert pixels[first, second] == pytest.approx(np.abs(a - b).mean() / 255)
-            grey = [shown[k].convert("L").resize((9, 8), Image.Resampling.BOX) for k in (first, second)]
+            gray = [shown[k].convert("L").resize((9, 8), Image.Resampling.BOX) for k in (first, second)]
             differing = sum(
-                len({one.getpixel((x + 1, y)) > one.getpixel((x, y)) for one in grey}) == 2
+                len({one.getpixel((x + 1, y)) > one.getpixel((x, y)) for one in gray}) == 2
                 for x in range(8)
                 for y in range(8)
             )
@@ -65,7 +65,7 @@ def test_hash_sees_structure_and_not_brightness():
     assert by_hash < 0.1 < values([shown, darker])[0]
 
 
-class MeanColour:
+class MeanColor:
     def __init__(self, offset=0.0):
         self.offset = offset
 
@@ -74,8 +74,8 @@ class MeanColour:
 
 
 def test_embeddings_are_compared_by_cosine():
-    red, green, dark = (Image.new("RGB", (4, 4), colour) for colour in ("#ff0000", "#00ff00", "#330000"))
-    reward = Diversity(embedder="test_diversity:MeanColour")
+    red, green, dark = (Image.new("RGB", (4, 4), color) for color in ("#ff0000", "#00ff00", "#330000"))
+    reward = Diversity(embedder="test_diversity:MeanColor")
     assert values([red, green, dark], reward=reward) == pytest.approx([0.25, 0.5, 0.25])
     with pytest.raises(ValueError, match="zero or not finite"):
         values([red, flat(0)], reward=reward)

@@ -90,7 +90,7 @@ def test_every_order_fills_every_family_under_every_schedule(order: Any, schedul
 
 @pytest.mark.parametrize("order", ["entropy", "maskgit_plus", "topk_margin", "origin"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_and_neighbours_change_no_token(dream: DreamPolicy, order: Any, side: str) -> None:
+def test_padding_and_neighbors_change_no_token(dream: DreamPolicy, order: Any, side: str) -> None:
     ids = torch.full((3, 20), MASK)
     ids[:, :8] = torch.arange(24).view(3, 8)
     settings: dict[str, Any] = {

@@ -124,10 +124,10 @@ def test_a_finished_run_has_a_film_whose_cells_are_known_one_after_the_other_and
     summary = finish(run, metrics, metrics)
     film = json.loads((run.run_dir / "film" / "film.json").read_text())
     frames = [read_pixels(run.run_dir / "film" / name) for name in film["frames"]]
-    grey = [int((pixels == 160).all(axis=2).sum()) for pixels in frames]
-    assert grey == sorted(grey, reverse=True)
-    assert grey[0] == 64 * 64 - 16 * 16 * 3  # three of 16 codes at the first of 3 cosine steps
-    assert grey[-1] == 0
+    gray = [int((pixels == 160).all(axis=2).sum()) for pixels in frames]
+    assert gray == sorted(gray, reverse=True)
+    assert gray[0] == 64 * 64 - 16 * 16 * 3  # three of 16 codes at the first of 3 cosine steps
+    assert gray[-1] == 0
     assert summary == json.loads((run.run_dir / "summary.json").read_text())
     assert "<html" in (run.run_dir / "report.html").read_text()
 

@@ -8,19 +8,19 @@ import pytest
 
 from unigrpo.rewards.vision.detection import Detection
 from unigrpo.rewards.vision.geneval import (
-    COLOURS,
+    COLORS,
     RELATIONS,
     credits,
     kept,
-    needed_colours,
+    needed_colors,
     overlap,
     parse_wanted,
     relations,
 )
 
 
-def thing(label, score=0.95, box=(0, 0, 10, 10), colour=None):
-    return Detection(label=label, score=score, box=box, colour=colour)
+def thing(label, score=0.95, box=(0, 0, 10, 10), color=None):
+    return Detection(label=label, score=score, box=box, color=color)
 
 
 def met(include, found, exclude=(), tag="x"):
@@ -67,28 +67,28 @@ def test_exclude_of_a_class_that_is_not_asked_for():
     assert met([one("dog")], [thing("dog"), thing("cat")], exclude) == [1, 0]
 
 
-def test_colour_is_that_of_the_best_object():
+def test_color_is_that_of_the_best_object():
     asked = [one("car", color="red")]
-    assert met(asked, [thing("car", 0.9, colour="red"), thing("car", 0.8, colour="blue")]) == [1, 1]
-    assert met(asked, [thing("car", 0.8, colour="red"), thing("car", 0.9, colour="blue")]) == [1, 0]
+    assert met(asked, [thing("car", 0.9, color="red"), thing("car", 0.8, color="blue")]) == [1, 1]
+    assert met(asked, [thing("car", 0.8, color="red"), thing("car", 0.9, color="blue")]) == [1, 0]
 
 
-def test_colour_of_several_counts_each():
+def test_color_of_several_counts_each():
     asked = [{"class": "car", "count": 2, "color": "red"}]
-    assert met(asked, [thing("car", colour="red"), thing("car", colour="pink")]) == [1, 0.5]
-    assert met(asked, [thing("car", colour="red")]) == [0.5, 0]
+    assert met(asked, [thing("car", color="red"), thing("car", color="pink")]) == [1, 0.5]
+    assert met(asked, [thing("car", color="red")]) == [0.5, 0]
 
 
 def test_attribution_with_one_right_and_one_wrong_object():
     asked = [one("car", color="red"), one("dog", color="blue")]
-    assert met(asked, [thing("car", colour="red"), thing("dog", colour="blue")]) == [1, 1, 1, 1]
-    assert met(asked, [thing("car", colour="red"), thing("dog", colour="red")]) == [1, 1, 1, 0]
-    assert met(asked, [thing("car", colour="blue"), thing("dog", colour="red")]) == [1, 0, 1, 0]
+    assert met(asked, [thing("car", color="red"), thing("dog", color="blue")]) == [1, 1, 1, 1]
+    assert met(asked, [thing("car", color="red"), thing("dog", color="red")]) == [1, 1, 1, 0]
+    assert met(asked, [thing("car", color="blue"), thing("dog", color="red")]) == [1, 0, 1, 0]
 
 
 def test_equal_scores_keep_the_detectors_order():
-    found = kept([thing("car", colour="red"), thing("car", colour="blue")], threshold=0.3)
-    assert [car.colour for car in found["car"]] == ["red", "blue"]
+    found = kept([thing("car", color="red"), thing("car", color="blue")], threshold=0.3)
+    assert [car.color for car in found["car"]] == ["red", "blue"]
 
 
 def test_at_most_sixteen_of_a_class():
@@ -96,10 +96,10 @@ def test_at_most_sixteen_of_a_class():
     assert [round(car.score, 2) for car in found] == [round(0.59 - index / 100, 2) for index in range(16)]
 
 
-def test_only_colours_that_decide_are_asked_for():
+def test_only_colors_that_decide_are_asked_for():
     wanted = parse_wanted([one("car", color="red"), one("dog"), {"class": "cup", "count": 2, "color": "red"}], None, "")
     found = kept([thing("car"), thing("car"), thing("dog"), thing("cup")], threshold=0.3)
-    assert needed_colours(wanted, found) == [("car", 0)]
+    assert needed_colors(wanted, found) == [("car", 0)]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def slow_verdict(line, detections):
     for clause in line["include"]:
         best = ranked(clause["class"])[: clause["count"]]
         taken.append(best)
-        if len(best) != clause["count"] or any(o.colour != clause.get("color", o.colour) for o in best):
+        if len(best) != clause["count"] or any(o.color != clause.get("color", o.color) for o in best):
             return False
         if "position" in clause:
             how, index = clause["position"]
@@ -216,7 +216,7 @@ def random_found(line, rng):
         low = 0.85 if line["tag"] == "counting" else 0.25
         for _ in range(clause["count"] + int(rng.choice([-1, 0, 0, 0, 1]))):
             x, y, w, h = rng.integers(1, 40, 4)
-            name = clause.get("color") if rng.random() < 0.8 else str(rng.choice(COLOURS))
+            name = clause.get("color") if rng.random() < 0.8 else str(rng.choice(COLORS))
             box = (float(x), float(y), float(x + w), float(y + h))
             found.append(thing(clause["class"], float(rng.uniform(low, 1)), box, name or "red"))
     return [found[index] for index in rng.permutation(len(found))]

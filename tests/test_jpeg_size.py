@@ -60,11 +60,11 @@ def test_transparency_becomes_white():
     assert as_rgb(clear).getpixel((0, 0)) == (255, 255, 255)
     half = Image.new("RGBA", (2, 2), (255, 0, 0, 128))
     assert as_rgb(half).getpixel((1, 1)) == pytest.approx((255, 127, 127), abs=1)
-    grey = Image.new("LA", (2, 2), (40, 0))
-    assert as_rgb(grey).getpixel((0, 0)) == (255, 255, 255)
+    gray = Image.new("LA", (2, 2), (40, 0))
+    assert as_rgb(gray).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_palette_is_looked_up_and_its_transparent_colour_is_white():
+def test_palette_is_looked_up_and_its_transparent_color_is_white():
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 200, 100, 50])
     palette.putpixel((1, 0), 1)
@@ -73,12 +73,12 @@ def test_palette_is_looked_up_and_its_transparent_colour_is_white():
     assert [as_rgb(palette).getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]
 
 
-def test_sixteen_bit_grey_keeps_its_tones():
+def test_sixteen_bit_gray_keeps_its_tones():
     deep = Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16))
     assert [as_rgb(deep).getpixel((x, 0))[0] for x in range(3)] == [0, 100, 255]
 
 
-def test_cmyk_grey_and_bilevel_are_converted():
+def test_cmyk_gray_and_bilevel_are_converted():
     assert as_rgb(Image.new("CMYK", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert as_rgb(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == (7, 7, 7)
     assert as_rgb(Image.new("1", (1, 1), 1)).getpixel((0, 0)) == (255, 255, 255)

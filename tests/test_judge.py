@@ -113,7 +113,7 @@ def top(*entries: dict[str, Any]) -> dict[str, Any]:
         ("digits", first_token({"Yes": 1.0}), "a digit from 1 to 5"),
     ],
 )
-def test_what_is_no_judgement_is_an_error_and_not_a_zero(mode: str, reply: Any, wanted: str) -> None:
+def test_what_is_no_judgment_is_an_error_and_not_a_zero(mode: str, reply: Any, wanted: str) -> None:
     failed = value_of(reply, mode=mode)
     assert isinstance(failed, Failed)
     assert wanted in failed.reason
@@ -195,7 +195,7 @@ def test_own_pictures_are_shown_before_the_candidate() -> None:
     assert kinds == ["text", "text", "image_url", "text", "text", "text"]
 
 
-def test_raw_judgements_are_logged_a_few_a_step() -> None:
+def test_raw_judgments_are_logged_a_few_a_step() -> None:
     with serving(lambda request: scored(3)) as server:
         reward = AdaptedReward(judge(server.url), name="judge")
 

@@ -71,7 +71,7 @@ def test_names_and_shapes_equal_the_released_layout(policy: LladaMoePolicy) -> N
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_and_neighbours_change_no_row(policy: LladaMoePolicy, side: str) -> None:
+def test_padding_and_neighbors_change_no_row(policy: LladaMoePolicy, side: str) -> None:
     ids = torch.arange(2, 14)[None]
     alone = policy.hidden(ModelInput(token_ids=ids))
     is_padding = torch.zeros(3, 17, dtype=torch.bool)

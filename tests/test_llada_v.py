@@ -219,7 +219,7 @@ def test_the_eye_is_not_among_what_trains_or_takes_lora(policy) -> None:
 
 @torch.no_grad()
 def test_features_of_a_batch_share_one_table_and_rows_do_not_mix(policy) -> None:
-    red, blue = (Image.new("RGB", (56, 56), colour) for colour in ("red", "blue"))
+    red, blue = (Image.new("RGB", (56, 56), color) for color in ("red", "blue"))
     canvases = [
         policy.encode(question(Message(role="user", text=text, images=pictures)), SAMPLING)
         for text, pictures in (("Which colour?", (red,)), ("Which?", (blue, red)))

@@ -139,7 +139,7 @@ def test_half_precision_logits_are_widened_before_the_softmax(policy, case):
 
 
 @pytest.mark.parametrize("chunk", [2, 1024])
-def test_padding_and_neighbours_do_not_change_a_row(policy, case, chunk):
+def test_padding_and_neighbors_do_not_change_a_row(policy, case, chunk):
     token_ids, targets, is_scored, range_index = case
     together = token_logprobs(
         policy, ModelInput(token_ids=token_ids), targets, is_scored, range_index, RANGES, chunk=chunk

@@ -47,9 +47,9 @@ def test_words_digits_and_tags_are_one_token_each(text, tokens):
 
 
 def test_every_word_of_the_scenes_is_one_token():
-    from unigrpo.quickstart.scenes import COLOURS, PLACE_WORDS, RELATIONS, SHAPES
+    from unigrpo.quickstart.scenes import COLORS, PLACE_WORDS, RELATIONS, SHAPES
 
-    for word in {*COLOURS, *SHAPES, *PLACE_WORDS, *" ".join(RELATIONS).split()}:
+    for word in {*COLORS, *SHAPES, *PLACE_WORDS, *" ".join(RELATIONS).split()}:
         assert len(TOKENIZER.encode(word).ids) == len(TOKENIZER.encode(f" {word}").ids) == 1, word
 
 

@@ -182,7 +182,7 @@ def test_decoded_picture_has_each_pixel_rounded_once(policy: MmadaPolicy) -> Non
         policy.decode_image(np.array([505] * 5), span)
 
 
-def test_pixels_are_cropped_from_the_centre_and_scaled() -> None:
+def test_pixels_are_cropped_from_the_center_and_scaled() -> None:
     stripes = np.zeros((4, 8, 3), dtype=np.uint8)
     stripes[:, 2:6] = 255
     pixels = picture_to_pixels(Image.fromarray(stripes), 4)

@@ -144,7 +144,7 @@ def test_a_megabyte_of_read_text_costs_nothing():
     assert likeness("a" * 1_000_000, "a" * 1000) == 0
 
 
-def test_wrong_recognisers_and_targets_are_refused(reward):
+def test_wrong_recognizers_and_targets_are_refused(reward):
     with pytest.raises(PluginError, match="is a str"):
         Ocr(recognizer="test_ocr:CHARACTERS")
     with pytest.raises(ValueError, match="0 lists for 1 pictures"):
@@ -174,7 +174,7 @@ def drawn(*lines, size=(320, 160)):
     return picture
 
 
-def test_real_recogniser_reads_ordinary_type_without_network():
+def test_real_recognizer_reads_ordinary_type_without_network():
     pytest.importorskip("rapidocr", reason="the extra ocr is not installed")
     pytest.importorskip("onnxruntime", reason="the extra ocr is not installed")
     reward = Ocr()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unigrpo.pictures import PictureError, as_rgb, open_picture, quantised
+from unigrpo.pictures import PictureError, as_rgb, open_picture, quantized
 from unigrpo.rewards.jpeg_size import JpegSize
 from unigrpo.rewards.process import wire
 from unigrpo.rewards.scene import Scene
@@ -72,7 +72,7 @@ def test_camera_rotation_is_applied_and_then_gone():
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_first_frame_of_an_animation_counts_wherever_it_stands(kind):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]
     options = {"lossless": True} if kind == "WEBP" else {}
     moving = Image.open(io.BytesIO(saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)))
     moving.seek(2)
@@ -86,13 +86,13 @@ def test_sixteen_bit_file_keeps_its_tones():
     assert same(sent(deep), read)
 
 
-def test_cmyk_file_keeps_its_colours():
+def test_cmyk_file_keeps_its_colors():
     ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     read = open_picture(saved(ink, "JPEG", quality=95))
     assert np.abs(np.asarray(read).astype(int) - np.array([255, 0, 0])).max() <= 3
 
 
-def test_palette_and_its_transparent_colour_survive_the_way_to_a_worker():
+def test_palette_and_its_transparent_color_survive_the_way_to_a_worker():
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 200, 100, 50])
     palette.putpixel((1, 0), 1)
@@ -100,7 +100,7 @@ def test_palette_and_its_transparent_colour_survive_the_way_to_a_worker():
     assert [sent(palette).getpixel((x, 0)) for x in (0, 1)] == [(10, 20, 30), (255, 255, 255)]
 
 
-def test_transparent_colour_of_an_rgb_picture_is_white():
+def test_transparent_color_of_an_rgb_picture_is_white():
     picture = Image.new("RGB", (2, 1), (1, 2, 3))
     picture.putpixel((1, 0), (9, 9, 9))
     picture.info["transparency"] = (9, 9, 9)
@@ -165,7 +165,7 @@ def test_floats_are_rounded_to_the_nearest_level_and_clamped():
     exact = (levels / 127.5 - 1).astype(np.float32)
     for shift in (0.0, 0.4 / 127.5, -0.4 / 127.5):
         row = np.repeat((exact + np.float32(shift))[None, :, None], 3, axis=-1)
-        assert np.asarray(quantised(row))[0, :, 0].tolist() == levels.tolist()
+        assert np.asarray(quantized(row))[0, :, 0].tolist() == levels.tolist()
     far = np.array([[[-7.0, 1.2, 0.0]]])
     assert as_rgb(far).getpixel((0, 0)) == (0, 255, 128)
 
@@ -187,11 +187,11 @@ def test_bytes_in_an_array_are_the_picture():
 @pytest.mark.parametrize(
     "stored", [np.asarray, lambda one: (np.asarray(one) / 127.5 - 1).astype(np.float32)], ids=["bytes", "floats"]
 )
-def test_channels_first_and_grey_arrays_are_read(stored):
+def test_channels_first_and_gray_arrays_are_read(stored):
     assert same(as_rgb(stored(noise()).transpose(2, 0, 1)), noise())
-    grey = noise().convert("L")
-    assert same(as_rgb(stored(grey)[:, :, None]), grey.convert("RGB"))
-    assert same(as_rgb(stored(grey)[None]), grey.convert("RGB"))
+    gray = noise().convert("L")
+    assert same(as_rgb(stored(gray)[:, :, None]), gray.convert("RGB"))
+    assert same(as_rgb(stored(gray)[None]), gray.convert("RGB"))
 
 
 def test_transparency_of_an_array_goes_on_white():
@@ -221,7 +221,7 @@ def test_refusals_are_counted_by_kind():
     log_refusals([], logged.__setitem__)
 
 
-def test_refused_picture_of_the_policy_gets_the_least_and_leaves_its_neighbours_alone():
+def test_refused_picture_of_the_policy_gets_the_least_and_leaves_its_neighbors_alone():
     broken = RefusedPicture("unreadable", "cut")
     for reward in (JpegSize(), JpegSize("larger")):
         values = reward(prompts=["", ""], completions=[noise(), broken])

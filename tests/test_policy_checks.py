@@ -41,7 +41,7 @@ class SeesPadding(LladaPolicy):
         return super().hidden(replace(model_input, is_padding=None))
 
 
-class SeesNeighbours(LladaPolicy):
+class SeesNeighbors(LladaPolicy):
     def hidden(self, model_input: ModelInput) -> torch.Tensor:
         hidden = super().hidden(model_input)
         return hidden + 0.01 * hidden.mean(dim=0)
@@ -100,7 +100,7 @@ class Detaches(LladaPolicy):
     ("fault", "message"),
     [
         (SeesPadding, "padding on the right changes the logits"),
-        (SeesNeighbours, "row 0 alone changes the logits"),
+        (SeesNeighbors, "row 0 alone changes the logits"),
         (IgnoresPositions, "padding on the left changes the logits"),
         (DrawsTheMask, "the mask token 403 has probability"),
         (TargetsTheHeadTwice, r"lora_targets names \['model.transformer.wte'\]"),

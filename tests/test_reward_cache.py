@@ -206,9 +206,9 @@ def test_hashes_tell_apart_what_looks_alike():
         digest_of([{1, 2}])
 
 
-def palette(*colours, transparency=None):
+def palette(*colors, transparency=None):
     picture = Image.new("P", (2, 1))
-    picture.putpalette([level for colour in colours for level in colour])
+    picture.putpalette([level for color in colors for level in color])
     picture.putpixel((1, 0), 1)
     if transparency is not None:
         picture.info["transparency"] = transparency

@@ -85,7 +85,7 @@ def test_a_reward_of_weight_0_that_cannot_be_made_again_is_out_for_good(
         pool.score(STEP)
 
 
-def test_a_gate_of_an_optimised_reward_stops_the_run_whatever_its_weight() -> None:
+def test_a_gate_of_an_optimized_reward_stops_the_run_whatever_its_weight() -> None:
     settings = {
         "gate": specimen("always_raises", weight=0.0),
         "between": specimen("length", weight=0.0, gate=["gate"]),

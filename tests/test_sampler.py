@@ -155,7 +155,7 @@ def text_ids(num_rows=4, prompt_length=9, num_open=12, seed=0):
 SETTINGS = {"num_denoising_steps": 6, "block_length": 6, "temperature": 1.0, "seeds": [11, 12, 13, 14]}
 
 
-def test_a_rows_tokens_do_not_depend_on_its_neighbours(llada):
+def test_a_rows_tokens_do_not_depend_on_its_neighbors(llada):
     ids = text_ids()
     together = sample(llada, ids, **SETTINGS).token_ids
     for row in range(4):

@@ -9,12 +9,12 @@ from unigrpo.rewards.scene import Scene as SceneReward
 from unigrpo.rewards.scene import read_scene
 from unigrpo.testing.conformance import check_reward
 
-RED_CIRCLE, BLUE_SQUARE = Item(colour="red", shape="circle"), Item(colour="blue", shape="square")
+RED_CIRCLE, BLUE_SQUARE = Item(color="red", shape="circle"), Item(color="blue", shape="square")
 ASKED = [["red", "circle"], ["blue", "square"]]
 
 
 def truth(scene):
-    return sorted((item.colour, item.shape, *cell) for cell, item in scene.cells.items())
+    return sorted((item.color, item.shape, *cell) for cell, item in scene.cells.items())
 
 
 def score(cells, relation="left of", objects=ASKED):
@@ -30,7 +30,7 @@ def test_reader_reads_what_was_drawn(seed):
 
 
 @pytest.mark.parametrize("item", ITEMS, ids=str)
-def test_reader_withstands_blur_noise_tint_and_jpeg_like_grey(item):
+def test_reader_withstands_blur_noise_tint_and_jpeg_like_gray(item):
     scene = Scene(cells={(1, 2): item, (3, 0): item})
     rng = np.random.default_rng(0)
     blurred = np.asarray(render(scene).filter(ImageFilter.GaussianBlur(1.0)), dtype=float)
@@ -45,7 +45,7 @@ def test_reader_takes_larger_pictures_and_palettes():
     assert sorted(read_scene(render(scene).convert("RGBA"))) == truth(scene)
 
 
-def test_nothing_is_read_from_blank_grey_or_noise():
+def test_nothing_is_read_from_blank_gray_or_noise():
     rng = np.random.default_rng(0)
     assert read_scene(Image.new("RGB", (64, 64), "white")) == []
     assert read_scene(Image.new("RGB", (64, 64), "black")) == []
@@ -78,13 +78,13 @@ def test_every_demonstration_scores_one_without_noise_and_less_with():
         ({}, 0),
         ({(1, 0): RED_CIRCLE}, 2),
         ({(1, 0): BLUE_SQUARE}, 2),
-        ({(1, 0): Item(colour="red", shape="square"), (1, 3): BLUE_SQUARE}, 5),
-        ({(1, 0): Item(colour="green", shape="triangle"), (1, 3): BLUE_SQUARE}, 4),
+        ({(1, 0): Item(color="red", shape="square"), (1, 3): BLUE_SQUARE}, 5),
+        ({(1, 0): Item(color="green", shape="triangle"), (1, 3): BLUE_SQUARE}, 4),
         ({(1, 3): RED_CIRCLE, (1, 0): BLUE_SQUARE}, 4),
         ({(0, 1): RED_CIRCLE, (3, 1): BLUE_SQUARE}, 4),
         ({(1, 0): RED_CIRCLE, (1, 3): BLUE_SQUARE, (3, 3): BLUE_SQUARE}, 5),
         ({(row, column): RED_CIRCLE for row in range(4) for column in range(4)}, 0),
-        ({(1, 0): Item(colour="green", shape="triangle"), (1, 3): Item(colour="yellow", shape="triangle")}, 2),
+        ({(1, 0): Item(color="green", shape="triangle"), (1, 3): Item(color="yellow", shape="triangle")}, 2),
     ],
 )
 def test_points_of_six_worked_by_hand(cells, points):
@@ -147,7 +147,7 @@ def test_unknown_relation_is_named():
 @pytest.mark.parametrize(("exact_weight", "wanted"), [(0.0, 5 / 6), (0.5, 5 / 12), (1.0, 0.0)])
 def test_exact_weight_is_the_share_for_a_picture_without_any_mistake(exact_weight, wanted):
     right = render(Scene(cells={(1, 0): RED_CIRCLE, (1, 3): BLUE_SQUARE}))
-    wrong = render(Scene(cells={(1, 0): Item(colour="green", shape="circle"), (1, 3): BLUE_SQUARE}))
+    wrong = render(Scene(cells={(1, 0): Item(color="green", shape="circle"), (1, 3): BLUE_SQUARE}))
     values = SceneReward(exact_weight=exact_weight)(
         prompts=["", ""], completions=[right, wrong], objects=[ASKED, ASKED], relation=["left of", "left of"]
     )

@@ -8,7 +8,7 @@ import pytest
 
 from unigrpo.quickstart.scenes import (
     BACKGROUND,
-    COLOURS,
+    COLORS,
     ITEMS,
     PLACE_WORDS,
     RELATIONS,
@@ -37,9 +37,9 @@ def test_picture_is_64_by_64_rgb_on_white():
 
 
 @pytest.mark.parametrize("item", ITEMS, ids=str)
-def test_only_the_named_cell_is_painted_and_its_centre_has_the_colour(item):
+def test_only_the_named_cell_is_painted_and_its_center_has_the_color(item):
     pixels = np.asarray(render(Scene(cells={(2, 3): item})))
-    assert tuple(pixels[2 * 16 + 9, 3 * 16 + 8]) == COLOURS[item.colour]
+    assert tuple(pixels[2 * 16 + 9, 3 * 16 + 8]) == COLORS[item.color]
     pixels = pixels.copy()
     pixels[32:48, 48:64] = 255
     assert (pixels == 255).all()
@@ -48,15 +48,15 @@ def test_only_the_named_cell_is_painted_and_its_centre_has_the_colour(item):
 def test_shapes_cover_the_areas_of_circle_square_and_triangle():
     area = {}
     for shape in SHAPES:
-        pixels = np.asarray(render(Scene(cells={(0, 0): Item(colour="blue", shape=shape)})), dtype=float)
-        area[shape] = ((255 - pixels[..., 0]) / (255 - COLOURS["blue"][0])).sum()
+        pixels = np.asarray(render(Scene(cells={(0, 0): Item(color="blue", shape=shape)})), dtype=float)
+        area[shape] = ((255 - pixels[..., 0]) / (255 - COLORS["blue"][0])).sum()
     assert area["circle"] == pytest.approx(np.pi * 36, rel=0.03)
     assert area["square"] == pytest.approx(144, rel=0.03)
     assert area["triangle"] == pytest.approx(72, rel=0.03)
 
 
 def test_relations_hold_in_the_layout():
-    red, blue = Item(colour="red", shape="circle"), Item(colour="blue", shape="square")
+    red, blue = Item(color="red", shape="circle"), Item(color="blue", shape="square")
     for relation in RELATIONS:
         where = {item: cell for cell, item in caption_scene(red, relation, blue).cells.items()}
         (row, column), (other_row, other_column) = where[red], where[blue]
@@ -94,7 +94,7 @@ def test_prompts_depend_on_split_seed_and_index_alone():
 
 def test_imagine_columns_say_what_the_caption_says():
     prompt = ImagineScenes("train", 0)[11]
-    first, second = (Item(colour=colour, shape=shape) for colour, shape in prompt.columns["objects"])
+    first, second = (Item(color=color, shape=shape) for color, shape in prompt.columns["objects"])
     assert prompt.text == caption(first, prompt.columns["relation"], second)
     assert (prompt.task, prompt.answer, prompt.images) == ("imagine", None, ())
 
@@ -103,7 +103,7 @@ def test_clean_demonstration_is_the_captions_picture_and_a_noisy_one_is_not():
     source, rng = ImagineScenes("train", 0), np.random.default_rng(0)
     for index in range(40):
         prompt = source[index]
-        first, second = (Item(colour=colour, shape=shape) for colour, shape in prompt.columns["objects"])
+        first, second = (Item(color=color, shape=shape) for color, shape in prompt.columns["objects"])
         target = np.asarray(render(caption_scene(first, prompt.columns["relation"], second)))
         assert (np.asarray(source.demonstration(prompt, rng, 0.0)) == target).all()
         assert (np.asarray(source.demonstration(prompt, rng, 1.0)) != target).any()
@@ -138,15 +138,15 @@ def test_answers_are_true_of_the_picture():
     for index in range(60):
         prompt = UnderstandScenes("train", 4)[index]
         pixels, where = np.asarray(prompt.images[0]), {}
-        for colour, shape in prompt.columns["objects"]:
-            rows, columns = np.nonzero((pixels == COLOURS[colour]).all(axis=-1))
+        for color, shape in prompt.columns["objects"]:
+            rows, columns = np.nonzero((pixels == COLORS[color]).all(axis=-1))
             where[shape] = (rows.mean() // 16, columns.mean() // 16)
         objects = prompt.columns["objects"]
         words = prompt.text.rstrip("?").split()
         if words[1] == "color":
-            expected = next(colour for colour, shape in objects if shape == words[-1])
+            expected = next(color for color, shape in objects if shape == words[-1])
         elif words[1] == "shape":
-            expected = next(shape for colour, shape in objects if colour == words[-2])
+            expected = next(shape for color, shape in objects if color == words[-2])
         else:
             axis = 0 if "above" in words else 1
             assert where[words[2]][axis] != where[words[-1]][axis]
@@ -162,7 +162,7 @@ def test_places_are_asked_with_as_many_yes_as_no():
 
 def test_noise_changes_the_answer_only():
     source, rng = UnderstandScenes("train", 0), np.random.default_rng(0)
-    vocabulary = {"color": set(COLOURS), "shape": set(SHAPES), "place": set(PLACE_WORDS)}
+    vocabulary = {"color": set(COLORS), "shape": set(SHAPES), "place": set(PLACE_WORDS)}
     for index in range(30):
         prompt = source[index]
         clean, noisy = source.demonstration(prompt, rng, 0.0), source.demonstration(prompt, rng, 1.0)

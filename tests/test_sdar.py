@@ -163,7 +163,7 @@ def test_experts_have_the_names_of_qwen3s_layout_where_the_config_puts_them() ->
 
 
 @torch.no_grad()
-def test_experts_equal_a_slow_double_loop_with_renormalised_weights() -> None:
+def test_experts_equal_a_slow_double_loop_with_renormalized_weights() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         body = SdarPolicy.build(MOE)

@@ -29,7 +29,7 @@ def test_uniform_is_uniform_and_uncorrelated_between_rows_steps_and_positions():
         assert correlation.abs() < 5 / 400
 
 
-def test_uniform_does_not_depend_on_neighbours_or_padding():
+def test_uniform_does_not_depend_on_neighbors_or_padding():
     alone = uniform(torch.tensor([7]), 2, torch.arange(3))
     together = uniform(torch.tensor([1, 7]), 2, torch.tensor([[0, 1, 2, 3], [0, 0, 1, 2]]))
     assert torch.equal(alone[0], together[1, 1:])

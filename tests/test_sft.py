@@ -28,7 +28,7 @@ CAPTIONS = {"use": "unigrpo.quickstart.scenes:ImagineScenes"}
 QUESTIONS = {"use": "unigrpo.quickstart.scenes:UnderstandScenes"}
 
 
-class CellColours:
+class CellColors:
     """An image tokenizer by hand: the code of a 16 x 16 cell is the mean of its pixels, in 16 levels."""
 
     def __init__(self):
@@ -51,7 +51,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def policy(base):
-    codec = RememberedCodes(CellColours())
+    codec = RememberedCodes(CellColors())
     return load_policy(base, dtype="float32", image_tokenizer=codec, image_size=64)
 
 
@@ -193,7 +193,7 @@ def test_the_recipe_says_whether_the_blocks_are_compiled(base, compiled):
 
 
 def test_the_policy_that_trains_keeps_its_own_image_tokenizer(base):
-    own = CellColours()
+    own = CellColors()
     policy = load_policy(base, dtype="float32", image_tokenizer=own, image_size=64)
     assert isinstance(remembering(policy).image_tokenizer, RememberedCodes)
     assert policy.image_tokenizer is own
@@ -244,11 +244,11 @@ def test_dropped_captions_are_the_twin_that_guidance_uses(policy):
 
 
 def test_each_picture_is_encoded_once():
-    inner = CellColours()
+    inner = CellColors()
     codec = RememberedCodes(inner)
     pixels = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
-    assert torch.equal(codec.encode(pixels), CellColours().encode(pixels))
-    assert torch.equal(codec.encode(pixels[1:]), CellColours().encode(pixels[1:]))
+    assert torch.equal(codec.encode(pixels), CellColors().encode(pixels))
+    assert torch.equal(codec.encode(pixels[1:]), CellColors().encode(pixels[1:]))
     assert inner.num_pictures == 2
 
 

@@ -216,7 +216,7 @@ def test_question_about_a_picture_is_answered_token_by_token(policy: ShowoPolicy
 @torch.no_grad()
 @pytest.mark.parametrize("mark", ["t2i", "mmu", "text"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_and_neighbours_change_no_row(policy: ShowoPolicy, mark: str, side: str) -> None:
+def test_padding_and_neighbors_change_no_row(policy: ShowoPolicy, mark: str, side: str) -> None:
     rows = {
         "t2i": [205, 150, 3, 4, 150, 201, 211, 274, 274, 230, 202],
         "mmu": [206, 201, 211, 230, 202, 150, 3, 4, 9, 274],

@@ -11,7 +11,7 @@ from unigrpo.rewards.exact_match import ExactMatch
 from unigrpo.rewards.length import Length
 from unigrpo.rewards.multiple_choice import MultipleChoice
 from unigrpo.rewards.repetition import Repetition
-from unigrpo.rewards.vqa_accuracy import VQAAccuracy, normalise_vqa, soft_accuracy
+from unigrpo.rewards.vqa_accuracy import VQAAccuracy, normalize_vqa, soft_accuracy
 from unigrpo.testing.conformance import check_reward
 
 PICTURE = Image.new("RGB", (2, 2))
@@ -73,7 +73,7 @@ def test_letters_beyond_the_choices_are_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "normalisation", "value"),
+    ("text", "normalization", "value"),
     [
         ("<answer> The Eiffel-Tower! </answer>", "squad", 0.0),
         ("<answer> The Eiffel Tower! </answer>", "squad", 1.0),
@@ -86,8 +86,8 @@ def test_letters_beyond_the_choices_are_none() -> None:
         ("Louvre", "squad", 0.0),
     ],
 )
-def test_exact_match(text: str, normalisation: str, value: float) -> None:
-    reward = ExactMatch(normalisation=normalisation)  # type: ignore[arg-type]
+def test_exact_match(text: str, normalization: str, value: float) -> None:
+    reward = ExactMatch(normalization=normalization)  # type: ignore[arg-type]
     assert reward(prompts=["?"], completions=[text], answer=[["Eiffel Tower", "Paris tower"]]) == [value]
 
 
@@ -132,8 +132,8 @@ def test_few_annotators_must_all_agree() -> None:
         ("what?", "what"),
     ],
 )
-def test_vqa_normalisation(given: str, normal: str) -> None:
-    assert normalise_vqa(given) == normal
+def test_vqa_normalization(given: str, normal: str) -> None:
+    assert normalize_vqa(given) == normal
 
 
 def test_vqa_reads_lists_dicts_and_single_answers() -> None:
@@ -179,7 +179,7 @@ def test_repetition_of_words_and_characters() -> None:
     [
         (lambda: MultipleChoice(num_choices=1), "num_choices is 1"),
         (lambda: MultipleChoice(sources=[]), "answer sources"),
-        (lambda: ExactMatch(normalisation="lower"), "'lower' is unknown"),  # type: ignore[arg-type]
+        (lambda: ExactMatch(normalization="lower"), "'lower' is unknown"),  # type: ignore[arg-type]
         (lambda: VQAAccuracy(sources="box"), "answer sources 'box'"),  # type: ignore[arg-type]
         (lambda: Length(max_length=10, soft_margin=11), "soft_margin is 11"),
         (lambda: Length(max_length=10, soft_margin=1, unit="bytes"), "'bytes' is unknown"),  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def to_pictures(pixels):
 
 def truth(kinds):
     scene = scene_of_kinds(kinds.reshape(4, 4).numpy())
-    return sorted((item.colour, item.shape, *cell) for cell, item in scene.cells.items())
+    return sorted((item.color, item.shape, *cell) for cell, item in scene.cells.items())
 
 
 def test_tokenizer_has_sixteen_codes_of_16_by_16_pixels(tokenizer):

@@ -84,7 +84,7 @@ def test_same_draw_twice_gives_the_same_masks_and_leaves_the_generators_alone(sp
     assert random.getstate() == states[2]
 
 
-def test_padding_neighbours_and_order_do_not_change_a_row():
+def test_padding_neighbors_and_order_do_not_change_a_row():
     estimator = UniGRPO()
     whole = estimator.draw(make_batch(), 0, 1, 2, MASK)
     padded = estimator.draw(make_batch(padding=5), 0, 1, 2, MASK)

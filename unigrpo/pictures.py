@@ -132,7 +132,7 @@ def as_rgb(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return a picture as 8-bit RGB.
 
     Transparency goes on white, 16-bit grey is scaled to 8 bits, palettes and CMYK are converted, a camera's rotation is
-    applied, of an animation the first frame counts, and an array is quantised once (see :func:`quantised`). An array is
+    applied, of an animation the first frame counts, and an array is quantised once (see :func:`quantized`). An array is
     [H, W, C] or, where only that can be meant, [C, H, W]: C is 3, 1 for grey, or 4 for RGBA in uint8.
 
     Raises:
@@ -142,7 +142,7 @@ def as_rgb(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if isinstance(picture, np.ndarray):
         pixels = _channels_last(picture)
         _check_size(pixels.shape[1], pixels.shape[0], max_pixels)
-        return quantised(pixels)
+        return quantized(pixels)
     _check_size(picture.width, picture.height, max_pixels)
     try:
         return _converted(picture)
@@ -152,7 +152,7 @@ def as_rgb(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise _undecodable(error) from error
 
 
-def quantised(pixels: np.ndarray) -> Image.Image:
+def quantized(pixels: np.ndarray) -> Image.Image:
     """Return the picture of [H, W, C] uint8, or of real numbers in [-1, 1], each rounded once to its nearest level.
 
     Raises:
@@ -209,14 +209,14 @@ def _converted(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         raise PictureError("real_numbers", "a picture of real numbers (mode F) has no agreed white; convert it to RGB")
     if picture.mode.startswith("I"):
-        return _from_deep_grey(picture).convert("RGB")
+        return _from_deep_gray(picture).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or has_key:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return picture.convert("RGB")
 
 
-def _from_deep_grey(picture: Image.Image) -> Image.Image:
+def _from_deep_gray(picture: Image.Image) -> Image.Image:
     """Map 0..65535 to 0..255, where 65535 is white, rounding to nearest."""
     values = np.asarray(picture).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:

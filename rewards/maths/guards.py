@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from unigrpo.rewards.maths.normalise import parse_number
+from unigrpo.rewards.maths.normalize import parse_number
 
 MAX_EXPONENT = 10_000
 """Also the largest argument of a factorial."""

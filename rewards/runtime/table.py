@@ -53,8 +53,8 @@ def table_of(
                 values[row, k] = reward.error_value
             elif reward.on_error == "drop_group" and reward.weight != 0:
                 is_dropped |= group_ids == group_ids[row]
-    optimised = np.array([settings[name].weight != 0 for name in names])
-    values[np.ix_(is_dropped, optimised)] = np.nan
+    optimized = np.array([settings[name].weight != 0 for name in names])
+    values[np.ix_(is_dropped, optimized)] = np.nan
     return RewardTable(
         names=names,
         values=values,

@@ -209,15 +209,15 @@ def pixels_of(picture: Image.Image, size: int) -> np.ndarray:
     width, height = picture.size
     limit = _MAX_ASPECT * min(width, height)
     if max(width, height) > limit:
-        picture = _centre(picture, min(width, limit), min(height, limit))
+        picture = _center(picture, min(width, limit), min(height, limit))
         width, height = picture.size
     short = min(width, height)
     picture = picture.resize((int(size * width / short), int(size * height / short)), Image.Resampling.BICUBIC)
-    values = np.asarray(_centre(picture, size, size), dtype=np.float32) / np.float32(255.0)
+    values = np.asarray(_center(picture, size, size), dtype=np.float32) / np.float32(255.0)
     return np.ascontiguousarray(((values - _PIXEL_MEAN) / _PIXEL_STD).transpose(2, 0, 1))
 
 
-def _centre(picture: Image.Image, width: int, height: int) -> Image.Image:
+def _center(picture: Image.Image, width: int, height: int) -> Image.Image:
     left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
     return picture.crop((left, top, left + width, top + height))
 

@@ -21,8 +21,8 @@ class Detection:
     score: float
     """0 to 1; the order within a label is by it."""
     box: Box
-    colour: str | None = None
-    """A colour name, from detectors that read it; else a :class:`ColourReader` is asked."""
+    color: str | None = None
+    """A colour name, from detectors that read it; else a :class:`ColorReader` is asked."""
     mask: np.ndarray | None = None
     """[H, W] bool over the whole picture, from detectors that segment."""
 
@@ -42,8 +42,8 @@ class Detector(Protocol):
         """
 
 
-class ColourReader(Protocol):
+class ColorReader(Protocol):
     """Names the colour of what was found."""
 
     def __call__(self, found: Sequence[tuple[Image.Image, Detection]]) -> Sequence[str]:
-        """Return one of :data:`unigrpo.rewards.vision.geneval.COLOURS` for each object in its picture."""
+        """Return one of :data:`unigrpo.rewards.vision.geneval.COLORS` for each object in its picture."""

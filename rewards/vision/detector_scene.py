@@ -25,9 +25,9 @@ def _detections(picture: Image.Image) -> list[Detection]:
     side = NUM_CELLS * CELL
     across, down = picture.width / side, picture.height / side
     found = []
-    for colour, shape, row, column in read_scene(picture):
+    for color, shape, row, column in read_scene(picture):
         left, top = column * CELL + MARGIN, row * CELL + MARGIN
         right, bottom = (column + 1) * CELL - MARGIN, (row + 1) * CELL - MARGIN
         box = (left * across, top * down, right * across, bottom * down)
-        found.append(Detection(label=shape, score=1.0, box=box, colour=colour))
+        found.append(Detection(label=shape, score=1.0, box=box, color=color))
     return found

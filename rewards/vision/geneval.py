@@ -25,7 +25,7 @@ from typing import Any
 
 from unigrpo.rewards.vision.detection import Box, Detection
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 THRESHOLD = 0.3
 COUNTING_THRESHOLD = 0.9
@@ -41,7 +41,7 @@ class Clause:
 
     label: str
     count: int
-    colour: str | None = None
+    color: str | None = None
     relation: str | None = None
     target: int = 0
     """Index of the clause that ``relation`` refers to; an earlier one."""
@@ -81,18 +81,18 @@ def parse_wanted(
 
 
 def _clause(given: Mapping[str, Any], index: int) -> Clause:
-    count, colour, position = _count(given), given.get("color"), given.get("position")
-    if colour is not None and colour not in COLOURS:
-        raise ValueError(f"color {colour!r} of {dict(given)}; GenEval's colours are {', '.join(COLOURS)}")
+    count, color, position = _count(given), given.get("color"), given.get("position")
+    if color is not None and color not in COLORS:
+        raise ValueError(f"color {color!r} of {dict(given)}; GenEval's colours are {', '.join(COLORS)}")
     if position is None:
-        return Clause(label=str(given["class"]), count=count, colour=colour)
+        return Clause(label=str(given["class"]), count=count, color=color)
     relation, target = position
     if relation not in RELATIONS or not 0 <= target < index:
         raise ValueError(
             f"position {position!r} of clause {index}; give [relation, k], the relation one of "
             f"{', '.join(RELATIONS)} and k the index of an earlier clause"
         )
-    return Clause(label=str(given["class"]), count=count, colour=colour, relation=relation, target=int(target))
+    return Clause(label=str(given["class"]), count=count, color=color, relation=relation, target=int(target))
 
 
 def _count(given: Mapping[str, Any]) -> int:
@@ -150,13 +150,13 @@ def relations(first: Box, second: Box, margin: float = POSITION_MARGIN) -> froze
     return frozenset(names[axis][offsets[axis] > 0] for axis in (0, 1) if clear[axis] / distance > _MIN_SHARE)
 
 
-def needed_colours(wanted: Wanted, found: Mapping[str, Sequence[Detection]]) -> list[tuple[str, int]]:
+def needed_colors(wanted: Wanted, found: Mapping[str, Sequence[Detection]]) -> list[tuple[str, int]]:
     """Return the class and rank of the objects whose colour decides: of clauses that ask for one and are complete."""
     return list(
         dict.fromkeys(
             (clause.label, rank)
             for clause in wanted.include
-            if clause.colour is not None and len(found.get(clause.label, ())) >= clause.count
+            if clause.color is not None and len(found.get(clause.label, ())) >= clause.count
             for rank in range(clause.count)
         )
     )
@@ -171,7 +171,7 @@ def credits(wanted: Wanted, found: Mapping[str, Sequence[Detection]], margin: fl
 
     Args:
         wanted: of the prompt.
-        found: see :func:`kept`; those in :func:`needed_colours` have a colour.
+        found: see :func:`kept`; those in :func:`needed_colors` have a colour.
         margin: of the position rule.
     """
     matched = [list(found.get(clause.label, ())[: clause.count]) for clause in wanted.include]
@@ -182,8 +182,8 @@ def credits(wanted: Wanted, found: Mapping[str, Sequence[Detection]], margin: fl
     for clause, objects in zip(wanted.include, matched, strict=True):
         is_complete = clause.label not in missing
         values.append(len(objects) / clause.count)
-        if clause.colour is not None:
-            num_right = sum(one.colour == clause.colour for one in objects)
+        if clause.color is not None:
+            num_right = sum(one.color == clause.color for one in objects)
             values.append(num_right / clause.count if is_complete else 0.0)
         if clause.relation is not None:
             targets = matched[clause.target]

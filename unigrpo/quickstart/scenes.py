@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from unigrpo.types import Message, Prompt
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
     "green": (42, 157, 72),
     "blue": (41, 87, 214),
@@ -54,20 +54,20 @@ LAYOUTS: dict[str, tuple[Cell, Cell]] = {
 class Item:
     """A coloured shape."""
 
-    colour: str
+    color: str
     shape: str
 
     def __str__(self) -> str:
         """Return such as ``red circle``."""
-        return f"{self.colour} {self.shape}"
+        return f"{self.color} {self.shape}"
 
     @property
     def kind(self) -> int:
         """Return 1..15; 0 is the empty cell."""
-        return 1 + tuple(COLOURS).index(self.colour) * len(SHAPES) + SHAPES.index(self.shape)
+        return 1 + tuple(COLORS).index(self.color) * len(SHAPES) + SHAPES.index(self.shape)
 
 
-ITEMS = tuple(Item(colour=colour, shape=shape) for colour, shape in product(COLOURS, SHAPES))
+ITEMS = tuple(Item(color=color, shape=shape) for color, shape in product(COLORS, SHAPES))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,14 +97,14 @@ def _tile(kind: int) -> Image.Image:
     tile = Image.new("RGB", (side, side), BACKGROUND)
     if kind > 0:
         item, margin = ITEMS[kind - 1], 2 * SUPERSAMPLING
-        low, high, colour = margin, side - margin - 1, COLOURS[item.colour]
+        low, high, color = margin, side - margin - 1, COLORS[item.color]
         draw = ImageDraw.Draw(tile)
         if item.shape == "circle":
-            draw.ellipse((low, low, high, high), fill=colour)
+            draw.ellipse((low, low, high, high), fill=color)
         elif item.shape == "square":
-            draw.rectangle((low, low, high, high), fill=colour)
+            draw.rectangle((low, low, high, high), fill=color)
         else:
-            draw.polygon(((side // 2, low), (high, high), (low, high)), fill=colour)
+            draw.polygon(((side // 2, low), (high, high), (low, high)), fill=color)
     return tile.resize((CELL, CELL), Image.Resampling.BOX)
 
 
@@ -203,7 +203,7 @@ class ImagineScenes:
             id=f"imagine-{self.part}-{self.seed}-{index}",
             task="imagine",
             messages=(Message(role="user", text=caption(first, relation, second)),),
-            columns={"objects": [[item.colour, item.shape] for item in (first, second)], "relation": relation},
+            columns={"objects": [[item.color, item.shape] for item in (first, second)], "relation": relation},
         )
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -215,7 +215,7 @@ class ImagineScenes:
 
         The parts are the colour and the shape of either object, and the layout.
         """
-        items = [Item(colour=colour, shape=shape) for colour, shape in prompt.columns["objects"]]
+        items = [Item(color=color, shape=shape) for color, shape in prompt.columns["objects"]]
         relation = str(prompt.columns["relation"])
         if rng.random() < noise:
             for wrong in rng.permutation(5)[:2]:
@@ -224,9 +224,9 @@ class ImagineScenes:
                     continue
                 item = items[wrong // 2]
                 if wrong % 2:
-                    items[wrong // 2] = Item(colour=_other(item.colour, tuple(COLOURS), rng), shape=item.shape)
+                    items[wrong // 2] = Item(color=_other(item.color, tuple(COLORS), rng), shape=item.shape)
                 else:
-                    items[wrong // 2] = Item(colour=item.colour, shape=_other(item.shape, SHAPES, rng))
+                    items[wrong // 2] = Item(color=item.color, shape=_other(item.shape, SHAPES, rng))
         return render(caption_scene(items[0], relation, items[1]))
 
 
@@ -250,10 +250,10 @@ def _questions(scene: Scene, kind: QuestionKind) -> Iterator[Question]:
     if kind == "color":
         for item in (first, second):
             text = f"what color is the {item.shape}?"
-            yield Question(scene=scene, text=text, answer=item.colour, kind=kind)
+            yield Question(scene=scene, text=text, answer=item.color, kind=kind)
     elif kind == "shape":
         for item in (first, second):
-            text = f"what shape is the {item.colour} one?"
+            text = f"what shape is the {item.color} one?"
             yield Question(scene=scene, text=text, answer=item.shape, kind=kind)
     else:
         placed = ((first_cell, first), (second_cell, second))
@@ -267,7 +267,7 @@ def _questions(scene: Scene, kind: QuestionKind) -> Iterator[Question]:
 @cache
 def _question_index(part: Part, kind: QuestionKind) -> tuple[tuple[Item, Item, Cell, Cell, int], ...]:
     """Return every question of a kind and part, as (item, item, cell, cell, number among the scene's questions)."""
-    pairs = [(a, b) for a, b in permutations(ITEMS, 2) if a.colour != b.colour and a.shape != b.shape]
+    pairs = [(a, b) for a, b in permutations(ITEMS, 2) if a.color != b.color and a.shape != b.shape]
     places = list(combinations([(row, column) for row in range(NUM_CELLS) for column in range(NUM_CELLS)], 2))
     return tuple(
         (first, second, where_first, where_second, number)
@@ -325,7 +325,7 @@ class UnderstandScenes:
             task="understand",
             messages=(Message(role="user", text=question.text, images=(render(scene),)),),
             answer=question.answer,
-            columns={"objects": [[item.colour, item.shape] for item in (first, second)], "kind": kind},
+            columns={"objects": [[item.color, item.shape] for item in (first, second)], "kind": kind},
         )
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -340,9 +340,9 @@ class UnderstandScenes:
         """
         answer = str(prompt.answer)
         if rng.random() < noise:
-            words = {"color": tuple(COLOURS), "shape": SHAPES, "place": PLACE_WORDS}[prompt.columns["kind"]]
+            words = {"color": tuple(COLORS), "shape": SHAPES, "place": PLACE_WORDS}[prompt.columns["kind"]]
             answer = _other(answer, words, rng)
-        thought = ", ".join(f"{colour} {shape}" for colour, shape in prompt.columns["objects"])
+        thought = ", ".join(f"{color} {shape}" for color, shape in prompt.columns["objects"])
         return f"<think>{thought}</think>{answer}"
 
 

@@ -23,7 +23,7 @@ NUM_PICTURES = 12
 NUM_COMPLETIONS = 6
 """Samples a task that are shown."""
 
-OPTIMISATION = {
+OPTIMIZATION = {
     "kl": "KL to the reference, nats",
     "clip_ratio/region_mean": "clipped fraction",
     "entropy": "entropy, nats",
@@ -71,7 +71,7 @@ def _sections(run: RunData) -> dict[str, Any]:
         "headline": [_headline(run, task) for task in run.tasks if any(c.task == task for c in run.changes)],
         "reward_charts": _kept(_reward_charts(run)),
         "part_charts": _kept(_part_charts(run)),
-        "optimisation_charts": _kept(_optimisation_charts(run)),
+        "optimization_charts": _kept(_optimization_charts(run)),
         "time_share": _time_share(run.records),
         "pictures": [s for s in run.samples if _has_picture(s)][:NUM_PICTURES],
         "film": run.film,
@@ -156,8 +156,8 @@ def _part_charts(run: RunData) -> Iterator[str]:
         yield line_chart(part, [_series(run.records, name, part, "var(--c1)", spread=spread)])
 
 
-def _optimisation_charts(run: RunData) -> Iterator[str]:
-    for place, (name, title) in enumerate(OPTIMISATION.items()):
+def _optimization_charts(run: RunData) -> Iterator[str]:
+    for place, (name, title) in enumerate(OPTIMIZATION.items()):
         yield line_chart(title, [_series(run.records, name, title, PALETTE[place % len(PALETTE)])])
 
 

@@ -79,13 +79,13 @@ class Alarms:
     def _held_out_falls(self) -> tuple[bool, dict[str, float]]:
         changes = {name: _change(_values(self._last, f"rewards/{name}/mean")) for name in self._rewards}
         found: list[tuple[float, float, float]] = []
-        for name, optimised in self._rewards.items():
-            rise, rise_errors = (math.copysign(1.0, optimised.weight) * part for part in changes[name])
-            if optimised.weight == 0 or rise_errors <= _STANDARD_ERRORS:
+        for name, optimized in self._rewards.items():
+            rise, rise_errors = (math.copysign(1.0, optimized.weight) * part for part in changes[name])
+            if optimized.weight == 0 or rise_errors <= _STANDARD_ERRORS:
                 continue
             for other, held_out in self._rewards.items():
                 fall, fall_errors = changes[other]
-                is_held_out = held_out.weight == 0 and held_out.watch and _share_a_task(optimised, held_out)
+                is_held_out = held_out.weight == 0 and held_out.watch and _share_a_task(optimized, held_out)
                 if is_held_out and fall_errors < -_STANDARD_ERRORS:
                     found.append((fall_errors, rise, fall))
         if not found:

@@ -18,7 +18,7 @@ from unigrpo.types import Rollout
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
 
-UNKNOWN_GREY = 160
+UNKNOWN_GRAY = 160
 
 
 def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]) -> None:
@@ -81,8 +81,8 @@ def write_film(folder: Path, policy: Policy, rollout: Rollout) -> None:
         is_known = steps <= step
         pixels = np.array(policy.decode_image(np.where(is_known, codes, first), span))
         cell = pixels.shape[0] // side
-        is_grey = np.kron(~is_known.reshape(side, side), np.ones((cell, cell), dtype=bool))
-        pixels[is_grey] = UNKNOWN_GREY
+        is_gray = np.kron(~is_known.reshape(side, side), np.ones((cell, cell), dtype=bool))
+        pixels[is_gray] = UNKNOWN_GRAY
         frames.append(f"{step:02d}.png")
         Image.fromarray(pixels).save(folder / frames[-1])
     film = {

@@ -146,7 +146,7 @@ def memory_rows(recipe: Recipe, size: ModelSize | None = None, length: int | Non
     else:
         trained = size.num_parameters
         trained_bytes, noun = weights, "the frozen reference: a copy of the weights"
-    optimiser = trained * 8 + trained * (4 if recipe.lora.enabled else num_bytes)
+    optimizer = trained * 8 + trained * (4 if recipe.lora.enabled else num_bytes)
     assumed = f"prompts taken as {PROMPT_TOKENS} text tokens and their pictures' codes" if length is None else ""
     length = length or _longest_row(recipe)
     micro = min(recipe.learner.micro_batch_rows, num_rollouts(recipe))
@@ -158,12 +158,12 @@ def memory_rows(recipe: Recipe, size: ModelSize | None = None, length: int | Non
     rows = [
         ("weights", weights, f"{size.num_parameters / 1e6:,.1f} M in {recipe.policy.dtype}{by_name}"),
         ("adapter" if recipe.lora.enabled else "reference", trained_bytes, noun),
-        ("gradients, AdamW", optimiser, "one gradient and two moments a trained weight"),
+        ("gradients, AdamW", optimizer, "one gradient and two moments a trained weight"),
         ("activations", activations, f"{micro} rows of about {length:,} tokens{recomputed}"),
         ("logits chunk", chunk, f"{recipe.learner.logprob_chunk:,} positions x {size.vocabulary:,} ids, twice"),
     ]
     update = activations + chunk
-    total = weights + trained_bytes + optimiser
+    total = weights + trained_bytes + optimizer
     sampled = f"up to {unit_rows} rows of about {length:,} tokens and {SAMPLER_LOGITS / 1e6:.0f} M logits"
     if recipe.rollouts.num_actors:
         copy = weights + (trained_bytes if recipe.lora.enabled else 0) + sampler

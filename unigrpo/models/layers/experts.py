@@ -27,9 +27,9 @@ class SoftmaxRouter(nn.Module):
     ``gate.weight``.
     """
 
-    def __init__(self, width: int, num_experts: int, num_chosen: int, *, is_normalised: bool = False) -> None:
+    def __init__(self, width: int, num_experts: int, num_chosen: int, *, is_normalized: bool = False) -> None:
         super().__init__()
-        self.is_normalised = is_normalised
+        self.is_normalized = is_normalized
         _check_chosen(num_chosen, num_experts)
         self.weight = nn.Parameter(torch.empty(num_experts, width))
         self.num_chosen = num_chosen
@@ -38,7 +38,7 @@ class SoftmaxRouter(nn.Module):
         """Return the route of hidden states [T, D]."""
         probabilities = functional.linear(hidden, self.weight).float().softmax(dim=-1)
         weights, experts = probabilities.topk(self.num_chosen, dim=-1)
-        return experts, weights / weights.sum(dim=-1, keepdim=True) if self.is_normalised else weights
+        return experts, weights / weights.sum(dim=-1, keepdim=True) if self.is_normalized else weights
 
 
 class GroupedSigmoidRouter(nn.Module):

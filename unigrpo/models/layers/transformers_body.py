@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RECOMPUTED = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-INITIALISED = "_is_hf_initialized"
+INITIALIZED = "_is_hf_initialized"
 """Transformers' own mark on a tensor that it must not draw afresh."""
 
 
@@ -28,7 +28,7 @@ def fill_buffers(module: PreTrainedModel) -> None:
     saved = set(module.state_dict())
     for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]:
         if name in saved:
-            setattr(tensor, INITIALISED, True)
+            setattr(tensor, INITIALIZED, True)
         elif tensor.is_meta:
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner)._buffers[leaf] = torch.empty_like(tensor, device=device)

@@ -40,6 +40,6 @@ def _experts(config: Mapping[str, Any], layer: int) -> nn.Module | None:
         return None
     router = SoftmaxRouter(
         config["hidden_size"], num_experts, config["num_experts_per_tok"],
-        is_normalised=bool(config.get("norm_topk_prob", False)),
+        is_normalized=bool(config.get("norm_topk_prob", False)),
     )  # fmt: skip
     return ExpertMixture(router, config["hidden_size"], config["moe_intermediate_size"], num_experts)

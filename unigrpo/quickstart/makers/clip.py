@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unigrpo.quickstart.scenes import (
-    COLOURS,
+    COLORS,
     ITEMS,
     LAYOUTS,
     NUM_CELLS,
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 CONTEXT_LENGTH = 16
 SPECIAL = ("<pad>", "<unk>")
 WORDS = (
-    *COLOURS,
+    *COLORS,
     *SHAPES,
     "left",
     "right",
@@ -123,7 +123,7 @@ def _other(item: Item, rng: np.random.Generator, attribute: str) -> Item:
     choices = [
         other
         for other in ITEMS
-        if (other.colour != item.colour, other.shape != item.shape) == (attribute == "colour", attribute == "shape")
+        if (other.color != item.color, other.shape != item.shape) == (attribute == "colour", attribute == "shape")
     ]
     return choices[int(rng.integers(len(choices)))]
 
@@ -191,8 +191,8 @@ class Targets:
         def draw(count: int) -> Tensor:
             return torch.randn(count, 3, width, generator=generator)
 
-        whole = draw(len(ITEMS)).view(len(COLOURS), len(SHAPES), 3, width)
-        mixed = draw(len(COLOURS))[:, None] + draw(len(SHAPES))[None] + whole
+        whole = draw(len(ITEMS)).view(len(COLORS), len(SHAPES), 3, width)
+        mixed = draw(len(COLORS))[:, None] + draw(len(SHAPES))[None] + whole
         self._vectors = mixed.reshape(len(ITEMS), 3, width)
 
     def _place(self, cell: Cell | None) -> Tensor:

@@ -8,15 +8,15 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.rewards.vision.detection import Box, Detection
-from unigrpo.rewards.vision.geneval import COLOURS
+from unigrpo.rewards.vision.geneval import COLORS
 from unigrpo.rewards.vision.open_clip_towers import open_clip_body
 
-TEMPLATES = ("a photo of a {colour} {label}", "a photo of a {colour}-colored {label}", "a photo of a {colour} object")
+TEMPLATES = ("a photo of a {color} {label}", "a photo of a {color}-colored {label}", "a photo of a {color} object")
 """GenEval's sentences; a colour's vector is the mean of their unit vectors."""
-GREY = "#999999"
+GRAY = "#999999"
 
 
-class ClipColours:
+class ClipColors:
     """The colour whose sentences are closest to the crop.
 
     Pixels outside of the mask become grey, if the detector gives one; then the box is cut out. GenEval has the ViT-L-14
@@ -42,14 +42,14 @@ class ClipColours:
         classifiers = {label: self._classifier(label) for label in dict.fromkeys(one.label for _, one in found)}
         vectors = self._body.encode_pictures([crop_of(picture, one) for picture, one in found])
         return [
-            COLOURS[int(np.argmax(classifiers[one.label] @ vector))]
+            COLORS[int(np.argmax(classifiers[one.label] @ vector))]
             for (_, one), vector in zip(found, vectors, strict=True)
         ]
 
     def _classifier(self, label: str) -> np.ndarray:
         """Return [colours, D] unit vectors."""
-        texts = [template.format(colour=colour, label=label) for colour in COLOURS for template in TEMPLATES]
-        vectors = self._body.encode_texts(texts).reshape(len(COLOURS), len(TEMPLATES), -1)
+        texts = [template.format(color=color, label=label) for color in COLORS for template in TEMPLATES]
+        vectors = self._body.encode_texts(texts).reshape(len(COLORS), len(TEMPLATES), -1)
         means = vectors.mean(axis=1)
         return np.asarray(means / np.linalg.norm(means, axis=-1, keepdims=True))
 
@@ -66,7 +66,7 @@ def crop_of(picture: Image.Image, found: Detection) -> Image.Image:
                 f"a mask of {found.mask.shape} on a picture of {picture.height} x {picture.width}; the detector has "
                 "to return masks of the picture's own size"
             )
-        ground = Image.new("RGB", picture.size, GREY)
+        ground = Image.new("RGB", picture.size, GRAY)
         picture = Image.composite(picture, ground, Image.fromarray(found.mask.astype(np.uint8) * 255))
     return picture.crop(_whole_pixels(found.box, picture.size))
 

@@ -108,7 +108,7 @@ class Normal:
     """Lower-case, where the answer is words rather than mathematics."""
 
 
-def normalise(answer: str) -> Normal:
+def normalize(answer: str) -> Normal:
     """Return an answer in one spelling: Unicode, spacing, decoration, digit groups, currency, units, percent."""
     text = _clean(answer)
     if (plain := parse_number(text)) is not None:

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from unigrpo.rewards.maths.normalise import normalise, parse_number
+from unigrpo.rewards.maths.normalize import normalize, parse_number
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ def test_what_is_no_number_is_none(text):
 
 @pytest.mark.parametrize(("one", "other"), [("$1,234$", "1234"), ("0.50", "1/2"), ("50\\%", "1/2")])
 def test_spellings_of_one_number_have_one_value(one, other):
-    assert normalise(one).value == normalise(other).value is not None
+    assert normalize(one).value == normalize(other).value is not None
 
 
 def test_words_are_compared_without_case_and_full_stop():
-    assert normalise("Red.").word == normalise("red").word == "red"
+    assert normalize("Red.").word == normalize("red").word == "red"
 
 
 def test_units_tell_lengths_apart():
-    assert (normalise("12 m").value, normalise("12 m").unit) != (normalise("12 cm").value, normalise("12 cm").unit)
+    assert (normalize("12 m").value, normalize("12 m").unit) != (normalize("12 cm").value, normalize("12 cm").unit)
