@@ -11,13 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from unigrpo.rewards.text.answers import (
-    AnswerSource,
-    checked_sources,
-    completion_text,
-    cut_at_eos,
-    extract_answer,
-)
+from unigrpo.rewards.text.answers import AnswerSource, checked_sources, completion_text, cut_at_eos, extract_answer
 
 _LOGGER = logging.getLogger(__name__)
 

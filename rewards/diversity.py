@@ -72,10 +72,9 @@ class Diversity:
         if pictures not in ("pixels", "hash"):
             raise ValueError(f"pictures {pictures!r}; give pixels or hash, or an embedder")
         self._embed: Any = None if embedder is None else _made(embedder, embedder_arguments)
-        self._compare: Callable[[list[Image.Image]], np.ndarray] = {
-            "pixels": pixel_distances,
-            "hash": hash_distances,
-        }[pictures]
+        self._compare: Callable[[list[Image.Image]], np.ndarray] = {"pixels": pixel_distances, "hash": hash_distances}[
+            pictures
+        ]
 
     def __call__(
         self,

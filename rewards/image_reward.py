@@ -10,14 +10,7 @@ import numpy as np
 
 from unigrpo.files import sha256_of
 from unigrpo.rewards.text.answers import completion_text
-from unigrpo.rewards.vision.blip import (
-    MAX_TOKENS,
-    NUM_TEXT_HEADS,
-    NUM_VISION_HEADS,
-    load_blip,
-    pixels_of,
-    tokenizer_of,
-)
+from unigrpo.rewards.vision.blip import MAX_TOKENS, NUM_TEXT_HEADS, NUM_VISION_HEADS, load_blip, pixels_of, tokenizer_of
 from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, read_pictures
 from unigrpo.rewards.vision.published_weights import open_published, require_reachable
 
@@ -86,12 +79,7 @@ class ImageReward:
         self._tokenizer = _tokenizer(vocabulary, blip.sizes.vocabulary)
 
     def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        log_metric: Any = None,
-        **columns: Any,
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
     ) -> list[float | None]:
         """Return one value a completion; None for a text.
 

@@ -45,11 +45,7 @@ class Repetition:
         self.wants_completion_ids = unit == "tokens"
 
     def __call__(
-        self,
-        *,
-        completions: Sequence[Any],
-        completion_ids: Sequence[Sequence[int]] | None = None,
-        **columns: object,
+        self, *, completions: Sequence[Any], completion_ids: Sequence[Sequence[int]] | None = None, **columns: object
     ) -> list[float | None]:
         """Return one value a completion; None for a picture, and for ``tokens`` where there are no ids."""
         ids = [None] * len(completions) if completion_ids is None else completion_ids

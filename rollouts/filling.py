@@ -84,20 +84,36 @@ class Filling:
         return uniform(self.keys[rows], NUM_NOISE_STREAMS * step + stream, position)
 
     def draw(
-        self, plan: FillPlan, hidden: torch.Tensor, unconditional: torch.Tensor | None, uniforms: torch.Tensor,
+        self,
+        plan: FillPlan,
+        hidden: torch.Tensor,
+        unconditional: torch.Tensor | None,
+        uniforms: torch.Tensor,
         is_mask_banned: bool = False,
-    ) -> Draw:  # fmt: skip
+    ) -> Draw:
         """Draw at S positions (see `draw_tokens`)."""
         return draw_tokens(
-            self.policy, hidden, unconditional, vocabulary_range=plan.vocabulary_range,
-            temperature=self.how.temperature, guidance_scale=self.how.guidance_scale, uniforms=uniforms,
-            banned_id=self.mask if is_mask_banned else None, score=SCORES.get(self.how.remasking),
-        )  # fmt: skip
+            self.policy,
+            hidden,
+            unconditional,
+            vocabulary_range=plan.vocabulary_range,
+            temperature=self.how.temperature,
+            guidance_scale=self.how.guidance_scale,
+            uniforms=uniforms,
+            banned_id=self.mask if is_mask_banned else None,
+            score=SCORES.get(self.how.remasking),
+        )
 
     def select(
-        self, scores: torch.Tensor, is_masked: torch.Tensor, count: torch.Tensor, noise: torch.Tensor, *,
-        remasking_temperature: float = 0.0, fraction: torch.Tensor | None = None,
-    ) -> torch.Tensor:  # fmt: skip
+        self,
+        scores: torch.Tensor,
+        is_masked: torch.Tensor,
+        count: torch.Tensor,
+        noise: torch.Tensor,
+        *,
+        remasking_temperature: float = 0.0,
+        fraction: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return [n, B] bool: the masked positions to commit.
 
         Args:
@@ -126,9 +142,14 @@ class Filling:
         return highest(scores, is_masked, count)
 
     def commit(
-        self, rows: torch.Tensor, columns: torch.Tensor, is_committed: torch.Tensor, is_drawn: torch.Tensor,
-        draw: Draw, step: torch.Tensor | int,
-    ) -> None:  # fmt: skip
+        self,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+        is_committed: torch.Tensor,
+        is_drawn: torch.Tensor,
+        draw: Draw,
+        step: torch.Tensor | int,
+    ) -> None:
         """Write the drawn tokens.
 
         Args:

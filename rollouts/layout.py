@@ -172,9 +172,14 @@ def plan_of_ids(
         elif ipad is not None:
             twin_padding = twin_ids == ipad
     return Layout(
-        token_ids=token_ids, is_padding=is_padding, positions=_positions(token_ids, is_padding), is_open=is_open,
-        twin_ids=twin_ids, twin_is_padding=twin_padding, plans=(plan,),
-    )  # fmt: skip
+        token_ids=token_ids,
+        is_padding=is_padding,
+        positions=_positions(token_ids, is_padding),
+        is_open=is_open,
+        twin_ids=twin_ids,
+        twin_is_padding=twin_padding,
+        plans=(plan,),
+    )
 
 
 def _grow(is_code: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,9 +196,13 @@ def _positions(token_ids: torch.Tensor, is_padding: torch.Tensor | None) -> torc
 
 
 def plans_of_canvases(
-    canvases: Sequence[Canvas], vocabulary: Vocabulary, device: torch.device, *, needs_twin: bool,
+    canvases: Sequence[Canvas],
+    vocabulary: Vocabulary,
+    device: torch.device,
+    *,
+    needs_twin: bool,
     attention_block: int | None = None,
-) -> Layout:  # fmt: skip
+) -> Layout:
     """Lay out canvases, padded on the right to the longest.
 
     Under block-causal attention spans may differ in length, as each ends with a block; shorter ones repeat their last
@@ -242,11 +251,16 @@ def plans_of_canvases(
         _twins(canvases, token_ids, is_open, is_padding, vocabulary) if needs_twin else (None, None)
     )
     return Layout(
-        token_ids=token_ids.to(device), is_padding=padding, positions=_positions(token_ids, is_padding).to(device),
-        is_open=is_open.to(device), twin_ids=None if twin_ids is None else twin_ids.to(device),
-        twin_is_padding=None if twin_padding is None else twin_padding.to(device), plans=tuple(plans),
-        image_features=features, feature_offsets=None if features is None else offsets.to(device),
-    )  # fmt: skip
+        token_ids=token_ids.to(device),
+        is_padding=padding,
+        positions=_positions(token_ids, is_padding).to(device),
+        is_open=is_open.to(device),
+        twin_ids=None if twin_ids is None else twin_ids.to(device),
+        twin_is_padding=None if twin_padding is None else twin_padding.to(device),
+        plans=tuple(plans),
+        image_features=features,
+        feature_offsets=None if features is None else offsets.to(device),
+    )
 
 
 def _shape(span: Span, attention_block: int | None) -> tuple[object, ...]:
@@ -258,9 +272,12 @@ def _shape(span: Span, attention_block: int | None) -> tuple[object, ...]:
 
 
 def _twins(
-    canvases: Sequence[Canvas], token_ids: torch.Tensor, is_open: torch.Tensor, is_padding: torch.Tensor,
+    canvases: Sequence[Canvas],
+    token_ids: torch.Tensor,
+    is_open: torch.Tensor,
+    is_padding: torch.Tensor,
     vocabulary: Vocabulary,
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the unconditional rows; a canvas without a twin has its given tokens masked, as the text samplers do."""
     mask = torch.full_like(token_ids, vocabulary.mask_token_id)
     twin_ids = torch.where(is_open | is_padding, token_ids, mask)

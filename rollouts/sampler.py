@@ -107,11 +107,19 @@ def sample(
         if num_denoising_steps is None:
             raise ValueError("num_denoising_steps is missing: give the total number of denoising steps over all blocks")
         layout = plan_of_ids(
-            token_ids.to(device), is_padding, unconditional_ids, unconditional_is_padding, policy.vocabulary,
-            num_denoising_steps=num_denoising_steps, block_length=block_length, schedule=schedule,
-            schedule_shift=schedule_shift, vocabulary_range=vocabulary_range, needs_twin=guidance_scale > 0,
+            token_ids.to(device),
+            is_padding,
+            unconditional_ids,
+            unconditional_is_padding,
+            policy.vocabulary,
+            num_denoising_steps=num_denoising_steps,
+            block_length=block_length,
+            schedule=schedule,
+            schedule_shift=schedule_shift,
+            vocabulary_range=vocabulary_range,
+            needs_twin=guidance_scale > 0,
             attention_block=attention_block,
-        )  # fmt: skip
+        )
     else:
         if num_denoising_steps is not None or block_length is not None or vocabulary_range is not None:
             raise ValueError("a canvas holds its own steps, blocks and vocabulary range: leave those arguments out")
@@ -123,19 +131,26 @@ def sample(
         raise ValueError(f"{len(seeds)} seeds for {num_rows} rows: give one seed a row")
     keys = torch.tensor(range(num_rows) if seeds is None else list(seeds), dtype=torch.int64, device=device)
     how = HowToFill(
-        temperature=temperature, guidance_scale=guidance_scale, remasking=remasking,
-        remasking_temperature=remasking_temperature, threshold=threshold, editing_threshold=editing_threshold,
-        max_editing_rounds=max_editing_rounds, stop_at_eos=stop_at_eos,
-    )  # fmt: skip
+        temperature=temperature,
+        guidance_scale=guidance_scale,
+        remasking=remasking,
+        remasking_temperature=remasking_temperature,
+        threshold=threshold,
+        editing_threshold=editing_threshold,
+        max_editing_rounds=max_editing_rounds,
+        stop_at_eos=stop_at_eos,
+    )
     filling = Filling(policy, layout, keys, how)
     _fill(filling, use_cache)
     filled = filling.ids
     if layout.feature_offsets is not None:
         filled = shift_ids(filling.ids, -layout.feature_offsets, policy.vocabulary.size)
     return SampleOutput(
-        token_ids=filled, committed_step=filling.committed_step,
-        committed_logprobs=filling.committed_logprobs, num_forward_rows=filling.num_forward_rows,
-    )  # fmt: skip
+        token_ids=filled,
+        committed_step=filling.committed_step,
+        committed_logprobs=filling.committed_logprobs,
+        num_forward_rows=filling.num_forward_rows,
+    )
 
 
 def _fill(filling: Filling, use_cache: bool) -> None:

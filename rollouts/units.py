@@ -92,9 +92,7 @@ def generate(policy: Policy, unit: WorkUnit, version: PolicyVersion) -> list[Rol
         stop_at_eos=sampling.stop_at_eos,
         seeds=unit.seeds,
     )
-    return [
-        _rollout(policy, unit, row, canvas, output, version) for row, canvas in enumerate(canvases)
-    ]  # fmt: skip
+    return [_rollout(policy, unit, row, canvas, output, version) for row, canvas in enumerate(canvases)]
 
 
 def _rollout(

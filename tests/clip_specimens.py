@@ -95,10 +95,16 @@ def transformers_clip(folder: Path, *, tie_eos: int = 2) -> Path:
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     processing = {
-        "crop_size": 32, "size": 32, "resample": 3, "do_resize": True, "do_center_crop": True, "do_normalize": True,
+        "crop_size": 32,
+        "size": 32,
+        "resample": 3,
+        "do_resize": True,
+        "do_center_crop": True,
+        "do_normalize": True,
         "feature_extractor_type": "CLIPFeatureExtractor",
-        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }  # fmt: skip
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(processing))
     _write_tokenizer(folder)
     return folder

@@ -35,12 +35,15 @@ def alarms(records, rewards=REWARDS):
 
 def rising_and_falling(slope=0.01, other=-0.01):
     return [
-        record(step, **{
-            "rewards/optimized/mean": 0.3 + slope * step + noise(step),
-            "rewards/held_out/mean": 0.6 + other * step + noise(step + 5),
-        })
+        record(
+            step,
+            **{
+                "rewards/optimized/mean": 0.3 + slope * step + noise(step),
+                "rewards/held_out/mean": 0.6 + other * step + noise(step + 5),
+            },
+        )
         for step in range(WINDOW)
-    ]  # fmt: skip
+    ]
 
 
 def test_an_optimized_reward_that_rises_while_a_held_out_one_falls_sets_the_alarm():

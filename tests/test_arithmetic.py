@@ -32,9 +32,14 @@ def test_weights_counted_from_config_are_those_of_the_checkpoint(golden: Path) -
 
 def test_released_8b_config_counts_8_billion_weights() -> None:
     config = {
-        "n_layers": 32, "d_model": 4096, "mlp_hidden_size": 12288, "embedding_size": 134656, "n_heads": 32,
-        "n_kv_heads": 32, "weight_tying": False,
-    }  # fmt: skip
+        "n_layers": 32,
+        "d_model": 4096,
+        "mlp_hidden_size": 12288,
+        "embedding_size": 134656,
+        "n_heads": 32,
+        "n_kv_heads": 32,
+        "weight_tying": False,
+    }
     size = ModelSize.from_config(config)
     assert size is not None
     assert size.num_parameters == 32 * (4 * 4096**2 + 3 * 4096 * 12288 + 2 * 4096) + 4096 + 2 * 134656 * 4096

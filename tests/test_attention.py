@@ -25,13 +25,15 @@ MASKS: dict[str, tuple[Callable[[int, int], Tensor], int]] = {
     "block-causal, padded": (lambda a, b: block_rows(POSITIONS, BLOCK, IS_PADDING, a, b), LENGTH),
     "noisy and clean": (lambda a, b: doubled_rows(EVERY.repeat(1, 2), BLOCK, None, a, b), 2 * LENGTH),
     "noisy and clean, padded": (
-        lambda a, b: doubled_rows(DOUBLED["positions"], BLOCK, DOUBLED["is_padding"], a, b), 2 * LENGTH,
+        lambda a, b: doubled_rows(DOUBLED["positions"], BLOCK, DOUBLED["is_padding"], a, b),
+        2 * LENGTH,
     ),
     "prefix": (lambda a, b: prefix_rows(torch.tensor([6, 6, 6]), LENGTH, None, a, b), LENGTH),
     "prefix, ragged": (
-        lambda a, b: prefix_rows(torch.tensor([5, 9, 6]), LENGTH, visible_keys(IS_PADDING), a, b), LENGTH,
+        lambda a, b: prefix_rows(torch.tensor([5, 9, 6]), LENGTH, visible_keys(IS_PADDING), a, b),
+        LENGTH,
     ),
-}  # fmt: skip
+}
 
 
 def whole(rows: Callable[[int, int], Tensor], length: int) -> Tensor:
@@ -74,8 +76,11 @@ def test_a_mask_is_none_one_row_or_the_keys_that_are_seen() -> None:
     assert (answer.keys, answer.is_visible) == ((slice(0, LENGTH),), None)
     pieces = cut(MASKS["noisy and clean"][0], [0, 8, 20, 28, 40])
     assert [piece.keys for piece in pieces] == [
-        (slice(0, 8), slice(20, 24)), (slice(8, 36),), (slice(20, 28),), (slice(20, 40),),
-    ]  # fmt: skip
+        (slice(0, 8), slice(20, 24)),
+        (slice(8, 36),),
+        (slice(20, 28),),
+        (slice(20, 40),),
+    ]
     assert all(piece.is_visible.shape[0] == 1 for piece in pieces), "the same for all rows"
 
 

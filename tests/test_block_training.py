@@ -38,9 +38,11 @@ def letters() -> TextTokenizer:
 
 def load(name: str) -> TextPolicy:
     policy = load_policy(
-        GOLDEN / name, dtype="float32", tokenizer=letters(),
+        GOLDEN / name,
+        dtype="float32",
+        tokenizer=letters(),
         vocabulary={"mask": 500, "eos": 491, "tokenizer_length": 512},
-    )  # fmt: skip
+    )
     policy.block_length = 4  # type: ignore[attr-defined]
     add_lora(policy, LoraSettings(r=4, alpha=8), seed=0)
     return policy

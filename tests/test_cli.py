@@ -19,8 +19,13 @@ def _program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CI": "1", "COLUMNS": "120"}
     return subprocess.run(
         [sys.executable, "-m", "unigrpo", *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def test_help_lists_the_commands_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,8 +68,10 @@ def test_same_bytes_in_another_shape_are_another_picture(body):
 
 
 def test_cosines_are_those_worked_out_by_hand(body):
-    values = body.cosines(["", "bbb", "cc"], [Image.new("RGB", (1, 1), (5, 0, 0)), RefusedPicture("empty", ""),
-                                               Image.new("RGB", (1, 1), (0, 3, 4))])  # fmt: skip
+    values = body.cosines(
+        ["", "bbb", "cc"],
+        [Image.new("RGB", (1, 1), (5, 0, 0)), RefusedPicture("empty", ""), Image.new("RGB", (1, 1), (0, 3, 4))],
+    )
     assert values[:2] == [None, None]
     assert values[2] == pytest.approx(2 * 4 / (np.sqrt(5) * 5))
 

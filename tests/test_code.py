@@ -202,12 +202,27 @@ def test_columns_may_be_written_as_json() -> None:
 @pytest.mark.parametrize(
     ("given", "wanted", "is_equal"),
     [
-        (1, 1, True), (1, True, False), (True, True, True), ("1", 1, False), (None, None, True), (None, 0, False),
-        (2.0, 2, True), (0.1 + 0.2, 0.3, True), (1, 1.1, False), ((1, [2]), [1, [2]], True), ([1], [1, 2], False),
-        ({"a": [1]}, {"a": [1]}, True), ({1: 2}, {"1": 2}, False), ({1, 2}, [1, 2], False), (b"x", "x", False),
-        (float("nan"), float("nan"), True), (2**9000, 2**9000, True), (2**9000, 1.5, False), ("", [], False),
+        (1, 1, True),
+        (1, True, False),
+        (True, True, True),
+        ("1", 1, False),
+        (None, None, True),
+        (None, 0, False),
+        (2.0, 2, True),
+        (0.1 + 0.2, 0.3, True),
+        (1, 1.1, False),
+        ((1, [2]), [1, [2]], True),
+        ([1], [1, 2], False),
+        ({"a": [1]}, {"a": [1]}, True),
+        ({1: 2}, {"1": 2}, False),
+        ({1, 2}, [1, 2], False),
+        (b"x", "x", False),
+        (float("nan"), float("nan"), True),
+        (2**9000, 2**9000, True),
+        (2**9000, 1.5, False),
+        ("", [], False),
     ],
-)  # fmt: skip
+)
 def test_values_are_compared_with_their_types(given: Any, wanted: Any, is_equal: bool) -> None:
     assert equals(to_data(given), wanted) is is_equal
 

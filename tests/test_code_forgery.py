@@ -107,11 +107,25 @@ def test_no_value_is_a_built_in(code: Code, test: str, value: str) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        {"kept": -1}, {"kept": True}, {"kept": "0"}, {"kept": 1e999}, {"int": 5}, {"int": "x"}, {"bytes": [1]},
-        {"complex": ["1", "2"]}, {"complex": [10**400, 0]}, {"tuple": "ab"}, {"set": [[1]]}, {"dict": [[[], 1]]},
-        {"dict": {"a": 1}}, {"list": []}, {}, {"int": "1", "bytes": ""}, {"builtin": "len"},
+        {"kept": -1},
+        {"kept": True},
+        {"kept": "0"},
+        {"kept": 1e999},
+        {"int": 5},
+        {"int": "x"},
+        {"bytes": [1]},
+        {"complex": ["1", "2"]},
+        {"complex": [10**400, 0]},
+        {"tuple": "ab"},
+        {"set": [[1]]},
+        {"dict": [[[], 1]]},
+        {"dict": {"a": 1}},
+        {"list": []},
+        {},
+        {"int": "1", "bytes": ""},
+        {"builtin": "len"},
     ],
-)  # fmt: skip
+)
 def test_malformed_data_is_refused(value: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         decode(value, {"kept": Client._stand_in.__get__(None)})
@@ -131,9 +145,9 @@ def test_function_of_the_program_goes_back_to_the_program_and_stays_opaque(code:
 
 PASSED_ON = {
     "a built-in that is no function": ('answers(value={"builtin": "__spec__"})', "assert g(f(1)) == 2"),
-    "a method of data": ('answers(value=[1])', "assert g(f(1).count) == 2"),
+    "a method of data": ("answers(value=[1])", "assert g(f(1).count) == 2"),
     "a view of data": ('answers(value={"dict": []})', "assert g(f(1).keys()) == 2"),
-    "an iterator of data": ('answers(value=[1])', "assert g(f(1).__iter__()) == 2"),
+    "an iterator of data": ("answers(value=[1])", "assert g(f(1).__iter__()) == 2"),
     "the class of a stand-in": ('answers(value={"kept": 0})', "assert g(f(1).__class__) == 2"),
     "a method of a stand-in": ('answers(value={"kept": 0})', "assert g(f(1).__str__) == 2"),
     "a name that is data": ('answers(get={"f": [1]})', "assert g(f.count) == 2"),
@@ -143,7 +157,7 @@ PASSED_ON = {
         "try: f(1)\nexcept Exception as error: assert g(error) == 2",
     ),
     "a module": ('answers(load=lambda names: {"f": "os", "g": ""}, get={"f": {"module": "os"}})', "assert g(f) == 2"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PASSED_ON)
@@ -175,19 +189,28 @@ FAKE_MATH = "import types\nmath = types.SimpleNamespace(isclose=lambda *a, **k: 
     ("program", "tests", "value"),
     [
         (FAKE_MATH, ["assert math.isclose(f(2), 4)"], 0.0),
-        (FAKE_MATH.replace("math = ", "import sys\nsys.modules['math'] = math = "),
-         ["assert math.isclose(f(2), 4)"], 0.0),
-        ("import re as real\nclass re: match = lambda *a: True\ndef f(x): return ''",
-         ["assert re.match('a', f(1))"], 0.0),
-        ("import types\nos = types.SimpleNamespace(path=types.SimpleNamespace(exists=bool))\ndef f(x): return '/x'",
-         ["assert os.path.exists(f(1))"], 0.0),
+        (
+            FAKE_MATH.replace("math = ", "import sys\nsys.modules['math'] = math = "),
+            ["assert math.isclose(f(2), 4)"],
+            0.0,
+        ),
+        (
+            "import re as real\nclass re: match = lambda *a: True\ndef f(x): return ''",
+            ["assert re.match('a', f(1))"],
+            0.0,
+        ),
+        (
+            "import types\nos = types.SimpleNamespace(path=types.SimpleNamespace(exists=bool))\ndef f(x): return '/x'",
+            ["assert os.path.exists(f(1))"],
+            0.0,
+        ),
         ("def f(x): return x / 3", ["assert math.isclose(f(1), 1 / 3)"], 1.0),
         ("def copy(x): return x", ["assert copy([1]) == [1]"], 1.0),
         ("class queue:\n    size = staticmethod(lambda: 3)", ["assert queue.size() == 3"], 1.0),
         ("from datetime import datetime\ndef f(): return 2", ["assert datetime(2020, 1, 2).day == f()"], 1.0),
         ("class math: pi = 3", ["import math\nassert math.pi > 3.1"], 1.0),
     ],
-)  # fmt: skip
+)
 def test_standard_module_of_the_tests_is_the_judges(code: Code, program: str, tests: list[str], value: float) -> None:
     assert score(code, program, tests) == value
 

@@ -152,10 +152,18 @@ def test_reward_keeps_its_contract(reward: Correctness) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "9^9^9^9", "9**9**9", "10^{10^{10}}", "(10^8)^(10^8)", "3^{1500000001}", "100000000!", "((5!)!)!",
-        r"\sum_{k=1}^{10^{12}} \frac{1}{k}", r"\prod_{k=1}^{99999999} k", "(10^6)!",
+        "9^9^9^9",
+        "9**9**9",
+        "10^{10^{10}}",
+        "(10^8)^(10^8)",
+        "3^{1500000001}",
+        "100000000!",
+        "((5!)!)!",
+        r"\sum_{k=1}^{10^{12}} \frac{1}{k}",
+        r"\prod_{k=1}^{99999999} k",
+        "(10^6)!",
     ],
-)  # fmt: skip
+)
 def test_explosive_expressions_are_seen(text: str) -> None:
     assert is_explosive(text)
 

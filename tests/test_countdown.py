@@ -79,11 +79,30 @@ def test_values_are_those_of_exact_arithmetic() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "9**9**9", "9^9^9^9", "9" * 400, "1+" * 140 + "9" * 13, "(" * 100 + "1" + ")" * 100, "-" * 200 + "1", "2(3)",
-        "1 2", "1 +", "(1", "1)", "__import__('os')", "abs(1)", "1e9", "100000000!", "3 // 2", "0x10", "1_000", "=", "",
-        "\u0665", "x" * 299,
+        "9**9**9",
+        "9^9^9^9",
+        "9" * 400,
+        "1+" * 140 + "9" * 13,
+        "(" * 100 + "1" + ")" * 100,
+        "-" * 200 + "1",
+        "2(3)",
+        "1 2",
+        "1 +",
+        "(1",
+        "1)",
+        "__import__('os')",
+        "abs(1)",
+        "1e9",
+        "100000000!",
+        "3 // 2",
+        "0x10",
+        "1_000",
+        "=",
+        "",
+        "\u0665",
+        "x" * 299,
     ],
-)  # fmt: skip
+)
 def test_anything_else_is_refused_at_once(text: str) -> None:
     start = time.process_time()
     with pytest.raises(ArithmeticSyntaxError):

@@ -13,10 +13,17 @@ from unigrpo.models.layers.decoder import Decoder, DecoderConfig
 from unigrpo.models.layers.rotary import RotaryTables, rotate
 
 CONFIG: dict[str, Any] = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 48, "vocab_size": 40, "rope_theta": 1e4, "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 64, "tie_word_embeddings": False,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 40,
+    "rope_theta": 1e4,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
 IDS = torch.arange(20).view(2, 10)
 
 

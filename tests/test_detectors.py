@@ -17,9 +17,7 @@ from unigrpo.rewards.vision.geneval import COLORS
 from unigrpo.testing.conformance import check_reward
 
 LETTERS = [chr(97 + index) for index in range(26)]
-SWIN = {
-    "image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 4,
-}  # fmt: skip
+SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 4}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,10 +40,18 @@ def mask2former(tmp_path_factory):
     names = dict(enumerate(("person", "motorbike", "remote")))
     config = Mask2FormerConfig(
         backbone_config=SwinConfig(**SWIN, out_features=["stage1", "stage2", "stage3", "stage4"]),
-        feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16, encoder_layers=1,
-        decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=6, id2label=names,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        dim_feedforward=16,
+        num_queries=6,
+        id2label=names,
         label2id={name: index for index, name in names.items()},
-    )  # fmt: skip
+    )
     Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
     Mask2FormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}, size_divisor=32).save_pretrained(folder)
     return folder
@@ -90,8 +96,13 @@ def dino(tmp_path_factory):
         text_config=BertConfig(
             vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
         ),
-        num_queries=10, d_model=32, decoder_layers=2, decoder_ffn_dim=16, decoder_attention_heads=2, **layers,
-    )  # fmt: skip
+        num_queries=10,
+        d_model=32,
+        decoder_layers=2,
+        decoder_ffn_dim=16,
+        decoder_attention_heads=2,
+        **layers,
+    )
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     processor = GroundingDinoImageProcessor(size={"shortest_edge": 96, "longest_edge": 160})
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
@@ -240,8 +251,10 @@ def test_color_is_the_nearest_mean_of_three_sentences():
     body = open_clip_body("asset:tiny_clip", None, "cpu")
     rng = np.random.default_rng(0)
     shown = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(4)]
-    found = [(picture, Detection(label=name, score=1, box=(0, 0, 16, 16))) for picture, name in
-             zip(shown, ("car", "dog", "car", "cup"), strict=True)]  # fmt: skip
+    found = [
+        (picture, Detection(label=name, score=1, box=(0, 0, 16, 16)))
+        for picture, name in zip(shown, ("car", "dog", "car", "cup"), strict=True)
+    ]
     named = ClipColors("asset:tiny_clip", None)(found)
     for (picture, one), name in zip(found, named, strict=True):
         image = body.encode_pictures([picture])[0]

@@ -113,13 +113,28 @@ def filling_of(
     if is_padding is not None:
         is_padding = torch.nn.functional.pad(is_padding, (0, num_open))
     layout = plan_of_ids(
-        row, is_padding, None, None, policy.vocabulary, num_denoising_steps=num_steps, block_length=None,
-        schedule="linear", schedule_shift=3.0, vocabulary_range=None, needs_twin=False,
-    )  # fmt: skip
+        row,
+        is_padding,
+        None,
+        None,
+        policy.vocabulary,
+        num_denoising_steps=num_steps,
+        block_length=None,
+        schedule="linear",
+        schedule_shift=3.0,
+        vocabulary_range=None,
+        needs_twin=False,
+    )
     how = HowToFill(
-        temperature=0.0, guidance_scale=0.0, remasking="low_confidence", remasking_temperature=0.0, threshold=0.9,
-        editing_threshold=None, max_editing_rounds=16, stop_at_eos=False,
-    )  # fmt: skip
+        temperature=0.0,
+        guidance_scale=0.0,
+        remasking="low_confidence",
+        remasking_temperature=0.0,
+        threshold=0.9,
+        editing_threshold=None,
+        max_editing_rounds=16,
+        stop_at_eos=False,
+    )
     return Filling(policy, layout, torch.arange(len(ids)), replace(how, **changes))
 
 
@@ -129,9 +144,12 @@ def replayed(
     """Return our ids of a case, and the entropies of every step."""
     name, num_steps, num_open = case["name"], case["max_denoising_steps"], case["max_new_tokens"]
     policy.canvas_sampling = CanvasSampling(
-        entropy_bound=case["sampler_config"], lowest_temperature=case["t_min"], highest_temperature=case["t_max"],
-        stability_threshold=case["stability_threshold"], confidence_threshold=case["confidence_threshold"],
-    )  # fmt: skip
+        entropy_bound=case["sampler_config"],
+        lowest_temperature=case["t_min"],
+        highest_temperature=case["t_max"],
+        stability_threshold=case["stability_threshold"],
+        confidence_threshold=case["confidence_threshold"],
+    )
     is_padding = golden[f"mask_{name}"] == 0 if f"mask_{name}" in golden else None
     is_ended = case["eos_token_id"] < 512
     policy.vocabulary = replace(policy.vocabulary, eos_token_id=case["eos_token_id"] if is_ended else 1)
@@ -196,10 +214,23 @@ def test_tokens_equal_those_of_transformers_own_loop_in_this_process(
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)  # it imports the compiler
     padding = {"attention_mask": golden[f"mask_{name}"]} if f"mask_{name}" in golden else {}
     wanted = policy.module.generate(
-        golden[f"in_{name}"].clone(), sampler_config=reference.EntropyBoundSamplerConfig(case["sampler_config"]),
-        **{key: case[key] for key in ("max_new_tokens", "max_denoising_steps", "t_min", "t_max", "stability_threshold",
-                                      "confidence_threshold", "eos_token_id", "pad_token_id")}, **padding,
-    ).sequences  # fmt: skip
+        golden[f"in_{name}"].clone(),
+        sampler_config=reference.EntropyBoundSamplerConfig(case["sampler_config"]),
+        **{
+            key: case[key]
+            for key in (
+                "max_new_tokens",
+                "max_denoising_steps",
+                "t_min",
+                "t_max",
+                "stability_threshold",
+                "confidence_threshold",
+                "eos_token_id",
+                "pad_token_id",
+            )
+        },
+        **padding,
+    ).sequences
     found, _ = replayed(case, policy, golden)
     width = min(found.shape[1], wanted.shape[1])  # ours ends with the span, theirs with the last canvas begun
     found, wanted = found[:, :width], wanted[:, :width]

@@ -79,9 +79,14 @@ def test_every_order_fills_every_family_under_every_schedule(order: Any, schedul
     for name in ("dream_tiny", "llada_tiny"):
         policy = load_policy(GOLDEN / name, dtype="float32", vocabulary={"mask_token_id": MASK})
         out = sample(
-            policy, ids, num_denoising_steps=5, remasking=order, schedule=schedule, temperature=1.0,
+            policy,
+            ids,
+            num_denoising_steps=5,
+            remasking=order,
+            schedule=schedule,
+            temperature=1.0,
             vocabulary_range=(0, 480),
-        )  # fmt: skip
+        )
         assert (out.token_ids != MASK).all()
         assert torch.equal(out.token_ids[:, :9], ids[:, :9])
         assert out.committed_step[:, 9:].min() >= 0
@@ -94,9 +99,12 @@ def test_padding_and_neighbors_change_no_token(dream: DreamPolicy, order: Any, s
     ids = torch.full((3, 20), MASK)
     ids[:, :8] = torch.arange(24).view(3, 8)
     settings: dict[str, Any] = {
-        "num_denoising_steps": 6, "remasking": order, "schedule": "dream", "temperature": 1.0,
+        "num_denoising_steps": 6,
+        "remasking": order,
+        "schedule": "dream",
+        "temperature": 1.0,
         "remasking_temperature": 0.3,
-    }  # fmt: skip
+    }
     plain = sample(dream, ids, seeds=[5, 6, 7], **settings).token_ids
     alone = sample(dream, ids[1:2], seeds=[6], **settings).token_ids
     filler, flags = torch.full((3, 5), 77), torch.ones(3, 5, dtype=torch.bool)

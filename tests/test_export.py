@@ -26,15 +26,24 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    return [sum(c in 'abcdef0123' for c in text) / max(len(text), 1) for text in completions]\n"
     )
     recipe = {
-        "name": "exported", "num_steps": 1, "group_size": 4, "num_threads": 1,
-        "policy": {"path": "policy", "dtype": "float32"}, "lora": {"r": 4, "alpha": 8},
-        "tasks": {"reason": {
-            "data": {"use": "unigrpo.quickstart.sums:Sums"}, "prompts_per_step": 2,
-            "sampling": {"completion_length": 8, "num_denoising_steps": 4},
-        }},
-        "rewards": {"letters": {"use": "rewards.py:letters"}}, "learner": {"lr": 0.05},
-        "evaluate": {"num_prompts": 4}, "tracking": {"report": False, "tensorboard": False},
-    }  # fmt: skip
+        "name": "exported",
+        "num_steps": 1,
+        "group_size": 4,
+        "num_threads": 1,
+        "policy": {"path": "policy", "dtype": "float32"},
+        "lora": {"r": 4, "alpha": 8},
+        "tasks": {
+            "reason": {
+                "data": {"use": "unigrpo.quickstart.sums:Sums"},
+                "prompts_per_step": 2,
+                "sampling": {"completion_length": 8, "num_denoising_steps": 4},
+            }
+        },
+        "rewards": {"letters": {"use": "rewards.py:letters"}},
+        "learner": {"lr": 0.05},
+        "evaluate": {"num_prompts": 4},
+        "tracking": {"report": False, "tensorboard": False},
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     train(load_recipe(folder / "recipe.yaml"), folder / "run")
     return folder / "run"

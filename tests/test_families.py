@@ -30,16 +30,25 @@ def early_letters(*, prompts, completions):
     return [sum(character in "abcdefghijklm" for character in text) for text in completions]
 """
 RECIPE: dict[str, Any] = {
-    "num_steps": 3, "group_size": 4, "num_threads": 1, "policy": {"path": ".", "dtype": "float32"},
+    "num_steps": 3,
+    "group_size": 4,
+    "num_threads": 1,
+    "policy": {"path": ".", "dtype": "float32"},
     "lora": {"r": 2, "alpha": 4},
-    "tasks": {"reason": {"data": {"use": "unigrpo.quickstart.sums:Sums"}, "prompts_per_step": 2,
-                         "sampling": {"completion_length": 8, "num_denoising_steps": 4, "block_length": 4,
-                                      "stop_at_eos": False}}},
+    "tasks": {
+        "reason": {
+            "data": {"use": "unigrpo.quickstart.sums:Sums"},
+            "prompts_per_step": 2,
+            "sampling": {"completion_length": 8, "num_denoising_steps": 4, "block_length": 4, "stop_at_eos": False},
+        }
+    },
     "rewards": {"letters": {"use": "rewards.py:early_letters"}},
-    "learner": {"lr": 0.01, "lr_schedule": "constant", "num_inner_updates": 2}, "rollouts": {"num_actors": 1},
-    "evaluate": {"enabled": False}, "checkpoint": {"every": 3},
+    "learner": {"lr": 0.01, "lr_schedule": "constant", "num_inner_updates": 2},
+    "rollouts": {"num_actors": 1},
+    "evaluate": {"enabled": False},
+    "checkpoint": {"every": 3},
     "tracking": {"report": False, "tensorboard": False, "rollouts_every": 0},
-}  # fmt: skip
+}
 
 
 Make = Callable[[str], Path]
@@ -77,10 +86,15 @@ def local_ray() -> Iterator[None]:
 
 PICTURES: dict[str, Any] = {
     "policy": RECIPE["policy"] | {"image_tokenizer": "asset:tiny_magvit", "image_size": 64},
-    "tasks": {"imagine": {"data": {"use": "unigrpo.quickstart.scenes:ImagineScenes"}, "prompts_per_step": 2,
-                          "sampling": {"completion_length": 16, "num_denoising_steps": 4, "schedule": "cosine"}}},
+    "tasks": {
+        "imagine": {
+            "data": {"use": "unigrpo.quickstart.scenes:ImagineScenes"},
+            "prompts_per_step": 2,
+            "sampling": {"completion_length": 16, "num_denoising_steps": 4, "schedule": "cosine"},
+        }
+    },
     "rewards": {"size": {"use": "unigrpo.rewards.jpeg_size:JpegSize"}},
-}  # fmt: skip
+}
 """What the families learn whose text does not train."""
 
 

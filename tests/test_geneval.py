@@ -237,6 +237,11 @@ def test_every_prompt_of_the_benchmark_agrees_with_the_slow_judge(test_data):
             assert verdict == slow_verdict(line, found), (line, found)
             verdicts.setdefault(line["tag"], []).append(verdict)
     assert {tag: len(given) for tag, given in verdicts.items()} == {
-        "single_object": 640, "two_object": 792, "counting": 640, "colors": 752, "position": 800, "color_attr": 800,
-    }  # fmt: skip
+        "single_object": 640,
+        "two_object": 792,
+        "counting": 640,
+        "colors": 752,
+        "position": 800,
+        "color_attr": 800,
+    }
     assert all(0.04 < np.mean(given) < 0.96 for given in verdicts.values()), "one-sided samples test little"

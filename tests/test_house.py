@@ -28,10 +28,7 @@ LAYERS = {
 }
 """Imports point down, from a folder (or a module at the top) to one of a lower layer."""
 
-NEIGHBORS = {
-    ("data", "models"),
-    ("recipe", "rewards"),
-}
+NEIGHBORS = {("data", "models"), ("recipe", "rewards")}
 """Folders that import one of their own layer."""
 
 ONLY_IN = {
@@ -63,9 +60,20 @@ LIGHT = (
 HEAVY = ("torch", "ray", "transformers", "peft", "open_clip")
 
 BANNED_CALLS = {
-    "eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "os.system", "set_seed", "random.seed",
-    "np.random.seed", "numpy.random.seed", "torch.manual_seed", "torch.seed", "torch.cuda.manual_seed_all",
-}  # fmt: skip
+    "eval",
+    "exec",
+    "pickle.load",
+    "pickle.loads",
+    "yaml.load",
+    "os.system",
+    "set_seed",
+    "random.seed",
+    "np.random.seed",
+    "numpy.random.seed",
+    "torch.manual_seed",
+    "torch.seed",
+    "torch.cuda.manual_seed_all",
+}
 BANNED_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py"}
 
 
@@ -251,6 +259,9 @@ def test_package_list_equals_the_folders() -> None:
 def test_ruff_is_content(arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ruff", *arguments, "--no-cache", "."],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stdout[-3000:]

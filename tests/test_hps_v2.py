@@ -19,8 +19,10 @@ def checkpoint(tmp_path_factory):
     """As HPS_v2.1_compressed.pt is: half precision, under ``state_dict``, beside what training left."""
     folder = tmp_path_factory.mktemp("hps")
     architecture(folder / "configs", "tiny-ViT-H-14", width=24)
-    state = {key: value.half() if value.is_floating_point() else value for key, value in
-             random_state("tiny-ViT-H-14", seed=1).items()}  # fmt: skip
+    state = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in random_state("tiny-ViT-H-14", seed=1).items()
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield write_pickled(folder / "HPS_v2.1_compressed.pt", {"epoch": 1, "name": "hps", "state_dict": state})

@@ -20,10 +20,18 @@ from unigrpo.types import ModelInput
 ORDERS = {"margin": "full_margin", "entrophy": "full_entropy"}
 SCHEDULES = {"shift": "shift", "cosine": "sine"}
 STRICT = (
-    "prefix_g16_r1", "prefix_g16_r05", "prefix_g32_r05_shift", "prefix_g32_r025_shift033", "prefix_g24_b8_r05",
-    "prefix_g16_spb4", "prefix_g16_margin", "prefix_g16_entrophy", "prefix_draft", "full_g16_r1",
+    "prefix_g16_r1",
+    "prefix_g16_r05",
+    "prefix_g32_r05_shift",
+    "prefix_g32_r025_shift033",
+    "prefix_g24_b8_r05",
+    "prefix_g16_spb4",
+    "prefix_g16_margin",
+    "prefix_g16_entrophy",
+    "prefix_draft",
+    "full_g16_r1",
     "full_g16_b8_r05_cosine",
-)  # fmt: skip
+)
 """Every case; every margin is over 1e-3."""
 
 
@@ -164,19 +172,21 @@ def test_complementary_training_loss_equals_the_reference(
     is_open = (torch.arange(clean.token_ids.shape[1]) >= num_prompt) & (clean.token_ids != 485)
     rows = Rows(clean_ids=clean.token_ids, is_open=is_open, is_padding=None, keys=torch.arange(2))
     noisy = NoisyRows(
-        token_ids=clean.token_ids, is_masked=is_masked[:2],
+        token_ids=clean.token_ids,
+        is_masked=is_masked[:2],
         mask_prob=golden.tensor(f"train_{mode}_p_mask").expand(is_open.shape),
-    )  # fmt: skip
+    )
     rows, noisy = with_complement(rows, noisy, IDS["mask"])
     assert torch.equal(noisy.is_masked, is_masked)
     logits = policy.head(
         policy.hidden(
             ModelInput(
-                token_ids=noisy.token_ids, image_features=clean.image_features,
+                token_ids=noisy.token_ids,
+                image_features=clean.image_features,
                 prompt_lengths=torch.full((4,), num_prompt),
             )
         )
-    )  # fmt: skip
+    )
     assert (logits[is_masked] - golden.tensor(f"train_{mode}_logits_masked")).abs().max() <= 2e-5
     loss = torch.nn.functional.cross_entropy(logits[is_masked], rows.clean_ids[is_masked])
     assert abs(float(loss) - float(golden.arrays[f"train_{mode}_loss"])) <= 1e-5

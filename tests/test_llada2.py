@@ -92,9 +92,10 @@ def fill(policy: Llada2Policy, ids: torch.Tensor, case: dict[str, Any], **change
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize(
-    ("release", "case"), [(release, case) for release in RELEASES for case in cases(release)],
+    ("release", "case"),
+    [(release, case) for release in RELEASES for case in cases(release)],
     ids=lambda value: value if isinstance(value, str) else value["name"],
-)  # fmt: skip
+)
 def test_tokens_equal_the_reference_sampler(release: str, case: dict[str, Any], use_cache: bool) -> None:
     policy = load(release, case["eos_id"] if case["eos_id"] >= 0 else NO_EOS)
     arrays = read(release)

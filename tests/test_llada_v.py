@@ -23,9 +23,7 @@ from unigrpo.supervised.losses import text_mask_prob
 from unigrpo.testing.tiny.make_tiny import make_tiny
 from unigrpo.types import Message, ModelInput, Prompt, Span
 
-STRICT = (
-    "square_s16_g16_b16", "wide_s8_g16_b8", "tall_s8_g32_b16", "big_s6_g12_b4", "text_s16_g16_b8", "square_cfg1",
-)  # fmt: skip
+STRICT = ("square_s16_g16_b16", "wide_s8_g16_b8", "tall_s8_g32_b16", "big_s6_g12_b4", "text_s16_g16_b8", "square_cfg1")
 """The released sampler's cases; every margin is over 2e-3."""
 OTHER_SAMPLER = {
     "drl_static_conf": "low_confidence",
@@ -204,8 +202,11 @@ def test_the_end_of_the_turn_ends_a_completion_and_structure_is_never_drawn(poli
     special = policy.vocabulary.special
     assert policy.vocabulary.eos_token_id == special["eot"]
     assert set(policy.banned_ids) == {
-        policy.vocabulary.pad_token_id, special["bos"], special["start_header"], special["end_header"],
-    }  # fmt: skip
+        policy.vocabulary.pad_token_id,
+        special["bos"],
+        special["start_header"],
+        special["end_header"],
+    }
     assert special["eot"] not in policy.banned_ids
 
 

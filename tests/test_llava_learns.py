@@ -83,9 +83,11 @@ def test_the_learner_scores_what_the_sampler_saw(folder: Path) -> None:
         is_scored[0, : len(last)] = torch.from_numpy(last)
         noisy = batch.token_ids[row : row + 1].masked_fill(is_scored, policy.vocabulary.mask_token_id)
         given = ModelInput(
-            token_ids=noisy, is_padding=batch.is_padding[row : row + 1], image_features=batch.image_features,
+            token_ids=noisy,
+            is_padding=batch.is_padding[row : row + 1],
+            image_features=batch.image_features,
             prompt_lengths=batch.prompt_lengths[row : row + 1],
-        )  # fmt: skip
+        )
         span = next(span for span in rollout.spans if span.is_open)
         with torch.no_grad():
             found = token_logprobs(

@@ -22,14 +22,38 @@ from unigrpo.testing.tiny.make_tiny import make_tiny
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
 IDS = torch.arange(24).view(2, 12)
 RELEASE = {
-    "architectures": ["MMadaModelLM"], "model_type": "mmada", "d_model": 4096, "n_layers": 32, "n_heads": 32,
-    "n_kv_heads": 32, "mlp_hidden_size": 12288, "mlp_ratio": 4, "activation_type": "silu", "block_type": "llama",
-    "block_group_size": 1, "layer_norm_type": "rms", "rms_norm_eps": 1e-5, "rope": True, "rope_full_precision": True,
-    "rope_theta": 500000.0, "alibi": False, "attention_layer_norm": False, "include_bias": False,
-    "include_qkv_bias": False, "bias_for_layer_norm": False, "layer_norm_with_affine": True, "attention_dropout": 0.0,
-    "embedding_dropout": 0.0, "residual_dropout": 0.0, "flash_attention": False, "input_emb_norm": False,
-    "embedding_size": 134656, "multi_query_attention": None, "scale_logits": False, "weight_tying": False,
-}  # fmt: skip
+    "architectures": ["MMadaModelLM"],
+    "model_type": "mmada",
+    "d_model": 4096,
+    "n_layers": 32,
+    "n_heads": 32,
+    "n_kv_heads": 32,
+    "mlp_hidden_size": 12288,
+    "mlp_ratio": 4,
+    "activation_type": "silu",
+    "block_type": "llama",
+    "block_group_size": 1,
+    "layer_norm_type": "rms",
+    "rms_norm_eps": 1e-5,
+    "rope": True,
+    "rope_full_precision": True,
+    "rope_theta": 500000.0,
+    "alibi": False,
+    "attention_layer_norm": False,
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "bias_for_layer_norm": False,
+    "layer_norm_with_affine": True,
+    "attention_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "residual_dropout": 0.0,
+    "flash_attention": False,
+    "input_emb_norm": False,
+    "embedding_size": 134656,
+    "multi_query_attention": None,
+    "scale_logits": False,
+    "weight_tying": False,
+}
 
 
 @pytest.fixture

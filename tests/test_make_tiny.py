@@ -51,8 +51,11 @@ def test_every_family_is_made_and_loaded_at_another_depth_and_width(family: str,
     out = tmp_path / "policy"
     assert run(["make-tiny", family, str(out), "--layers", str(DEPTH), "--width", str(WIDTH)]) == 0
     policy = load_policy(out, dtype="float32")
-    blocks = {re.search(r"(?:layers?|blocks)\.(\d+)\.", name) for name, _ in policy.module.named_parameters()
-              if "vision" not in name}  # fmt: skip
+    blocks = {
+        re.search(r"(?:layers?|blocks)\.(\d+)\.", name)
+        for name, _ in policy.module.named_parameters()
+        if "vision" not in name
+    }
     assert max(int(found[1]) for found in blocks if found) == DEPTH - 1
     assert (policy.vocabulary.size, WIDTH) in {tuple(weight.shape) for weight in policy.module.parameters()}
     ids = torch.arange(5, 29)[None]
@@ -100,8 +103,9 @@ def test_what_is_said_of_every_layer_stays_where_it_is_asked_for(tmp_path: Path)
     out = make_tiny("llada_moe", tmp_path / "policy", changes={"moe_layer_freq": [0, 1]}, layers=2)
     assert json.loads((out / "config.json").read_text())["moe_layer_freq"] == [0, 1]
     with pytest.raises(UserError, match=r"does not fit together: .*layer_types"):
-        make_tiny("diffusion_gemma", tmp_path / "other", layers=2,
-                  changes={"text_config.layer_types": ["full_attention"]})  # fmt: skip
+        make_tiny(
+            "diffusion_gemma", tmp_path / "other", layers=2, changes={"text_config.layer_types": ["full_attention"]}
+        )
 
 
 def test_diffusion_gemma_repeats_its_pattern_and_ends_with_a_full_layer(tmp_path: Path) -> None:

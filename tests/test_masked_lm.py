@@ -37,14 +37,28 @@ SIZES = {
 }
 CONFIGS = {
     "bert": SIZES,
-    "modernbert": {**SIZES, "pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2,
-                   "sep_token_id": 2, "local_attention": 4},
+    "modernbert": {
+        **SIZES,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "cls_token_id": 1,
+        "eos_token_id": 2,
+        "sep_token_id": 2,
+        "local_attention": 4,
+    },
     "roberta": {**SIZES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-    "distilbert": {"vocab_size": 7, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24,
-                   "max_position_embeddings": 24, "initializer_range": 0.6},
+    "distilbert": {
+        "vocab_size": 7,
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 24,
+        "max_position_embeddings": 24,
+        "initializer_range": 0.6,
+    },
     "electra": {**SIZES, "embedding_size": 16},
     "deberta-v2": SIZES,
-}  # fmt: skip
+}
 
 
 def write_checkpoint(folder: Path, model_type: str = "bert", has_tokenizer: bool = True, **changes: object) -> Path:
@@ -153,8 +167,10 @@ def test_prompt_without_a_template_is_start_text_end_and_gaps(policy: MaskedLmPo
 
 def test_old_names_and_unused_heads_of_released_files_are_read(folder: Path, tmp_path: Path) -> None:
     state = load_file(folder / "model.safetensors")
-    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
-           for name, tensor in state.items()}  # fmt: skip
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in state.items()
+    }
     assert set(old) != set(state)
     old |= {"cls.seq_relationship.weight": torch.zeros(2, 16), "bert.pooler.dense.weight": torch.zeros(16, 16)}
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):

@@ -64,9 +64,23 @@ def suite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked test folder, with the replacement beside it."""
     folder = tmp_path_factory.mktemp("math_verify")
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--no-binary", ":all:", "--no-deps",
-        "--no-build-isolation", "--retries", "0", "--timeout", "15", f"math-verify=={VERSION}", "-d", str(folder),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-binary",
+        ":all:",
+        "--no-deps",
+        "--no-build-isolation",
+        "--retries",
+        "0",
+        "--timeout",
+        "15",
+        f"math-verify=={VERSION}",
+        "-d",
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     archives = list(folder.glob("*.tar.gz"))
     if not archives:

@@ -24,14 +24,32 @@ GOLDEN = Path(__file__).parent / "golden"
 LENGTH = 505
 BOS, EOS, SOI, EOI, T2I, MMU, IPAD, MASK, START, END, EOT = 480, 481, 484, 485, 488, 489, 493, 500, 502, 503, 504
 NAMED = {
-    "<|startoftext|>": BOS, "<|endoftext|>": EOS, "<|soi|>": SOI, "<|eoi|>": EOI, "<|t2i|>": T2I, "<|mmu|>": MMU,
-    "<|ipad|>": IPAD, "<|mdm_mask|>": MASK, "<|start_header_id|>": START, "<|end_header_id|>": END, "<|eot_id|>": EOT,
-}  # fmt: skip
+    "<|startoftext|>": BOS,
+    "<|endoftext|>": EOS,
+    "<|soi|>": SOI,
+    "<|eoi|>": EOI,
+    "<|t2i|>": T2I,
+    "<|mmu|>": MMU,
+    "<|ipad|>": IPAD,
+    "<|mdm_mask|>": MASK,
+    "<|start_header_id|>": START,
+    "<|end_header_id|>": END,
+    "<|eot_id|>": EOT,
+}
 WORDS = {"a": 10, "red": 11, "cat": 12, "user": 13, "assistant": 14, "\n": 15, "left": 16}
 IDS = {
-    "bos": BOS, "soi_id": SOI, "EOI": EOI, "t2i_token_id": T2I, "mmu": MMU, "iPad": IPAD, "mask_token_id": MASK,
-    "start_header": START, "end_header": END, "eot_id": EOT, "image_offset": LENGTH,
-}  # fmt: skip
+    "bos": BOS,
+    "soi_id": SOI,
+    "EOI": EOI,
+    "t2i_token_id": T2I,
+    "mmu": MMU,
+    "iPad": IPAD,
+    "mask_token_id": MASK,
+    "start_header": START,
+    "end_header": END,
+    "eot_id": EOT,
+    "image_offset": LENGTH,
+}
 
 
 def text_tokenizer(length: int = LENGTH) -> TextTokenizer:
@@ -208,9 +226,16 @@ def test_ids_of_the_golden_by_vocabulary_alone(tmp_path: Path) -> None:
     assert (vocabulary.mask_token_id, vocabulary.eos_token_id, vocabulary.pad_token_id) == (MASK, EOS, EOS)
     assert (vocabulary.text_range, vocabulary.image_range) == ((0, LENGTH), (LENGTH, 633))
     assert vocabulary.special == {
-        "bos": BOS, "soi": SOI, "eoi": EOI, "t2i": T2I, "mmu": MMU, "ipad": IPAD, "start_header": START,
-        "end_header": END, "eot": EOT,
-    }  # fmt: skip
+        "bos": BOS,
+        "soi": SOI,
+        "eoi": EOI,
+        "t2i": T2I,
+        "mmu": MMU,
+        "ipad": IPAD,
+        "start_header": START,
+        "end_header": END,
+        "eot": EOT,
+    }
     with pytest.raises(ValueError, match=r"'soj'; known are mask, eos, pad, bos, soi"):
         load_policy(GOLDEN / "mmada_tiny", vocabulary={"soj": 1})
 
@@ -258,8 +283,11 @@ def test_mask_ids_that_disagree_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mask_token_id 7, the tokenizer has <\|mdm_mask\|> at 500"):
         resolve_vocabulary(
             {"mask_token_id": 7, "eos_token_id": EOS},
-            size=640, tokenizer=text_tokenizer(), overrides=None, codebook_size=None,
-        )  # fmt: skip
+            size=640,
+            tokenizer=text_tokenizer(),
+            overrides=None,
+            codebook_size=None,
+        )
     with pytest.raises(ValueError, match="gives the mask id"):
         resolve_vocabulary({}, size=640, tokenizer=None, overrides=None, codebook_size=None)
 

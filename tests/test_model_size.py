@@ -20,13 +20,24 @@ from unigrpo.testing.tiny.families import TINY_FAMILIES
 from unigrpo.testing.tiny.make_tiny import json_files, make_tiny
 
 BILLIONS = {
-    ("llada", "8b"): 8.016, ("mmada", "8b"): 8.083, ("dream", "7b"): 7.616, ("sdar", "8b"): 8.191,
-    ("sdar_moe", "30b-a3b"): 30.53, ("llada_v", "8b"): 8.435, ("lavida", "8b"): 8.435, ("llada_moe", "7b-a1b"): 7.356,
-    ("llada2", "mini"): 16.26, ("llada2", "flash"): 102.9,
-    ("diffusion_gemma", "26b-a4b"): 51.647701024 / 2, ("showo", "256"): 1.448, ("showo", "512"): 1.448,
-    ("bert", "base"): 0.1095, ("bert", "large"): 0.3352, ("modernbert", "base"): 0.1497,
+    ("llada", "8b"): 8.016,
+    ("mmada", "8b"): 8.083,
+    ("dream", "7b"): 7.616,
+    ("sdar", "8b"): 8.191,
+    ("sdar_moe", "30b-a3b"): 30.53,
+    ("llada_v", "8b"): 8.435,
+    ("lavida", "8b"): 8.435,
+    ("llada_moe", "7b-a1b"): 7.356,
+    ("llada2", "mini"): 16.26,
+    ("llada2", "flash"): 102.9,
+    ("diffusion_gemma", "26b-a4b"): 51.647701024 / 2,
+    ("showo", "256"): 1.448,
+    ("showo", "512"): 1.448,
+    ("bert", "base"): 0.1095,
+    ("bert", "large"): 0.3352,
+    ("modernbert", "base"): 0.1497,
     ("modernbert", "large"): 0.3959,
-}  # fmt: skip
+}
 """Weights of the released sizes, to guard these against a slip; DiffusionGemma's are the bytes of its published files,
 which are bfloat16."""
 
@@ -105,6 +116,13 @@ def test_a_config_without_sizes_has_no_size() -> None:
 
 
 def test_a_model_of_no_known_family_is_taken_for_a_llama_body() -> None:
-    config = {"model_type": "roberta", "architectures": ["RobertaForMaskedLM"], "hidden_size": 8, "vocab_size": 10,
-              "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}  # fmt: skip
+    config = {
+        "model_type": "roberta",
+        "architectures": ["RobertaForMaskedLM"],
+        "hidden_size": 8,
+        "vocab_size": 10,
+        "intermediate_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+    }
     assert size_of(config).num_parameters == 3 * (4 * 8 * 8 + 3 * 8 * 16 + 2 * 8) + 2 * 10 * 8 + 8

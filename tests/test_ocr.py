@@ -100,8 +100,11 @@ def test_case_and_spaces_count_where_set_so():
 def test_no_target_and_no_picture_get_none(reward):
     shown = typed(["A"])
     assert reward(prompts=["-"] * 4, completions=[shown, shown, shown, "A"], text=["A", None, "  ", "A"]) == [
-        1.0, None, None, None,
-    ]  # fmt: skip
+        1.0,
+        None,
+        None,
+        None,
+    ]
     assert reward(prompts=["-"], completions=[shown]) == [None]
 
 

@@ -144,7 +144,8 @@ def test_bad_value_is_refused_with_its_key_and_the_way_out(
     ("overrides", "way_out", "message"),
     [
         (
-            ["policy.dtype=bfloat16", "lora.enabled=false"], ["lora.enabled=true", "policy.dtype=float32"],
+            ["policy.dtype=bfloat16", "lora.enabled=false"],
+            ["lora.enabled=true", "policy.dtype=float32"],
             "AdamW's small steps round to nothing in bfloat16; set policy.dtype=float32 or lora.enabled=true",
         ),
         (
@@ -153,7 +154,7 @@ def test_bad_value_is_refused_with_its_key_and_the_way_out(
             "rollouts.num_gpus: 0 hides every GPU from the actors",
         ),
     ],
-)  # fmt: skip
+)
 def test_settings_that_contradict_are_refused_and_each_way_out_is_one(
     recipe_values: dict[str, Any], write_recipe: Write, overrides: list[str], way_out: list[str], message: str
 ) -> None:

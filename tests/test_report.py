@@ -21,10 +21,12 @@ def make_run(folder: Path, *, num_steps: int = 60, seed: int = 0, name: str = "q
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     recipe = {
-        "name": name, "description": "A tiny policy learns three tasks at once.", "seed": seed,
+        "name": name,
+        "description": "A tiny policy learns three tasks at once.",
+        "seed": seed,
         "policy": {"path": "asset:tiny", "device": "cpu"},
         "evaluate": {"accuracy": {"reason": "correctness", "understand": "correctness"}},
-    }  # fmt: skip
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     (folder / "environment.json").write_text(json.dumps({"python": "3.11", "torch": "2.13.0", "cpu": "2 cores"}))
     with (folder / "metrics.jsonl").open("w") as file:
@@ -32,9 +34,13 @@ def make_run(folder: Path, *, num_steps: int = 60, seed: int = 0, name: str = "q
             file.write(json.dumps(_record(step, num_steps, generator)) + "\n")
     before, after = (_scores(gain) for gain in (0.0, 0.35))
     summary = {
-        "eval_before": before, "eval_after": after, "num_steps": num_steps, "wall_s": 754.2, "seed": seed,
+        "eval_before": before,
+        "eval_after": after,
+        "num_steps": num_steps,
+        "wall_s": 754.2,
+        "seed": seed,
         "status": "finished",
-    }  # fmt: skip
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
     for side, quality in (("before", 0.3), ("after", 0.9)):
         _write_samples(folder / f"eval_{side}", quality, np.random.default_rng(seed))
@@ -72,25 +78,49 @@ def _write_samples(folder: Path, quality: float, generator: np.random.Generator)
     records = []
     for place in range(6):
         is_right = bool(generator.random() < quality)
-        records.append({
-            "task": "reason", "id": f"r{place}", "prompt": f"What is {place} + 7? {HOSTILE}", "answer": str(place + 7),
-            "completion": f"<think>{place} + 7</think><answer>{place + 7 if is_right else 3}</answer>", "image": None,
-            "prompt_image": None, "reward": quality, "rewards": {"correctness": float(is_right)},
-            "passed": {"correctness": is_right},
-        })  # fmt: skip
+        records.append(
+            {
+                "task": "reason",
+                "id": f"r{place}",
+                "prompt": f"What is {place} + 7? {HOSTILE}",
+                "answer": str(place + 7),
+                "completion": f"<think>{place} + 7</think><answer>{place + 7 if is_right else 3}</answer>",
+                "image": None,
+                "prompt_image": None,
+                "reward": quality,
+                "rewards": {"correctness": float(is_right)},
+                "passed": {"correctness": is_right},
+            }
+        )
         _picture(folder / f"{place}_prompt.png", place, 1.0, generator)
-        records.append({
-            "task": "understand", "id": f"u{place}", "prompt": "How many circles are there?", "answer": "2",
-            "completion": "<answer>2</answer>" if is_right else "<answer>5</answer>", "image": None,
-            "prompt_image": f"{place}_prompt.png", "reward": quality, "rewards": {"correctness": float(is_right)},
-            "passed": {"correctness": is_right},
-        })  # fmt: skip
+        records.append(
+            {
+                "task": "understand",
+                "id": f"u{place}",
+                "prompt": "How many circles are there?",
+                "answer": "2",
+                "completion": "<answer>2</answer>" if is_right else "<answer>5</answer>",
+                "image": None,
+                "prompt_image": f"{place}_prompt.png",
+                "reward": quality,
+                "rewards": {"correctness": float(is_right)},
+                "passed": {"correctness": is_right},
+            }
+        )
         _picture(folder / f"{place}.png", place, quality, generator)
-        records.append({
-            "task": "imagine", "id": f"i{place}", "prompt": "a red circle left of a blue square", "answer": None,
-            "completion": None, "image": f"{place}.png", "prompt_image": None, "reward": quality,
-            "rewards": {"picture": quality},
-        })  # fmt: skip
+        records.append(
+            {
+                "task": "imagine",
+                "id": f"i{place}",
+                "prompt": "a red circle left of a blue square",
+                "answer": None,
+                "completion": None,
+                "image": f"{place}.png",
+                "prompt_image": None,
+                "reward": quality,
+                "rewards": {"picture": quality},
+            }
+        )
     (folder / "samples.jsonl").write_text("\n".join(json.dumps(record) for record in records) + "\n")
 
 
@@ -158,9 +188,21 @@ def test_report_needs_nothing_outside_itself_and_runs_no_script(tmp_path: Path) 
 def test_report_holds_every_part_of_a_whole_run(tmp_path: Path) -> None:
     out = write_report([make_run(tmp_path / "run")], tmp_path / "report.html")
     text, page = out.read_text(), _parse(out)
-    for wanted in ("Before and after", "Reward while training", "Pictures, before and after", "How a picture appears",
-                   "Completions: reason", "Completions: understand", "Rewards by name", "Optimisation and speed",
-                   "Where the time went", "How to repeat it", "+0.350 ± 0.050", "✓ right", "✗ wrong"):  # fmt: skip
+    for wanted in (
+        "Before and after",
+        "Reward while training",
+        "Pictures, before and after",
+        "How a picture appears",
+        "Completions: reason",
+        "Completions: understand",
+        "Rewards by name",
+        "Optimisation and speed",
+        "Where the time went",
+        "How to repeat it",
+        "+0.350 ± 0.050",
+        "✓ right",
+        "✗ wrong",
+    ):
         assert wanted in text
     assert page.tags.count("img") == 12 + 8 + 6
     assert out.stat().st_size < 3_000_000
@@ -192,9 +234,18 @@ def test_text_of_completions_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "missing",
-    ["summary.json", "metrics.jsonl", "recipe.yaml", "environment.json", "film/film.json", "film/00.png",
-     "eval_before/samples.jsonl", "eval_after/samples.jsonl", "eval_after/0.png"],
-)  # fmt: skip
+    [
+        "summary.json",
+        "metrics.jsonl",
+        "recipe.yaml",
+        "environment.json",
+        "film/film.json",
+        "film/00.png",
+        "eval_before/samples.jsonl",
+        "eval_after/samples.jsonl",
+        "eval_after/0.png",
+    ],
+)
 def test_missing_part_is_left_out(tmp_path: Path, missing: str) -> None:
     run = make_run(tmp_path / "run", num_steps=3)
     (run / missing).unlink()
@@ -241,9 +292,12 @@ def test_picture_outside_the_folder_is_not_read(tmp_path: Path) -> None:
 
 def test_interval_of_a_difference_by_hand() -> None:
     change = Change(
-        task="reason", metric="reward", num_prompts=100,
-        before=Score(value=0.5, error=0.03), after=Score(value=0.6, error=0.04),
-    )  # fmt: skip
+        task="reason",
+        metric="reward",
+        num_prompts=100,
+        before=Score(value=0.5, error=0.03),
+        after=Score(value=0.6, error=0.04),
+    )
     difference = change.difference
     assert difference is not None
     assert difference.value == pytest.approx(0.1)

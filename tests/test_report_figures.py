@@ -34,9 +34,12 @@ def _series(values: list[float | None], **keywords: object) -> Series:
 
 def test_chart_is_well_formed_and_finite_for_hard_cases() -> None:
     cases = [
-        [_series([1.0])], [_series([0.0, 0.0])], [_series([None, 1.0, None, 3.0])],
-        [_series([1e-9, 2e-9]), _series([5.0] * 1000)], [_series([1.0, 2.0, 3.0], spread=[0.1, None, 0.2])],
-    ]  # fmt: skip
+        [_series([1.0])],
+        [_series([0.0, 0.0])],
+        [_series([None, 1.0, None, 3.0])],
+        [_series([1e-9, 2e-9]), _series([5.0] * 1000)],
+        [_series([1.0, 2.0, 3.0], spread=[0.1, None, 0.2])],
+    ]
     for series in cases:
         chart = line_chart("x < y", series)
         ElementTree.fromstring(chart)
@@ -66,9 +69,12 @@ def test_held_out_dot_stands_at_its_step_and_value() -> None:
 
 def test_change_bar_draws_what_is_known() -> None:
     whole = Change(
-        task="reason", metric="reward", num_prompts=9,
-        before=Score(value=0.0, error=0.1), after=Score(value=1.0, error=None),
-    )  # fmt: skip
+        task="reason",
+        metric="reward",
+        num_prompts=9,
+        before=Score(value=0.0, error=0.1),
+        after=Score(value=1.0, error=None),
+    )
     circles = list(ElementTree.fromstring(change_bar(whole, "red")).iter("circle"))
     assert [circle.get("cx") for circle in circles] == ["8.0", "292.0"]
     half = Change(task="reason", metric="reward", num_prompts=None, before=None, after=Score(value=0.5, error=None))

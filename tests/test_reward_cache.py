@@ -195,10 +195,30 @@ def test_a_resumed_run_knows_what_its_journal_tells(tmp_path):
 
 def test_hashes_tell_apart_what_looks_alike():
     values = [
-        None, "None", 0, 0.0, False, "0", b"0", [], [[]], {}, [{}], ["ab", "c"], ["a", "bc"], {"a": "b"}, ["a", "b"],
-        np.zeros(2), np.zeros(2, np.float32), np.zeros((2, 1)), Image.new("L", (2, 3)), Image.new("L", (3, 2)),
-        Image.new("RGB", (2, 1)), "\ud800", "é",
-    ]  # fmt: skip
+        None,
+        "None",
+        0,
+        0.0,
+        False,
+        "0",
+        b"0",
+        [],
+        [[]],
+        {},
+        [{}],
+        ["ab", "c"],
+        ["a", "bc"],
+        {"a": "b"},
+        ["a", "b"],
+        np.zeros(2),
+        np.zeros(2, np.float32),
+        np.zeros((2, 1)),
+        Image.new("L", (2, 3)),
+        Image.new("L", (3, 2)),
+        Image.new("RGB", (2, 1)),
+        "\ud800",
+        "é",
+    ]
     assert len({digest_of(value) for value in values}) == len(values)
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
     assert digest_of((1, np.int64(2))) == digest_of([1, 2])

@@ -19,10 +19,21 @@ FORMS = ("function", "coroutine", "Class", "trl")
 LOWEST = (0.0, 0.0, -1.0, 0.0)
 OK, ABSENT, INVALID, ERROR, TIMEOUT = RewardStatus
 OUTCOMES = {
-    "nan": INVALID, "inf": INVALID, "none": ABSENT, "dict": INVALID, "array": INVALID, "text": INVALID,
-    "exception": ERROR, "base_exception": ERROR, "interrupt": ERROR, "exit": ERROR, "kill": ERROR, "hang": TIMEOUT,
-    "fork": OK, "numpy": OK,
-}  # fmt: skip
+    "nan": INVALID,
+    "inf": INVALID,
+    "none": ABSENT,
+    "dict": INVALID,
+    "array": INVALID,
+    "text": INVALID,
+    "exception": ERROR,
+    "base_exception": ERROR,
+    "interrupt": ERROR,
+    "exit": ERROR,
+    "kill": ERROR,
+    "hang": TIMEOUT,
+    "fork": OK,
+    "numpy": OK,
+}
 ODD_TEXTS = ["x" * 2**20, "\ud83d and \udfff", "\u202eגד\u202c שלום", "\x00\x1b[31m", "", "🙂" * 1000]
 
 
@@ -88,9 +99,11 @@ def test_the_pool_is_whole_after_any_number_of_hangs(pool: RewardPool) -> None:
 def test_each_way_to_take_an_error(form: str) -> None:
     texts = ["a", "bomb exception", "c", "d", *"efgh"]
     ways = {
-        "mask": settings(form), "value": settings(form, on_error="value", error_value=-0.5),
-        "drop_group": settings(form, on_error="drop_group"), "held_out": settings(form, weight=0.0),
-    }  # fmt: skip
+        "mask": settings(form),
+        "value": settings(form, on_error="value", error_value=-0.5),
+        "drop_group": settings(form, on_error="drop_group"),
+        "held_out": settings(form, weight=0.0),
+    }
     ways = {name: way.model_copy(update={"worker": "one", "num_workers": 1}) for name, way in ways.items()}
     with RewardPool(ways) as pool:
         table = pool.score(rollouts(texts))

@@ -124,10 +124,14 @@ def test_closing_ends_a_score_that_hangs_and_leaves_no_process() -> None:
 @pytest.mark.parametrize(
     ("name", "limit", "wanted"),
     [
-        ("address_space_gb", None, 16.0), ("address_space_gb", 2.5, 2.5), ("address_space_gb", 0.0, -1.0),
-        ("AddressSpace", None, -1.0), ("AddressSpace", 3.0, 3.0), ("AddressSpaceOfItsOwn", None, 1.0),
+        ("address_space_gb", None, 16.0),
+        ("address_space_gb", 2.5, 2.5),
+        ("address_space_gb", 0.0, -1.0),
+        ("AddressSpace", None, -1.0),
+        ("AddressSpace", 3.0, 3.0),
+        ("AddressSpaceOfItsOwn", None, 1.0),
     ],
-)  # fmt: skip
+)
 def test_address_space_is_the_recipes_else_the_rewards_own_else_that_of_a_function(
     name: str, limit: float | None, wanted: float
 ) -> None:

@@ -59,9 +59,12 @@ def test_an_interpreter_of_its_own_on_a_node(tmp_path: Path, monkeypatch: pytest
         "    return [len(completion) / 10 for completion in completions]\n"
     )
     on_ray = RewardSettings(
-        use="mine.py:own", env=EnvSettings(python="bare/bin/python"), placement="ray", num_cpus=0.1,
+        use="mine.py:own",
+        env=EnvSettings(python="bare/bin/python"),
+        placement="ray",
+        num_cpus=0.1,
         max_failed_fraction=1.0,
-    )  # fmt: skip
+    )
     with RewardPool({"own": on_ray}, folder=tmp_path) as pool:
         table = pool.score(rollouts(["a", "bb", "die", "cccc"]))
         stats = pool.last_stats["own"]

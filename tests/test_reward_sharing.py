@@ -41,8 +41,9 @@ def test_rewards_of_one_worker_share_its_process_and_what_it_has_loaded():
 
 def test_a_crash_in_a_shared_worker_costs_the_other_reward_nothing():
     settings = {
-        "bomb": reward("Shared", worker="clip", arguments={"is_bomb": True}), "other": reward("Shared", worker="clip")
-    }  # fmt: skip
+        "bomb": reward("Shared", worker="clip", arguments={"is_bomb": True}),
+        "other": reward("Shared", worker="clip"),
+    }
     with RewardPool(settings) as pool:
         table = pool.score(rollouts(["a", "bomb", "b", "c", "d", "e", "f"]))
     assert table.status[:, 0].tolist() == [OK, ERROR, OK, OK, OK, OK, OK]

@@ -38,11 +38,7 @@ time.sleep(600)
 
 def test_workers_and_their_children_end_when_the_driver_is_killed() -> None:
     use = "unigrpo.rewards.correctness:Correctness"
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(SPECIMENS), use],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(SPECIMENS), use], stdout=subprocess.PIPE, text=True)
     with driver:
         assert driver.stdout is not None
         assert driver.stdout.readline().strip() == "[1.0]"

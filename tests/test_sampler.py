@@ -14,9 +14,20 @@ from unigrpo.rollouts import sample
 
 GOLDEN = Path(__file__).parent / "golden"
 MMADA_IDS = {
-    "bos": 480, "eos": 481, "pad": 481, "soi": 484, "eoi": 485, "t2i": 488, "mmu": 489, "ipad": 493, "mask": 500,
-    "start_header": 502, "end_header": 503, "eot": 504, "image_offset": 505,
-}  # fmt: skip
+    "bos": 480,
+    "eos": 481,
+    "pad": 481,
+    "soi": 484,
+    "eoi": 485,
+    "t2i": 488,
+    "mmu": 489,
+    "ipad": 493,
+    "mask": 500,
+    "start_header": 502,
+    "end_header": 503,
+    "eot": 504,
+    "image_offset": 505,
+}
 CODES = (505, 633)
 SELECTION_MARGIN = 3e-5
 

@@ -82,18 +82,27 @@ class Handler(BaseHTTPRequestHandler):
             result: dict[str, Any] = {"status": "Finished", "execution_time": 0.1}
             try:
                 done = subprocess.run(
-                    [sys.executable, str(path)], input=request["stdin"], capture_output=True, text=True,
-                    timeout=request["run_timeout"], cwd=folder, check=False,
-                )  # fmt: skip
+                    [sys.executable, str(path)],
+                    input=request["stdin"],
+                    capture_output=True,
+                    text=True,
+                    timeout=request["run_timeout"],
+                    cwd=folder,
+                    check=False,
+                )
                 result |= {"return_code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
             except subprocess.TimeoutExpired:
                 result["status"] = "TimeLimitExceeded"
             self.server.left_over.extend(file.name for file in Path(folder).iterdir())
         is_good = result.get("return_code") == 0
         return {
-            "status": "Success" if is_good else "Failed", "message": "", "compile_result": None, "run_result": result,
-            "executor_pod_name": None, "files": {},
-        }  # fmt: skip
+            "status": "Success" if is_good else "Failed",
+            "message": "",
+            "compile_result": None,
+            "run_result": result,
+            "executor_pod_name": None,
+            "files": {},
+        }
 
 
 def finished(stdout: Any) -> bytes:

@@ -164,8 +164,11 @@ def test_a_folder_of_pictures_has_its_prompts_in_order_of_names(tmp_path: Path) 
     (tmp_path / "prompts.txt").write_text("first\n\nsecond\n")
     items = read_items(folder, prompts=tmp_path / "prompts.txt")
     assert [(item.prompt_text, item.sample_index, item.picture.name) for item in items if item.picture] == [
-        ("first", 0, "1.png"), ("first", 1, "2.png"), ("second", 0, "10.png"), ("second", 1, "11.png"),
-    ]  # fmt: skip
+        ("first", 0, "1.png"),
+        ("first", 1, "2.png"),
+        ("second", 0, "10.png"),
+        ("second", 1, "11.png"),
+    ]
     (tmp_path / "prompts.txt").write_text("a\nb\nc\n")
     with pytest.raises(UserError, match=r"holds 4 pictures and .*prompts.txt 3 prompts; wanted as many, or a multiple"):
         read_items(folder, prompts=tmp_path / "prompts.txt")

@@ -147,10 +147,22 @@ def test_the_end_of_a_turn_is_the_first_id_of_the_generation_config(tmp_path: Pa
 
 
 MOE = {
-    "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
-    "intermediate_size": 24, "vocab_size": 30, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
-    "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [1], "block_size": 4, "model_type": "sdar_moe",
-}  # fmt: skip
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 24,
+    "vocab_size": 30,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [1],
+    "block_size": 4,
+    "model_type": "sdar_moe",
+}
 
 
 def test_experts_have_the_names_of_qwen3s_layout_where_the_config_puts_them() -> None:

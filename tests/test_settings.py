@@ -10,9 +10,10 @@ from unigrpo.settings import ObjectiveSettings, RewardSettings
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = [
-    value for value in vars(settings).values()
+    value
+    for value in vars(settings).values()
     if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == settings.__name__
-]  # fmt: skip
+]
 UNREAD_BY_NAME = {"description"}
 """Shown to people only, by the report, which reads recipes as plain mappings."""
 

@@ -13,9 +13,17 @@ from unigrpo.supervised.losses import num_masked_codes, text_mask_prob, text_wei
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
 MASK, IPAD, PREFIX = 500, 493, 17
 IDS = {
-    "bos": 480, "soi": 484, "eoi": 485, "t2i": 488, "mmu": 489, "ipad": 493,
-    "start_header": 502, "end_header": 503, "eot": 504, "tokenizer_length": 505,
-}  # fmt: skip
+    "bos": 480,
+    "soi": 484,
+    "eoi": 485,
+    "t2i": 488,
+    "mmu": 489,
+    "ipad": 493,
+    "start_header": 502,
+    "end_header": 503,
+    "eot": 504,
+    "tokenizer_length": 505,
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +39,8 @@ def losses(golden, logits):
         "loss_t2i": loss_t2i(logits[:2], labels[:2], PREFIX),
         "loss_lm_no_answer_lengths": loss_lm(*lm),
         "loss_lm_with_answer_lengths": loss_lm(*lm, golden["answer_lengths_lm"]),
-        "loss_mmu": loss_mmu(
-            logits[4:], labels[4:], is_masked[4:], golden["p_mask_mmu"], golden["answer_lengths_mmu"]
-        ),
-    }  # fmt: skip
+        "loss_mmu": loss_mmu(logits[4:], labels[4:], is_masked[4:], golden["p_mask_mmu"], golden["answer_lengths_mmu"]),
+    }
 
 
 def test_losses_of_the_stored_logits_are_the_reference_s(golden):

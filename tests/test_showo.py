@@ -99,9 +99,15 @@ def test_greedy_pictures_equal_the_reference(
     assert min(case["min_argmax_log_margin"], case["min_selection_log_gap"]) > 3e-5
     ids, twin = golden[f"in_{case['name']}"], golden.get(f"uncond_{case['name']}")
     out = sample(
-        policy, ids, is_padding=ids == PAD, num_denoising_steps=case["timesteps"], schedule=case["schedule"],
-        guidance_scale=case["guidance_scale"], unconditional_ids=twin, vocabulary_range=CODES,
-    )  # fmt: skip
+        policy,
+        ids,
+        is_padding=ids == PAD,
+        num_denoising_steps=case["timesteps"],
+        schedule=case["schedule"],
+        guidance_scale=case["guidance_scale"],
+        unconditional_ids=twin,
+        vocabulary_range=CODES,
+    )
     is_code = torch.zeros_like(ids, dtype=torch.bool)
     is_code[:, -1 - case["num_vq_tokens"] : -1] = True
     assert torch.equal(out.token_ids[is_code].view(len(ids), -1) - CODES[0], golden[f"out_{case['name']}"])
@@ -151,8 +157,14 @@ def test_ids_follow_from_the_config_alone() -> None:
 
 
 def test_released_sizes_come_without_the_language_models_config(tmp_path: Path) -> None:
-    released = {"_class_name": "Showo", "vocab_size": 58498, "llm_vocab_size": 50295, "codebook_size": 8192,
-                "llm_model_path": "microsoft/phi-1_5", "w_clip_vit": False}  # fmt: skip
+    released = {
+        "_class_name": "Showo",
+        "vocab_size": 58498,
+        "llm_vocab_size": 50295,
+        "codebook_size": 8192,
+        "llm_model_path": "microsoft/phi-1_5",
+        "w_clip_vit": False,
+    }
     config = ShowoPolicy.complete_config(released, tmp_path)
     assert (config["mask_token_id"], config["image_offset"], config["soi_token_id"]) == (58497, 50305, 50296)
     with torch.device("meta"):
@@ -192,9 +204,7 @@ def test_canvas_of_a_picture_is_the_references_row_without_its_padding(
 
 
 def test_question_about_a_picture_is_answered_token_by_token(policy: ShowoPolicy) -> None:
-    prompt = Prompt(
-        id="0", task="understand", messages=(Message(role="user", text="w7 w9", images=(picture(255),)),)
-    )  # fmt: skip
+    prompt = Prompt(id="0", task="understand", messages=(Message(role="user", text="w7 w9", images=(picture(255),)),))
     canvas = policy.encode(prompt, ANSWER)
     assert canvas.token_ids.tolist() == [206, 201, 211, 212, 213, 214, 202, 150, 199, 7, 9, 199, *[MASK] * 5]
     (span,) = canvas.open_spans

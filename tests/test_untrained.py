@@ -33,8 +33,10 @@ def test_every_task_of_a_generation_only_family_is_refused_with_its_reason(
     with pytest.raises(RecipeError) as caught:
         load_recipe(write_recipe(recipe_values))
     assert [problem.split(": ")[0] for problem in caught.value.problems] == [
-        "tasks.reason", "tasks.understand", "tasks.imagine",
-    ]  # fmt: skip
+        "tasks.reason",
+        "tasks.understand",
+        "tasks.imagine",
+    ]
     assert all("noised with random ids" in problem for problem in caught.value.problems)
     assert len(load_recipe(write_recipe(recipe_values), is_trained=False).tasks) == 3
 

@@ -23,9 +23,18 @@ Schedule = Literal["linear", "cosine", "pow2", "dream", "shift", "sine"]
 PICTURE_SCHEDULES = ("cosine", "pow2")
 """The schedules that count all codes of a picture, given ones too."""
 Remasking = Literal[
-    "low_confidence", "random", "entropy", "maskgit_plus", "topk_margin", "origin", "sequential",
-    "low_confidence_static", "low_confidence_dynamic", "full_entropy", "full_margin",
-]  # fmt: skip
+    "low_confidence",
+    "random",
+    "entropy",
+    "maskgit_plus",
+    "topk_margin",
+    "origin",
+    "sequential",
+    "low_confidence_static",
+    "low_confidence_dynamic",
+    "full_entropy",
+    "full_margin",
+]
 """Which of them: an order, whatever the schedule and the family."""
 
 

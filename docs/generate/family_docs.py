@@ -77,11 +77,7 @@ NOT_MADE = (
 )
 """What the table lists as released and `make-tiny` does not know."""
 
-CACHES = (
-    ("hidden_cached", "finished blocks"),
-    ("keep_prompts", "prompt"),
-    ("denoise", "prompt and finished canvases"),
-)
+CACHES = (("hidden_cached", "finished blocks"), ("keep_prompts", "prompt"), ("denoise", "prompt and finished canvases"))
 """Method of a family's class, and what it lets the sampler keep."""
 
 
@@ -100,9 +96,16 @@ def render() -> str:
         cache = next((what for method, what in CACHES if hasattr(family, method)), "no")
         golden = f"`{released.golden}`" if released.golden else released.compared_with
         cells = (
-            f"{released.title} (`{short}`)", "yes", can["reason"], can["understand"], can["imagine"], cache, train,
-            golden, released.checkpoints,
-        )  # fmt: skip
+            f"{released.title} (`{short}`)",
+            "yes",
+            can["reason"],
+            can["understand"],
+            can["imagine"],
+            cache,
+            train,
+            golden,
+            released.checkpoints,
+        )
         lines.append(f"| {' | '.join(cells)} |\n")
     notes = "".join(f"- {reason}.\n" for reason in reasons)
     return f"{_INTRODUCTION}{''.join(lines)}{_LEGEND}{notes}\n{_sizes()}"

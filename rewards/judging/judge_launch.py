@@ -31,9 +31,7 @@ _MAX_REPLY_BYTES = 1 << 20
 _PROBE_TIMEOUT_S = 2.0
 _POLL_S = 0.2
 _PROGRESS_S = 15.0
-_WORKERS_OWN = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "PYTHONPATH",
-)  # fmt: skip
+_WORKERS_OWN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "PYTHONPATH")
 """Set for reward workers; a server has threads and, often, an environment of its own."""
 
 

@@ -73,10 +73,7 @@ class SchemaMode:
             "additionalProperties": False,
         }
         json_schema = {"name": "judgement", "strict": True, "schema": schema}
-        return {
-            "max_tokens": self._max_tokens,
-            "response_format": {"type": "json_schema", "json_schema": json_schema},
-        }
+        return {"max_tokens": self._max_tokens, "response_format": {"type": "json_schema", "json_schema": json_schema}}
 
     def verdict(self, choice: Mapping[str, Any]) -> Verdict:
         """Return the score, mapped to [0, 1]."""

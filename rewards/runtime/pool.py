@@ -75,16 +75,18 @@ class RewardPool:
         for name, reward in settings.items():
             workers = [
                 RewardWorker(
-                    name=name, settings=reward, folder=folder, start_timeout_s=start_timeout_s,
+                    name=name,
+                    settings=reward,
+                    folder=folder,
+                    start_timeout_s=start_timeout_s,
                     process=self._process(name, reward, number, folder, start_timeout_s),
                 )
                 for number in range(reward.num_workers)
-            ]  # fmt: skip
+            ]
             fraction = reward.max_failed_fraction if max_failed_fraction is None else max_failed_fraction
             self._scorers[name] = RewardScorer(
-                name, reward, workers, self._memory, max_failed_fraction=fraction,
-                is_logged_only=name in only_logged,
-            )  # fmt: skip
+                name, reward, workers, self._memory, max_failed_fraction=fraction, is_logged_only=name in only_logged
+            )
         self._executor: ThreadPoolExecutor | None = None
         self.last_stats: dict[str, RewardStats] = {}
         """By reward, of the last step."""
@@ -225,8 +227,11 @@ class RewardPool:
                 _LOGGER.warning(
                     "reward %s gave %g, outside of its range [%g, %g]; it counts as it is: declare the range of "
                     "what it gives, or set clip in the recipe",
-                    name, beyond[0], low, high,
-                )  # fmt: skip
+                    name,
+                    beyond[0],
+                    low,
+                    high,
+                )
 
     def close(self) -> None:
         """End all workers."""

@@ -109,9 +109,11 @@ class RewardScorer:
         stand_ins = _stand_ins(rows, keys)
         asked = [row for row in rows if stand_ins[row] == row and keys.get(row) not in known]
         log = StepLog(
-            name=self.name, num_items=len(rows), max_fraction=self._max_failed_fraction,
+            name=self.name,
+            num_items=len(rows),
+            max_fraction=self._max_failed_fraction,
             num_equal=Counter(stand_ins.values()),
-        )  # fmt: skip
+        )
         found, is_out = self._answers(step, asked, log, executor, loss)
         outcomes = [Outcome(value=None, status=RewardStatus.NOT_APPLICABLE)] * len(step.rollouts)
         for row in rows:
@@ -202,8 +204,10 @@ class RewardScorer:
             self._has_warned = True
             _LOGGER.warning(
                 "%s; it has weight 0 and gates nothing, so the run goes on, without its values where it is out "
-                "(reward/%s/outage in the metrics); this is said once", error, self.name,
-            )  # fmt: skip
+                "(reward/%s/outage in the metrics); this is said once",
+                error,
+                self.name,
+            )
 
     def _warn_of_columns(self, step: Step, rows: Sequence[int], outcomes: Sequence[Outcome]) -> None:
         """Say once that a reward applies to nothing where the data lacks what it reads."""
@@ -216,8 +220,10 @@ class RewardScorer:
             _LOGGER.warning(
                 "reward %s applies to none of the %d completions of this step, and their prompts have nothing in %s, "
                 "which it reads; add that to the data, or name the reward's tasks: (this is said once)",
-                self.name, len(rows), ", ".join(empty),
-            )  # fmt: skip
+                self.name,
+                len(rows),
+                ", ".join(empty),
+            )
 
     def _ask(
         self, step: Step, rows: Sequence[int], log: StepLog, executor: Executor, found: dict[int, Outcome]

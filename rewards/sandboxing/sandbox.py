@@ -260,11 +260,34 @@ def _fence_of(interpreter: Path, limits: Limits) -> list[str]:
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
     variables = [word for name, value in environment.items() for word in ("--setenv", name, value)]
     return [
-        _bubblewrap(), "--unshare-all", "--unshare-user", *_extra_options(), "--die-with-parent", "--new-session",
-        "--clearenv", *variables, "--hostname", "sandbox", "--uid", str(NOBODY), "--gid", str(NOBODY),
-        "--cap-drop", "ALL", *mounts, "--proc", "/proc", "--size", size, "--tmpfs", "/tmp", "--chdir", "/tmp",
-        "--remount-ro", "/",
-    ]  # fmt: skip
+        _bubblewrap(),
+        "--unshare-all",
+        "--unshare-user",
+        *_extra_options(),
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        *variables,
+        "--hostname",
+        "sandbox",
+        "--uid",
+        str(NOBODY),
+        "--gid",
+        str(NOBODY),
+        "--cap-drop",
+        "ALL",
+        *mounts,
+        "--proc",
+        "/proc",
+        "--size",
+        size,
+        "--tmpfs",
+        "/tmp",
+        "--chdir",
+        "/tmp",
+        "--remount-ro",
+        "/",
+    ]
 
 
 @contextlib.contextmanager
@@ -303,11 +326,7 @@ def _bubblewrap() -> str:
 def _extra_options() -> tuple[str, ...]:
     """Return the options that only later versions of bubblewrap have."""
     done = subprocess.run(
-        [_bubblewrap(), "--help"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=START_TIMEOUT_S,
+        [_bubblewrap(), "--help"], capture_output=True, text=True, check=False, timeout=START_TIMEOUT_S
     )
     return ("--disable-userns",) if "--disable-userns" in done.stdout + done.stderr else ()
 

@@ -222,9 +222,15 @@ class Candidate:
     def do_special(self, operation: str, target: Any, arguments: list[Any]) -> Any:
         """Do something other than a call to a kept object."""
         operations: dict[str, Callable[..., Any]] = {
-            "attribute": getattr, "set": setattr, "list": list, "length": len, "truth": bool, "text": str,
-            "item": lambda value, key: value[key], "set_item": lambda value, key, item: value.__setitem__(key, item),
-        }  # fmt: skip
+            "attribute": getattr,
+            "set": setattr,
+            "list": list,
+            "length": len,
+            "truth": bool,
+            "text": str,
+            "item": lambda value, key: value[key],
+            "set_item": lambda value, key, item: value.__setitem__(key, item),
+        }
         given = [decode(argument, self._opaque) for argument in arguments]
         return encode(operations[operation](decode(target, self._opaque), *given), self._keep)
 

@@ -119,9 +119,14 @@ class BlockCausal:
         return torch.cat(pieces)[torch.cat(parts).argsort()]
 
     def _forward(
-        self, rows: torch.Tensor, first: torch.Tensor, start: torch.Tensor, stop: torch.Tensor,
-        cache: KeyValueStore | None, cache_rows: torch.Tensor | None,
-    ) -> torch.Tensor:  # fmt: skip
+        self,
+        rows: torch.Tensor,
+        first: torch.Tensor,
+        start: torch.Tensor,
+        stop: torch.Tensor,
+        cache: KeyValueStore | None,
+        cache_rows: torch.Tensor | None,
+    ) -> torch.Tensor:
         """Send positions ``first`` .. ``stop`` of the rows through the model; return [n, B, D] from ``start`` on."""
         width = int((stop - first).max())
         positions = first[:, None] + torch.arange(width, device=first.device)
@@ -132,9 +137,11 @@ class BlockCausal:
             back, sole = _unique_rows(torch.cat([stop[:, None], ids], dim=1))
             ids, positions, is_padding = ids[sole], positions[sole], is_padding[sole]
         model_input = ModelInput(
-            token_ids=ids, positions=positions, block_length=self.size,
+            token_ids=ids,
+            positions=positions,
+            block_length=self.size,
             is_padding=is_padding if bool(is_padding.any()) else None,
-        )  # fmt: skip
+        )
         self.filling.num_forward_rows += len(ids)
         if cache is None:
             hidden = self.policy.hidden(model_input)

@@ -76,9 +76,15 @@ class Recompute:
         return rows
 
     def _denoise(
-        self, plan: FillPlan, columns: torch.Tensor, rows: torch.Tensor, is_masked: torch.Tensor, count: torch.Tensor,
-        fraction: torch.Tensor | None, remasking_temperature: float,
-    ) -> None:  # fmt: skip
+        self,
+        plan: FillPlan,
+        columns: torch.Tensor,
+        rows: torch.Tensor,
+        is_masked: torch.Tensor,
+        count: torch.Tensor,
+        fraction: torch.Tensor | None,
+        remasking_temperature: float,
+    ) -> None:
         """Draw at the masked positions ``is_masked`` [n, B] of the rows and commit ``count`` [n] of them."""
         filling = self.filling
         hidden, unconditional = self._hidden(rows, columns, is_masked)
@@ -88,9 +94,13 @@ class Recompute:
         scores = torch.full(is_masked.shape, -torch.inf, dtype=torch.float64, device=filling.ids.device)
         scores[is_masked] = draw.confidence.double()
         is_committed = filling.select(
-            scores, is_masked, count, filling.uniforms(rows, columns, self.step, 1), fraction=fraction,
+            scores,
+            is_masked,
+            count,
+            filling.uniforms(rows, columns, self.step, 1),
+            fraction=fraction,
             remasking_temperature=remasking_temperature,
-        )  # fmt: skip
+        )
         filling.commit(rows, columns, is_committed, is_masked, draw, self.step)
 
     def _keep_prompts(self, policy: Policy) -> Any | None:
@@ -101,10 +111,12 @@ class Recompute:
             return None
         return policy.keep_prompts(
             ModelInput(
-                token_ids=layout.token_ids, is_padding=layout.is_padding, image_features=layout.image_features,
+                token_ids=layout.token_ids,
+                is_padding=layout.is_padding,
+                image_features=layout.image_features,
                 prompt_lengths=self.prompt_lengths,
             )
-        )  # fmt: skip
+        )
 
     def _hidden(
         self, rows: torch.Tensor, columns: torch.Tensor, is_masked: torch.Tensor
@@ -118,15 +130,17 @@ class Recompute:
             ids = torch.cat([ids, twin])
             if padding is not None or twin_padding is not None:
                 none = torch.zeros_like(twin, dtype=torch.bool)
-                padding = torch.cat([
-                    none if padding is None else padding, none if twin_padding is None else twin_padding[rows]
-                ])  # fmt: skip
+                padding = torch.cat(
+                    [none if padding is None else padding, none if twin_padding is None else twin_padding[rows]]
+                )
         self.filling.num_forward_rows += len(ids)
         lengths = self.prompt_lengths[rows]
         model_input = ModelInput(
-            token_ids=ids, is_padding=padding, image_features=layout.image_features,
+            token_ids=ids,
+            is_padding=padding,
+            image_features=layout.image_features,
             prompt_lengths=lengths if layout.twin_ids is None else lengths.repeat(2),
-        )  # fmt: skip
+        )
         row, slot = is_masked.nonzero(as_tuple=True)
         column = columns[rows][row, slot]
         if self.kept is not None and has_prefix(self.filling.policy):

@@ -12,12 +12,7 @@ import numpy as np
 
 from unigrpo.ray_start import start_ray
 from unigrpo.rollouts.actor import RolloutActor
-from unigrpo.rollouts.base import (
-    PolicyVersionMismatchError,
-    RolloutActorsLostError,
-    RolloutDeadlineError,
-    RolloutStats,
-)
+from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostError, RolloutDeadlineError, RolloutStats
 from unigrpo.rollouts.units import WorkUnit, generate
 from unigrpo.settings import Recipe
 from unigrpo.types import PolicyVersion, Rollout

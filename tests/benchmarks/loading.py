@@ -67,9 +67,18 @@ def load(folder: str, dtype: str, is_read: bool) -> None:
         sys.stdout.flush()
         sys.stdin.readline()
     after = read_status()
-    sys.stdout.write(json.dumps({"own": own, "load_s": seconds, "peak": peak - before["Rss"],
-                                 "anonymous": after["RssAnon"] - before["RssAnon"],
-                                 "share": after["Pss"] - before["Pss"]}) + "\n")  # fmt: skip
+    sys.stdout.write(
+        json.dumps(
+            {
+                "own": own,
+                "load_s": seconds,
+                "peak": peak - before["Rss"],
+                "anonymous": after["RssAnon"] - before["RssAnon"],
+                "share": after["Pss"] - before["Pss"],
+            }
+        )
+        + "\n"
+    )
 
 
 def child(folder: Path, dtype: str, is_read: bool = False) -> subprocess.Popen[str]:
@@ -109,15 +118,32 @@ def measure(gigabytes: float) -> list[dict[str, Any]]:
         converted, mapped, both = one(folder, "bfloat16"), one(folder, "float32"), two(folder, "float32")
     extra = converted["peak"] - converted["own"]
     return [
-        {"name": "converted", "ratio": sizes["shard_bytes"] / max(extra, 1), "extra_mb": extra / MEGABYTE,
-         "shard_mb": sizes["shard_bytes"] / MEGABYTE, "own_mb": converted["own"] / MEGABYTE,
-         "load_s": converted["load_s"], "is_ok": extra <= sizes["shard_bytes"]},
-        {"name": "mapped", "ratio": mapped["own"] / max(mapped["anonymous"], 1),
-         "anonymous_mb": mapped["anonymous"] / MEGABYTE, "own_mb": mapped["own"] / MEGABYTE,
-         "load_s": mapped["load_s"], "is_ok": mapped["anonymous"] <= 0.05 * mapped["own"]},
-        {"name": "two_mapped", "ratio": both["own"] / both["share"], "each_share_mb": both["share"] / MEGABYTE,
-         "own_mb": both["own"] / MEGABYTE, "load_s": both["load_s"], "is_ok": both["share"] <= 0.6 * both["own"]},
-    ]  # fmt: skip
+        {
+            "name": "converted",
+            "ratio": sizes["shard_bytes"] / max(extra, 1),
+            "extra_mb": extra / MEGABYTE,
+            "shard_mb": sizes["shard_bytes"] / MEGABYTE,
+            "own_mb": converted["own"] / MEGABYTE,
+            "load_s": converted["load_s"],
+            "is_ok": extra <= sizes["shard_bytes"],
+        },
+        {
+            "name": "mapped",
+            "ratio": mapped["own"] / max(mapped["anonymous"], 1),
+            "anonymous_mb": mapped["anonymous"] / MEGABYTE,
+            "own_mb": mapped["own"] / MEGABYTE,
+            "load_s": mapped["load_s"],
+            "is_ok": mapped["anonymous"] <= 0.05 * mapped["own"],
+        },
+        {
+            "name": "two_mapped",
+            "ratio": both["own"] / both["share"],
+            "each_share_mb": both["share"] / MEGABYTE,
+            "own_mb": both["own"] / MEGABYTE,
+            "load_s": both["load_s"],
+            "is_ok": both["share"] <= 0.6 * both["own"],
+        },
+    ]
 
 
 def main() -> int:

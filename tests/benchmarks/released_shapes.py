@@ -101,8 +101,12 @@ def measure_shape(shape: str, folder: Path, arguments: argparse.Namespace) -> di
     )
     if "reason" not in policy.tasks:
         raise SystemExit(f"{shape} writes no text; this benchmark generates text")
-    row = {"shape": shape, "num_parameters": sum(weight.numel() for weight in policy.module.parameters()),
-           "load_s": load_s, "load_peak": load_peak}  # fmt: skip
+    row = {
+        "shape": shape,
+        "num_parameters": sum(weight.numel() for weight in policy.module.parameters()),
+        "load_s": load_s,
+        "load_peak": load_peak,
+    }
     rollouts, row_generation = measure_generation(policy, meter, arguments)
     row |= row_generation
     if "reason" not in untrained_tasks(read_config(folder)):
@@ -122,17 +126,21 @@ def measure_generation(policy: Any, meter: Meter, arguments: argparse.Namespace)
     block = own or (BLOCK if arguments.length % BLOCK == 0 else arguments.length)
     steps = math.ceil(arguments.length / block) * max(1, block // 2)
     sampling = SamplingSettings(
-        completion_length=arguments.length, num_denoising_steps=steps, block_length=None if own else block,
+        completion_length=arguments.length,
+        num_denoising_steps=steps,
+        block_length=None if own else block,
         stop_at_eos=False,
-    )  # fmt: skip
+    )
     (unit,) = plan_units([(prompt, sampling)], group_size=arguments.rows, rows_per_unit=arguments.rows, seed=0, step=0)
     version = PolicyVersion(step=0, kind="adapter", sha256="0")
     generate(policy, unit, version)
     rollouts, seconds, peak = meter.measure(lambda: generate(policy, unit, version))
     return rollouts, {
-        "generation_s": seconds, "tokens_per_s": arguments.rows * arguments.length / seconds, "generation_peak": peak,
+        "generation_s": seconds,
+        "tokens_per_s": arguments.rows * arguments.length / seconds,
+        "generation_peak": peak,
         "prompt_length": len(rollouts[0].token_ids) - arguments.length,
-    }  # fmt: skip
+    }
 
 
 def measure_update(policy: Any, meter: Meter, rollouts: list[Any], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -196,9 +204,14 @@ def cells(row: dict[str, Any]) -> list[str]:
         [f"{row['update_s']:.2f} s", gigabytes(row["update_peak"])] if "update_s" in row else ["does not train", ""]
     )
     return [
-        row["shape"], f"{row['num_parameters'] / 1e6:,.1f} M", f"{row['load_s']:.2f} s", gigabytes(row["load_peak"]),
-        f"{row['tokens_per_s']:,.1f} tokens/s", gigabytes(row["generation_peak"]), *update,
-    ]  # fmt: skip
+        row["shape"],
+        f"{row['num_parameters'] / 1e6:,.1f} M",
+        f"{row['load_s']:.2f} s",
+        gigabytes(row["load_peak"]),
+        f"{row['tokens_per_s']:,.1f} tokens/s",
+        gigabytes(row["generation_peak"]),
+        *update,
+    ]
 
 
 def gigabytes(num_bytes: int) -> str:

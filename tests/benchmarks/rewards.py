@@ -204,19 +204,31 @@ def code(setup: Setup) -> Call:
 
 ROWS = (
     Row(
-        name="correctness", ours=reward("correctness:Correctness"), items=maths,
-        peer=trl("accuracy_reward"), peer_name="TRL accuracy_reward",
+        name="correctness",
+        ours=reward("correctness:Correctness"),
+        items=maths,
+        peer=trl("accuracy_reward"),
+        peer_name="TRL accuracy_reward",
     ),
     Row(
-        name="format", ours=reward("format:Format", variant="trl"), items=thoughts, note="variant trl",
-        peer=trl("think_format_reward"), peer_name="TRL think_format_reward",
+        name="format",
+        ours=reward("format:Format", variant="trl"),
+        items=thoughts,
+        note="variant trl",
+        peer=trl("think_format_reward"),
+        peer_name="TRL think_format_reward",
     ),
     Row(
-        name="repetition", ours=reward("repetition:Repetition"), items=tokens,
-        peer=trl("get_repetition_penalty_reward", {"ngram_size": 3}), peer_name="TRL get_repetition_penalty_reward",
+        name="repetition",
+        ours=reward("repetition:Repetition"),
+        items=tokens,
+        peer=trl("get_repetition_penalty_reward", {"ngram_size": 3}),
+        peer_name="TRL get_repetition_penalty_reward",
     ),
     Row(
-        name="length", ours=reward("length:Length", max_length=256, soft_margin=64), items=tokens,
+        name="length",
+        ours=reward("length:Length", max_length=256, soft_margin=64),
+        items=tokens,
         peer=trl("get_soft_overlong_punishment", {"max_completion_len": 256, "soft_punish_cache": 64}),
         peer_name="TRL get_soft_overlong_punishment",
     ),
@@ -227,8 +239,13 @@ ROWS = (
     Row(name="jpeg_size", ours=reward("jpeg_size:JpegSize"), items=pictures, share=0.5, note="512 x 512"),
     Row(name="scene", ours=reward("scene:Scene"), items=scenes, share=0.5, note="64 x 64"),
     Row(
-        name="clip_alignment", ours=clip, items=pictures, peer=open_clip_loop,
-        peer_name="open_clip, one picture at a time", share=0.25, note="ViT-B-32, 512 x 512",
+        name="clip_alignment",
+        ours=clip,
+        items=pictures,
+        peer=open_clip_loop,
+        peer_name="open_clip, one picture at a time",
+        share=0.25,
+        note="ViT-B-32, 512 x 512",
     ),
     Row(name="aesthetics", ours=aesthetics, items=pictures, share=0.04, note="ViT-L-14, 512 x 512"),
     Row(name="hps_v2", ours=hps, items=pictures, share=0.25, note="tiny weights, 512 x 512"),
@@ -236,21 +253,29 @@ ROWS = (
     Row(name="image_reward", ours=image_reward, items=pictures, share=0.25, note="tiny weights, 512 x 512"),
     Row(name="ocr", ours=reward("ocr:Ocr"), items=lettered, share=0.05, note="RapidOCR's own models, 512 x 512"),
     Row(
-        name="compositional", items=compositions, share=0.5, note="the scene reader in place of Mask2Former, 64 x 64",
+        name="compositional",
+        items=compositions,
+        share=0.5,
+        note="the scene reader in place of Mask2Former, 64 x 64",
         ours=reward("compositional:Compositional", detector="unigrpo.rewards.vision.detector_scene:SceneDetector"),
     ),
     Row(name="vqa_accuracy", ours=reward("vqa_accuracy:VQAAccuracy"), items=questions, note="ten answers a question"),
     Row(
-        name="diversity of texts", ours=reward("diversity:Diversity"), items=lambda count: groups(maths(count)),
+        name="diversity of texts",
+        ours=reward("diversity:Diversity"),
+        items=lambda count: groups(maths(count)),
         note=f"groups of {GROUP}",
     ),
     Row(
-        name="diversity of pictures", ours=reward("diversity:Diversity"), items=lambda count: groups(pictures(count)),
-        share=0.5, note=f"pixels, groups of {GROUP}, 512 x 512",
+        name="diversity of pictures",
+        ours=reward("diversity:Diversity"),
+        items=lambda count: groups(pictures(count)),
+        share=0.5,
+        note=f"pixels, groups of {GROUP}, 512 x 512",
     ),
     Row(name="judge", ours=judge, items=maths, share=0.5, note="a local server that answers at once"),
     Row(name="code", ours=code, items=programs, share=0.1, note="two tests a program"),
-)  # fmt: skip
+)
 
 
 def passes(columns: Columns) -> Iterator[Columns]:
@@ -288,8 +313,14 @@ def measure(row: Row, num_items: int, *, is_toy: bool, device: str) -> dict[str,
             if row.peer is not None:
                 entry["peer_items_per_s"], theirs = measured(row.peer(setup), columns)
                 entry["ratio"] = entry["items_per_s"] / entry["peer_items_per_s"]
-                entry["agreement"] = float(np.mean([np.isclose(float(a or 0), float(b or 0), atol=1e-4) for a, b in
-                                                    zip(values, theirs, strict=True)]))  # fmt: skip
+                entry["agreement"] = float(
+                    np.mean(
+                        [
+                            np.isclose(float(a or 0), float(b or 0), atol=1e-4)
+                            for a, b in zip(values, theirs, strict=True)
+                        ]
+                    )
+                )
         except NotHere as error:
             entry["missing"] = str(error)
     return entry
@@ -299,14 +330,16 @@ def markdown(entries: list[dict[str, Any]], command: str, device: str, *, has_gp
     """Return the page that documents the figures; ``has_gpu`` is whether the machine shows one, used or not."""
     missing = "" if has_gpu or device != "cpu" else " There are no figures of a GPU, because none was at hand."
     lines = [
-        "# Throughput of the rewards", "",
+        "# Throughput of the rewards",
+        "",
         f"Completions a second in one process with {num_threads()} on {os.cpu_count()} shared CPU cores "
         f"({platform.machine()}), device {device}, "
         f"made by `{command}`: a pass warms up, then the median of {NUM_PASSES} counts, each on items of its own."
-        f"{missing}", "",
+        f"{missing}",
+        "",
         "| reward | items | ours, /s | the peer's own function | /s | ours ÷ peer | same value | note |",
         "|---|--:|--:|---|--:|--:|--:|---|",
-    ]  # fmt: skip
+    ]
     for entry in entries:
         if "missing" in entry:
             lines.append(f"| {entry['name']} | | | | | | | not measured: {entry['missing']} |")

@@ -47,11 +47,17 @@ def complete(policy: Any, canvas: Canvas, sampling: SamplingSettings, seed: int)
         seed: of the row.
     """
     out = sample(
-        policy, [canvas], temperature=sampling.temperature, guidance_scale=sampling.guidance_scale,
-        remasking=sampling.remasking, remasking_temperature=sampling.remasking_temperature,
-        threshold=sampling.threshold, editing_threshold=sampling.editing_threshold,
-        stop_at_eos=sampling.stop_at_eos, seeds=[seed],
-    )  # fmt: skip
+        policy,
+        [canvas],
+        temperature=sampling.temperature,
+        guidance_scale=sampling.guidance_scale,
+        remasking=sampling.remasking,
+        remasking_temperature=sampling.remasking_temperature,
+        threshold=sampling.threshold,
+        editing_threshold=sampling.editing_threshold,
+        stop_at_eos=sampling.stop_at_eos,
+        seeds=[seed],
+    )
     token_ids = out.token_ids[0].cpu().numpy()
     texts: list[str] = []
     for span in canvas.open_spans:

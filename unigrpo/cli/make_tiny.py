@@ -34,7 +34,14 @@ def make_tiny(
     if wrong:
         raise UserError(f"{', '.join(wrong)}: wanted KEY=VALUE, such as n_layers=4")
     write(
-        family, out, release=release, changes={key: yaml.safe_load(value) for key, _, value in pairs}, layers=layers,
-        width=width, vocabulary=vocabulary, dtype=dtype, seed=seed,
-    )  # fmt: skip
+        family,
+        out,
+        release=release,
+        changes={key: yaml.safe_load(value) for key, _, value in pairs},
+        layers=layers,
+        width=width,
+        vocabulary=vocabulary,
+        dtype=dtype,
+        seed=seed,
+    )
     typer.echo(f"make-tiny: {out}")

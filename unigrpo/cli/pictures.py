@@ -97,9 +97,15 @@ def keep(given: Image, made: Image, is_open: np.ndarray) -> Image:
 
 
 def complete_picture(
-    policy: Any, prompt: Prompt, sampling: SamplingSettings, *, image: Path, region: Box | Path | None,
-    direction: str | None, seed: int,
-) -> Image:  # fmt: skip
+    policy: Any,
+    prompt: Prompt,
+    sampling: SamplingSettings,
+    *,
+    image: Path,
+    region: Box | Path | None,
+    direction: str | None,
+    seed: int,
+) -> Image:
     """Return a given picture, filled in or grown.
 
     Args:

@@ -90,9 +90,14 @@ def sample(
         from unigrpo.cli.pictures import complete_picture
 
         made: str | Image = complete_picture(
-            policy, asked, settings, image=images[0], region=region, seed=seed,
+            policy,
+            asked,
+            settings,
+            image=images[0],
+            region=region,
+            seed=seed,
             direction=direction.value if task is Kind.extrapolate else None,
-        )  # fmt: skip
+        )
     else:
         made = complete(policy, policy.encode(asked, settings), settings, seed)
     _write(made, out)

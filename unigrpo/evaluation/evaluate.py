@@ -97,17 +97,22 @@ def _score(run: Run, task: Task) -> TaskScores:
     def rollouts(**changes: Any) -> list[Rollout]:
         sampling = settings.model_copy(update=changes)
         units = plan_units(
-            [(prompt, sampling) for prompt in prompts], group_size=1, seed=fold(run.recipe.seed, "eval"),
-            rows_per_unit=run.recipe.rollouts.rows_per_unit, step=EVAL_STEP,
-        )  # fmt: skip
+            [(prompt, sampling) for prompt in prompts],
+            group_size=1,
+            seed=fold(run.recipe.seed, "eval"),
+            rows_per_unit=run.recipe.rollouts.rows_per_unit,
+            step=EVAL_STEP,
+        )
         return run.pool.generate(units)
 
     sampled, greedy = rollouts(temperature=1.0), rollouts(temperature=0.0, remasking_temperature=0.0)
     table = run.rewards.score([*sampled, *greedy], remember=False)  # A resumed run may not evaluate again.
     return TaskScores(
-        sampled=sampled, sampled_table=_rows(table, slice(0, count)),
-        greedy=greedy, greedy_table=_rows(table, slice(count, None)),
-    )  # fmt: skip
+        sampled=sampled,
+        sampled_table=_rows(table, slice(0, count)),
+        greedy=greedy,
+        greedy_table=_rows(table, slice(count, None)),
+    )
 
 
 def _rows(table: RewardTable, rows: slice) -> RewardTable:
@@ -139,10 +144,13 @@ def _write_scores(folder: Path, scores: dict[Task, TaskScores]) -> None:
     for task, found in scores.items():
         for row, rollout in enumerate(found.sampled):
             record = {
-                "task": task, "id": rollout.prompt.id, "reward": number_or_none(found.sampled_table.unit_total[row]),
-                "rewards": found.sampled_table.values_of(row), "passed": found.sampled_table.passed_of(row),
+                "task": task,
+                "id": rollout.prompt.id,
+                "reward": number_or_none(found.sampled_table.unit_total[row]),
+                "rewards": found.sampled_table.values_of(row),
+                "passed": found.sampled_table.passed_of(row),
                 "greedy_rewards": found.greedy_table.values_of(row),
                 "greedy_passed": found.greedy_table.passed_of(row),
-            }  # fmt: skip
+            }
             lines.append(json.dumps(record))
     write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")

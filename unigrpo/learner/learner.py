@@ -114,9 +114,14 @@ class Learner:
 
     def _score(self, policy: Policy, batch: Batch, rows: _Rows) -> torch.Tensor:
         return token_logprobs(
-            policy, rows.model_input, rows.targets, rows.is_scored, rows.range_index, batch.ranges,
+            policy,
+            rows.model_input,
+            rows.targets,
+            rows.is_scored,
+            rows.range_index,
+            batch.ranges,
             self._settings.logprob_chunk,
-        )  # fmt: skip
+        )
 
     def _micro_batches(self, batch: Batch, draw: MaskDraw) -> Iterator[_Rows]:
         """Yield the draw's rows in order, each part without the padding that none of its rows needs."""
@@ -168,11 +173,20 @@ class Learner:
         self._optimizer.clear_gradients()
         self._count_skipped(is_skipped)
         return UpdateStats(
-            loss=loss, policy_loss=float(stats.policy_loss), kl=stats.kl_mean, ratio_mean=stats.ratio_mean,
-            clip_fraction=stats.clip_fraction, clamped_fraction=stats.clamped_fraction, entropy=stats.entropy,
-            grad_norm=float(grad_norm), lr=self._optimizer.rate(step), mask_ratio=float(draw.mask_ratio.mean()),
-            num_scored=int(draw.is_scored.sum()), num_empty=draw.num_empty, is_skipped=is_skipped,
-        )  # fmt: skip
+            loss=loss,
+            policy_loss=float(stats.policy_loss),
+            kl=stats.kl_mean,
+            ratio_mean=stats.ratio_mean,
+            clip_fraction=stats.clip_fraction,
+            clamped_fraction=stats.clamped_fraction,
+            entropy=stats.entropy,
+            grad_norm=float(grad_norm),
+            lr=self._optimizer.rate(step),
+            mask_ratio=float(draw.mask_ratio.mean()),
+            num_scored=int(draw.is_scored.sum()),
+            num_empty=draw.num_empty,
+            is_skipped=is_skipped,
+        )
 
     def _accumulate(
         self, batch: Batch, draw: MaskDraw, old: torch.Tensor | None, ref: torch.Tensor | None

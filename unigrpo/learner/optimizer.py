@@ -67,10 +67,7 @@ class Optimizer:
         self._weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         matrices = [weight for weight in self._weights.values() if weight.dim() > 1]
         vectors = [weight for weight in self._weights.values() if weight.dim() <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
+        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self._adamw = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas
         )

@@ -85,8 +85,10 @@ def _check_text(tokenizer: TextTokenizer | None, required: Sequence[str]) -> Non
     if lost and not required:
         _LOGGER.warning(
             "the tokenizer in %s loses %s: encoded and decoded, it does not come back, so a reward that looks for it "
-            "(format, correctness behind a thought) never sees it", tokenizer.folder, ", ".join(lost),
-        )  # fmt: skip
+            "(format, correctness behind a thought) never sees it",
+            tokenizer.folder,
+            ", ".join(lost),
+        )
     elif lost:
         lost = list(dict.fromkeys(lost))
         raise ValueError(

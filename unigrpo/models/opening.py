@@ -26,10 +26,15 @@ def open_policy(settings: PolicySettings, lora: LoraSettings, seed: int, is_froz
         is_frozen: leave everything without gradient and without a fresh adapter (a reference, or only to sample).
     """
     policy = load_policy(
-        settings.path, dtype=settings.dtype, device=settings.device, image_tokenizer=settings.image_tokenizer,
-        image_size=settings.image_size, revision=settings.revision,
-        gradient_checkpointing=settings.gradient_checkpointing, compiled=settings.compiled,
-    )  # fmt: skip
+        settings.path,
+        dtype=settings.dtype,
+        device=settings.device,
+        image_tokenizer=settings.image_tokenizer,
+        image_size=settings.image_size,
+        revision=settings.revision,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        compiled=settings.compiled,
+    )
     if settings.adapter is not None:
         merge_adapter(policy, settings.adapter)
     if is_frozen or lora.enabled:

@@ -286,11 +286,7 @@ class UnderstandScenes:
     """
 
     def __init__(
-        self,
-        split: str,
-        seed: int,
-        kinds: Sequence[QuestionKind] = ("color", "shape", "place"),
-        held_out: str = "test",
+        self, split: str, seed: int, kinds: Sequence[QuestionKind] = ("color", "shape", "place"), held_out: str = "test"
     ) -> None:
         """Prepare a split.
 

@@ -69,9 +69,12 @@ class Run:
             for index in range(settings.prompts_per_step)
         ]
         return plan_units(
-            chosen, group_size=self.recipe.group_size, rows_per_unit=self.recipe.rollouts.rows_per_unit,
-            seed=self.recipe.seed, step=step,
-        )  # fmt: skip
+            chosen,
+            group_size=self.recipe.group_size,
+            rows_per_unit=self.recipe.rollouts.rows_per_unit,
+            seed=self.recipe.seed,
+            step=step,
+        )
 
     def score(self, step: int, rollouts: list[Rollout]) -> ScoredStep:
         """Return the step's rewards: on disk before they are used, and read back when a resumed run gets there."""
@@ -105,9 +108,12 @@ class Run:
     def save(self) -> Checkpoint:
         """Write a checkpoint of the steps done."""
         return save_checkpoint(
-            self.run_dir, self.num_done, {"wall_s": self.seconds(), "seed": self.recipe.seed}, self._write_tensors,
+            self.run_dir,
+            self.num_done,
+            {"wall_s": self.seconds(), "seed": self.recipe.seed},
+            self._write_tensors,
             self.recipe.checkpoint.keep,
-        )  # fmt: skip
+        )
 
     def _write_tensors(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -161,10 +167,19 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
             tensorboard = TensorBoard(run_dir, resumed_step=checkpoint.step if checkpoint else None)
             stack.callback(tensorboard.close)
         run = Run(
-            recipe=recipe, run_dir=run_dir, observer=observer, policy=policy, learner=learner, pool=pool,
-            rewards=rewards, prompts=prompts, eval_prompts=_eval_prompts(recipe), log=log, tensorboard=tensorboard,
+            recipe=recipe,
+            run_dir=run_dir,
+            observer=observer,
+            policy=policy,
+            learner=learner,
+            pool=pool,
+            rewards=rewards,
+            prompts=prompts,
+            eval_prompts=_eval_prompts(recipe),
+            log=log,
+            tensorboard=tensorboard,
             alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
-        )  # fmt: skip
+        )
         if checkpoint is not None:
             run.restore(checkpoint)
         observer.phase("waiting for the rewards to load")

@@ -49,12 +49,20 @@ def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: 
         Image.fromarray(rollout.image).save(folder / image)
     columns = {name: value for name, value in rollout.prompt.columns.items() if _is_json(value)}
     return columns | {
-        "task": rollout.prompt.task, "id": rollout.prompt.id, "sample_index": rollout.sample_index,
-        "prompt": rollout.prompt.text, "completion": rollout.text, "answer": rollout.prompt.answer,
-        "image": image, "reward": number_or_none(table.unit_total[row]),
-        "rewards": table.values_of(row), "passed": table.passed_of(row),
-        "num_tokens": rollout.completion_length, "is_truncated": rollout.is_truncated, "seed": rollout.seed,
-    }  # fmt: skip
+        "task": rollout.prompt.task,
+        "id": rollout.prompt.id,
+        "sample_index": rollout.sample_index,
+        "prompt": rollout.prompt.text,
+        "completion": rollout.text,
+        "answer": rollout.prompt.answer,
+        "image": image,
+        "reward": number_or_none(table.unit_total[row]),
+        "rewards": table.values_of(row),
+        "passed": table.passed_of(row),
+        "num_tokens": rollout.completion_length,
+        "is_truncated": rollout.is_truncated,
+        "seed": rollout.seed,
+    }
 
 
 def _is_json(value: Any) -> bool:

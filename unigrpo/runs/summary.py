@@ -37,9 +37,13 @@ def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) ->
         run.deliver()  # a run that was stopped after its last evaluation has not delivered yet
         _film(run)
     summary = {
-        "eval_before": before, "eval_after": after, "num_steps": run.num_done, "wall_s": run.seconds(),
-        "seed": run.recipe.seed, "status": "finished",
-    }  # fmt: skip
+        "eval_before": before,
+        "eval_after": after,
+        "num_steps": run.num_done,
+        "wall_s": run.seconds(),
+        "seed": run.recipe.seed,
+        "status": "finished",
+    }
     write_atomically(run.run_dir / SUMMARY, json.dumps(summary, indent=1))
     return summary
 

@@ -51,11 +51,20 @@ SIZE_KEYS = (
     ("block length", ("block_size", "canvas_length")),
 )
 MEMORY_RECIPE: dict[str, Any] = {
-    "name": "inspect", "num_steps": 1, "group_size": 8,
-    "tasks": {"reason": {"data": {}, "prompts_per_step": 8,
-                         "sampling": {"completion_length": 256, "num_denoising_steps": 128}}},
-    "rewards": {}, "learner": {"lr": 3e-6, "micro_batch_rows": 8}, "rollouts": {"num_actors": 1},
-}  # fmt: skip
+    "name": "inspect",
+    "num_steps": 1,
+    "group_size": 8,
+    "tasks": {
+        "reason": {
+            "data": {},
+            "prompts_per_step": 8,
+            "sampling": {"completion_length": 256, "num_denoising_steps": 128},
+        }
+    },
+    "rewards": {},
+    "learner": {"lr": 3e-6, "micro_batch_rows": 8},
+    "rollouts": {"num_actors": 1},
+}
 """What memory is estimated for: LoRA of rank 16, bfloat16, 8 rows with gradient, 64 sampled."""
 
 OPEN_TOKENS = 256

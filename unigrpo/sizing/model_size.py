@@ -17,14 +17,15 @@ from unigrpo.models.files.folders import read_json
 
 Config = Mapping[str, Any]
 
-PHI_1_5 = {
-    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32,
-}  # fmt: skip
+PHI_1_5 = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32}
 """``models.showo.PHI_1_5``, which only torch can import."""
 SO400M = {
-    "image_size": 384, "patch_size": 14, "hidden_size": 1152, "intermediate_size": 4304,
+    "image_size": 384,
+    "patch_size": 14,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
     "num_hidden_layers_in_file": 26,
-}  # fmt: skip
+}
 """The vision tower that the LLaVA families' configs only name."""
 
 
@@ -56,9 +57,13 @@ class ModelSize:
         except KeyError:
             return None
         return cls(
-            num_layers=body.num_layers, width=body.width, mlp_width=body.mlp_width, vocabulary=body.vocabulary,
-            num_parameters=tally.num_parameters, linears=dict(tally.linears),
-        )  # fmt: skip
+            num_layers=body.num_layers,
+            width=body.width,
+            mlp_width=body.mlp_width,
+            vocabulary=body.vocabulary,
+            num_parameters=tally.num_parameters,
+            linears=dict(tally.linears),
+        )
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSize | None:
@@ -129,9 +134,11 @@ def _active_width(config: Config) -> int:
 
 def _body(config: Config) -> _Body:
     return _Body(
-        num_layers=_first(config, "n_layers", "num_hidden_layers"), width=_first(config, "d_model", "hidden_size"),
-        mlp_width=_active_width(config), vocabulary=_first(config, "embedding_size", "vocab_size"),
-    )  # fmt: skip
+        num_layers=_first(config, "n_layers", "num_hidden_layers"),
+        width=_first(config, "d_model", "hidden_size"),
+        mlp_width=_active_width(config),
+        vocabulary=_first(config, "embedding_size", "vocab_size"),
+    )
 
 
 def _ends(tally: _Tally, body: _Body, *, is_tied: bool) -> None:

@@ -57,9 +57,7 @@ class TileSettings:
                 f"and height in multiples of the tower's {tile_size} pixels"
             )
         return cls(
-            tile_size=tile_size,
-            resolutions=resolutions,
-            max_tiles=int(matched.group(1)) if matched.group(1) else None,
+            tile_size=tile_size, resolutions=resolutions, max_tiles=int(matched.group(1)) if matched.group(1) else None
         )
 
 

@@ -124,9 +124,12 @@ class DiffusionGemmaPolicy(TextPolicy):
         shape_alone = torch.empty(*token_ids.shape, 0, dtype=self.module.dtype, device=token_ids.device)
         masks = encoder.create_masks_for_generate(config, shape_alone, everything, cache, places)
         output = encoder(
-            input_ids=token_ids, attention_mask=masks, position_ids=positions, use_cache=True,
+            input_ids=token_ids,
+            attention_mask=masks,
+            position_ids=positions,
+            use_cache=True,
             **{cache_argument(encoder): cache},
-        )  # fmt: skip
+        )
         return Read(cache=cache, is_real=everything, last_hidden=output.last_hidden_state)
 
     @torch.no_grad()

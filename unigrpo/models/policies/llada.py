@@ -191,11 +191,7 @@ class Llada(nn.Module):
         return self.through(self.model.transformer.wte(token_ids), visible_keys(is_padding), positions)
 
     def through(
-        self,
-        hidden: Tensor,
-        is_visible: Visible,
-        positions: Tensor | None,
-        extends: Sequence[Extend] | None = None,
+        self, hidden: Tensor, is_visible: Visible, positions: Tensor | None, extends: Sequence[Extend] | None = None
     ) -> Tensor:
         """Return [N, L, D] after the final norm, from embedded tokens.
 

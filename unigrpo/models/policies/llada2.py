@@ -145,7 +145,11 @@ def _feed_forward(config: Mapping[str, Any], layer: int) -> nn.Module:
         return SwiGlu(width, config["intermediate_size"])
     inner, num_shared = config["moe_intermediate_size"], config.get("num_shared_experts") or 0
     router = GroupedSigmoidRouter(
-        width, config["num_experts"], config["num_experts_per_tok"], num_groups=config["n_group"],
-        num_chosen_groups=config["topk_group"], scale=float(config["routed_scaling_factor"]),
-    )  # fmt: skip
+        width,
+        config["num_experts"],
+        config["num_experts_per_tok"],
+        num_groups=config["n_group"],
+        num_chosen_groups=config["topk_group"],
+        scale=float(config["routed_scaling_factor"]),
+    )
     return ExpertMixture(router, width, inner, config["num_experts"], inner * num_shared if num_shared else None)

@@ -39,7 +39,9 @@ def _experts(config: Mapping[str, Any], layer: int) -> nn.Module | None:
     if not num_experts or layer in (config.get("mlp_only_layers") or ()) or (layer + 1) % step:
         return None
     router = SoftmaxRouter(
-        config["hidden_size"], num_experts, config["num_experts_per_tok"],
+        config["hidden_size"],
+        num_experts,
+        config["num_experts_per_tok"],
         is_normalized=bool(config.get("norm_topk_prob", False)),
-    )  # fmt: skip
+    )
     return ExpertMixture(router, config["hidden_size"], config["moe_intermediate_size"], num_experts)

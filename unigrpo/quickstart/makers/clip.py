@@ -43,23 +43,7 @@ log = logging.getLogger(__name__)
 
 CONTEXT_LENGTH = 16
 SPECIAL = ("<pad>", "<unk>")
-WORDS = (
-    *COLORS,
-    *SHAPES,
-    "left",
-    "right",
-    "above",
-    "below",
-    "of",
-    "is",
-    "the",
-    "a",
-    "and",
-    "picture",
-    "one",
-    ",",
-    ".",
-)
+WORDS = (*COLORS, *SHAPES, "left", "right", "above", "below", "of", "is", "the", "a", "and", "picture", "one", ",", ".")
 VOCABULARY = (*SPECIAL, *WORDS, "<start>", "<end>")
 """The end token is last: the text tower pools at the highest id."""
 CONFIG: dict[str, Any] = {

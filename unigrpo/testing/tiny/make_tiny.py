@@ -171,10 +171,11 @@ def _write_weights(
     is_tied = not any(name.endswith(("lm_head.weight", "transformer.ff_out.weight")) for name in shapes)
     shards = list(_shards(shapes, torch.finfo(DTYPES[dtype]).bits // 8, shard_bytes))
     names = [
-        f"{entry.weights}.safetensors" if len(shards) == 1 else
-        f"{entry.weights}-{number:05}-of-{len(shards):05}.safetensors"
+        f"{entry.weights}.safetensors"
+        if len(shards) == 1
+        else f"{entry.weights}-{number:05}-of-{len(shards):05}.safetensors"
         for number in range(1, len(shards) + 1)
-    ]  # fmt: skip
+    ]
     for file_name, shard in zip(names, shards, strict=True):
         tensors = {name: _drawn(name, shapes[name], seed, is_tied).to(DTYPES[dtype]) for name in shard}
         save_file(tensors, out / file_name, metadata={"format": "pt"})
