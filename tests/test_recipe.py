@@ -122,6 +122,8 @@ BAD_OVERRIDES = [
     ("rewards.length.use=no_such_package.rewards:f", "there is no module no_such_package.rewards"),
     ("rewards.length.arguments={scael: 1}", "takes no such argument; it takes: completions, prompts, scale"),
     ("estimator.use=unigrpo.settings:Nothing", "unigrpo.settings defines no 'Nothing'"),
+    ("estimator=unigrop", "estimator: there is no 'unigrop'; did you mean 'unigrpo'?; known: unigrpo"),
+    ("estimator={use: unigrpo, spasing: even}", "estimator.spasing: unigrpo takes no such argument; it takes: "),
     ("evaluate.accuracy={reason: correctness}", "there is no reward 'correctness'; the recipe has length"),
     ("num_steps", "override 'num_steps': wanted key.path=value"),
     ("a..b=1", "wanted key.path=value"),

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any, ClassVar, Protocol
 
 from unigrpo.errors import UserError
 
@@ -215,6 +216,33 @@ def choice(use: str, folder: str) -> type:
     if not isinstance(found, type):
         raise PluginError(f"{use!r} is a {type(found).__name__}; wanted a class, such as those in {folder}")
     return found
+
+
+class Chosen(Protocol):
+    """What a recipe says of a choice: `unigrpo.settings.Choice`."""
+
+    folder: ClassVar[str]
+
+    @property
+    def use(self) -> str:
+        """Return the name."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Return the parameters."""
+
+
+def make(chosen: Chosen, **supplied: Any) -> Any:
+    """Return an object of the class that a recipe chose, made with the recipe's parameters and those ``supplied``.
+
+    Raises:
+        PluginError: if there is no such class, or it refuses its parameters.
+    """
+    made = choice(chosen.use, chosen.folder)
+    try:
+        return made(**chosen.arguments, **supplied)
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"{chosen.use}: {error}") from error
 
 
 @contextmanager

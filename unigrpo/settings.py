@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,25 @@ class Settings(BaseModel):
     """A section of a recipe: unknown keys are errors, numbers are finite, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Choice(BaseModel):
+    """A part chosen by name: `use`, and the parameters of the class beside it. A bare name is short for `{use: NAME}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    folder: ClassVar[str]
+    """The package whose files are the known values."""
+    use: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_its_name(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Return the parameters of the class that `use` names."""
+        return dict(self.model_extra or {})
 
 
 class PolicySettings(Settings):
@@ -128,11 +147,11 @@ class AdvantageSettings(Settings):
     shuffle_within_groups: bool = Field(False, description="A control: advantages permuted inside each group, so that nothing can be learnt.")
 
 
-class EstimatorSettings(Settings):
+class EstimatorChoice(Choice):
     """Which positions are noised and scored at each inner update."""
 
-    use: str = "unigrpo.methods.estimators.unigrpo:UniGRPO"
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    folder = "unigrpo.methods.estimators"
+    use: str = "unigrpo"
 
 
 class ObjectiveSettings(Settings):
@@ -207,7 +226,7 @@ class Recipe(Settings):
     tasks: dict[Task, TaskSettings]
     rewards: dict[str, RewardSettings]
     advantages: AdvantageSettings = AdvantageSettings()
-    estimator: EstimatorSettings = EstimatorSettings()
+    estimator: EstimatorChoice = EstimatorChoice()
     objective: ObjectiveSettings = ObjectiveSettings()
     learner: LearnerSettings
     rollouts: RolloutSettings = RolloutSettings()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
 from unigrpo.models.families import is_known, untrained_tasks
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
-from unigrpo.plugin import PluginError, locate
+from unigrpo.plugin import Located, PluginError, locate, locate_choice
 from unigrpo.rewards.runtime.reward_checks import composition_problems
 from unigrpo.settings import (
+    Choice,
     DataSettings,
     LoraSettings,
     PolicySettings,
@@ -45,7 +48,7 @@ def problems_of_evaluation(recipe: Recipe) -> list[str]:
         problems += _data(settings.data, task, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
         problems += _sampling(settings.sampling, task, f"tasks.{task}.sampling")
     problems += _rewards(recipe)
-    problems += _named_code(recipe.estimator.use, recipe.estimator.arguments, "estimator")
+    problems += _choices(recipe)
     problems += _precision(recipe.policy, recipe.lora)
     problems += _rollouts(recipe)
     problems += _accuracy(recipe)
@@ -264,21 +267,47 @@ def _accuracy(recipe: Recipe) -> Iterator[str]:
             yield f"{key}: the reward {name} does not apply to {task}"
 
 
+def _choices(section: Any, key: str = "") -> Iterator[str]:
+    """Find every choice in a recipe: whether its name is known, and whether it takes the parameters beside it."""
+    if isinstance(section, Choice):
+        try:
+            located = locate_choice(section.use, section.folder)
+        except PluginError as error:
+            yield f"{key}: {error}"
+            return
+        yield from _arguments(located, section.use, section.arguments, key)
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(section, BaseModel):
+        parts = ((name, getattr(section, name)) for name in type(section).model_fields)
+    elif isinstance(section, Mapping):
+        parts = section.items()
+    elif isinstance(section, list | tuple):
+        parts = enumerate(section)
+    for name, part in parts:
+        yield from _choices(part, f"{key}.{name}" if key else str(name))
+
+
 def _named_code(use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()) -> Iterator[str]:
     try:
         located = locate(use)
     except PluginError as error:
         yield f"{key}.use: {error}"
         return
+    yield from _arguments(located, use, arguments, f"{key}.arguments", supplied)
+
+
+def _arguments(
+    located: Located, use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()
+) -> Iterator[str]:
     for name in sorted(located.code_parameters.intersection(arguments)):
         if isinstance(arguments[name], str):
             try:
                 locate(arguments[name])
             except PluginError as error:
-                yield f"{key}.arguments.{name}: {error}"
+                yield f"{key}.{name}: {error}"
     if located.parameters is None:
         return
     for name in arguments:
         if name in supplied or name not in located.parameters:
             known = ", ".join(sorted(located.parameters.difference(supplied))) or "none"
-            yield f"{key}.arguments.{name}: {use} takes no such argument; it takes: {known}"
+            yield f"{key}.{name}: {use} takes no such argument; it takes: {known}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from unigrpo.learner.group import LearnerGroup
 from unigrpo.learner.learner import Learner
 from unigrpo.models.adapter import save_adapter
 from unigrpo.models.opening import open_policy
-from unigrpo.plugin import resolve
+from unigrpo.plugin import make
 from unigrpo.rewards.runtime.journal import ScoredStep, load_step, save_step
 from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rollouts.pools.pool import open_pool
@@ -201,6 +201,4 @@ def _learner(recipe: Recipe, policy: Policy) -> Learner:
     reference = None
     if not recipe.lora.enabled and recipe.objective.kl_coef > 0:
         reference = open_policy(recipe.policy, recipe.lora, recipe.seed, is_frozen=True)
-    make_estimator: Any = resolve(recipe.estimator.use)
-    estimator = make_estimator(**recipe.estimator.arguments)
-    return Learner(policy, reference, estimator, recipe.objective, recipe.learner, recipe.num_steps)
+    return Learner(policy, reference, make(recipe.estimator), recipe.objective, recipe.learner, recipe.num_steps)
