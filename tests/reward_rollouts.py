@@ -6,7 +6,7 @@ from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Span
 
 
 def rollout(text: str | None, *, number: int = 0, image: np.ndarray | None = None, **prompt: object) -> Rollout:
-    fields = {"id": f"p{number // 4}", "task": "reason", "messages": (Message(role="user", text="?"),), "answer": "5"}
+    fields = {"id": f"p{number // 4}", "kind": "reason", "messages": (Message(role="user", text="?"),), "answer": "5"}
     return Rollout(
         prompt=Prompt(**(fields | prompt)),
         sample_index=number % 4,

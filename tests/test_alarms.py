@@ -113,7 +113,7 @@ def test_repeats_are_counted_in_groups_that_are_not_all_right(tmp_path: Path):
     found = completion_metrics(rows, table, 4)
     assert found == {"tasks/reason/mean_length": 3.0, "tasks/reason/duplicate_fraction": 2 / 8}
     pixels = [np.full((2, 2, 3), 7 * (number == 3), np.uint8) for number in range(4)]
-    pictures = [rollout(None, number=number, image=image, task="imagine") for number, image in enumerate(pixels)]
+    pictures = [rollout(None, number=number, image=image, kind="imagine") for number, image in enumerate(pixels)]
     one = RewardTable(
         names=("r",), values=np.zeros((4, 1)), status=np.zeros((4, 1), np.int8), weights=np.ones(1), ranges=((0, 1),)
     )

@@ -21,7 +21,7 @@ from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings, S
 from unigrpo.types import Batch, Message, PolicyVersion, Prompt, Rollout
 
 GOLDEN = Path(__file__).parent / "golden"
-PROMPTS = [Prompt(id=text, task="reason", messages=(Message(role="user", text=text),)) for text in ("up", "away")]
+PROMPTS = [Prompt(id=text, kind="reason", messages=(Message(role="user", text=text),)) for text in ("up", "away")]
 SETTINGS = {
     "sdar_tiny": {"remasking": "low_confidence_dynamic", "threshold": 0.5},
     "llada2_tiny": {"remasking": "low_confidence_static"},

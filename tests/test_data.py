@@ -24,7 +24,7 @@ class Squares:
     def __getitem__(self, index):
         text = f"{self.size}*{index}"
         return Prompt(
-            id=text, task="reason", messages=(Message(role="user", text=text),), answer=str(self.size * index)
+            id=text, kind="reason", messages=(Message(role="user", text=text),), answer=str(self.size * index)
         )
 
 
@@ -46,7 +46,7 @@ def rows(count):
 
 def reason(tmp_path, *lines, **settings):
     data = DataSettings(jsonl=write(tmp_path / "data.jsonl", *lines), columns={"prompt": "question"}, **settings)
-    return load_prompts(data, "reason", "train", seed=0)
+    return load_prompts(data, "reason", "reason", "train", seed=0)
 
 
 def test_columns_are_mapped_and_the_others_reach_the_rewards(tmp_path):
@@ -71,7 +71,7 @@ def test_evaluation_prompts_come_once_in_the_order_of_their_own_file(tmp_path):
         eval_jsonl=write(tmp_path / "test.jsonl", *rows(3)),
         columns={"prompt": "question"},
     )
-    source = load_prompts(data, "reason", "eval", seed=5)
+    source = load_prompts(data, "reason", "reason", "eval", seed=5)
     assert source.num_prompts == 3
     assert [source[n].text for n in range(3)] == ["q0", "q1", "q2"]
     with pytest.raises(IndexError, match="which has 3"):
@@ -116,12 +116,12 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"prompt": "ok"}\n{"prompt": "\xff"}\n')
     with pytest.raises(ValueError, match=r"data\.jsonl:2: not JSON.*utf-8"):
-        load_prompts(DataSettings(jsonl=str(path)), "reason", "train", 0)
+        load_prompts(DataSettings(jsonl=str(path)), "reason", "reason", "train", 0)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
-        load_prompts(DataSettings(jsonl=str(tmp_path / "nowhere.jsonl")), "reason", "train", 0)
+        load_prompts(DataSettings(jsonl=str(tmp_path / "nowhere.jsonl")), "reason", "reason", "train", 0)
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_a_missing_file_is_named(tmp_path):
 )
 def test_settings_that_contradict_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        load_prompts(settings, "reason", "train", 0)
+        load_prompts(settings, "reason", "reason", "train", 0)
 
 
 def picture_prompts(tmp_path, name):
     write(tmp_path / "data.jsonl", {"prompt": "what?", "image": name, "answer": "red"})
-    return load_prompts(DataSettings(jsonl=str(tmp_path / "data.jsonl")), "understand", "train", 0)
+    return load_prompts(DataSettings(jsonl=str(tmp_path / "data.jsonl")), "understand", "understand", "train", 0)
 
 
 def test_a_picture_is_read_beside_its_file(tmp_path):
@@ -201,21 +201,23 @@ def test_a_huge_picture_is_refused_before_it_is_unpacked(tmp_path, side):
 def test_a_question_about_a_picture_needs_one(tmp_path):
     write(tmp_path / "data.jsonl", {"prompt": "what?"})
     with pytest.raises(ValueError, match=r":1: no picture in column 'image'"):
-        load_prompts(DataSettings(jsonl=str(tmp_path / "data.jsonl")), "understand", "train", 0)
+        load_prompts(DataSettings(jsonl=str(tmp_path / "data.jsonl")), "understand", "understand", "train", 0)
 
 
 def test_a_class_gets_split_seed_and_arguments():
-    source = load_prompts(DataSettings(use=f"{__file__}:Squares", arguments={"size": 5}), "reason", "eval", seed=3)
+    source = load_prompts(
+        DataSettings(use=f"{__file__}:Squares", arguments={"size": 5}), "reason", "reason", "eval", seed=3
+    )
     assert source[4].answer == "20"
     assert source.num_prompts is None
     with pytest.raises(ValueError, match="demonstration"):
         source.demonstration(source[0], np.random.default_rng(0))
     with pytest.raises(ValueError, match="stands under 'imagine'"):
-        load_prompts(DataSettings(use=f"{__file__}:Squares"), "imagine", "eval", 0)[0]
+        load_prompts(DataSettings(use=f"{__file__}:Squares"), "imagine", "imagine", "eval", 0)[0]
 
 
 def test_demonstrations_of_a_class_take_the_noise():
-    source = load_prompts(DataSettings(use=f"{__file__}:SquaresThatTeach"), "reason", "train", 0)
+    source = load_prompts(DataSettings(use=f"{__file__}:SquaresThatTeach"), "reason", "reason", "train", 0)
     assert source.num_prompts == 7
     generator = np.random.default_rng(0)
     assert source.demonstration(source[2], generator) == "6"
@@ -237,7 +239,7 @@ def test_demonstrations_of_a_file_are_completion_then_answer_and_the_picture_of_
 
     Image.new("RGB", (4, 4), (0, 0, 9)).save(tmp_path / "blue.png")
     write(tmp_path / "captions.jsonl", {"prompt": "blue", "image": "blue.png"})
-    captions = load_prompts(DataSettings(jsonl=str(tmp_path / "captions.jsonl")), "imagine", "train", 0)
+    captions = load_prompts(DataSettings(jsonl=str(tmp_path / "captions.jsonl")), "imagine", "imagine", "train", 0)
     assert captions[0].images == ()
     assert captions.demonstration(captions[0], generator).getpixel((0, 0)) == (0, 0, 9)
 

@@ -23,7 +23,7 @@ NUM_STEPS = 12
 SAMPLING = SamplingSettings(
     completion_length=8, num_denoising_steps=4, remasking="entropy", schedule="dream", temperature=1.0
 )
-PROMPTS = [Prompt(id=text, task="reason", messages=(Message(role="user", text=text),)) for text in ("up", "away", "to")]
+PROMPTS = [Prompt(id=text, kind="reason", messages=(Message(role="user", text=text),)) for text in ("up", "away", "to")]
 
 
 @pytest.fixture(scope="module")

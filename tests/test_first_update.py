@@ -42,7 +42,7 @@ def batch():
         text = Span(kind="text", start=PROMPT, stop=length, is_open=True, vocabulary_range=VOCABULARY_RANGE)
         rollouts.append(
             Rollout(
-                prompt=Prompt(id="p", task="reason", messages=()),
+                prompt=Prompt(id="p", kind="reason", messages=()),
                 sample_index=index,
                 token_ids=token_ids,
                 spans=(Span(kind="prompt", start=0, stop=PROMPT), text),

@@ -27,7 +27,7 @@ def make_rollout(row, prompt_length, num_open, eos_at):
     is_completion = np.zeros(len(ids), dtype=bool)
     is_completion[prompt_length : prompt_length + (num_open if eos_at is None else eos_at + 1)] = True
     return Rollout(
-        prompt=Prompt(id=str(row // 2), task="reason", messages=(Message(role="user", text="x"),)),
+        prompt=Prompt(id=str(row // 2), kind="reason", messages=(Message(role="user", text="x"),)),
         sample_index=row % 2,
         token_ids=ids,
         spans=(

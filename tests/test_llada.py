@@ -232,7 +232,7 @@ def test_config_without_sizes_is_refused() -> None:
 
 def test_text_policy_refuses_pictures() -> None:
     policy = load_policy(GOLDEN / "llada_tiny", dtype="float32")
-    prompt = Prompt(id="p", task="imagine", messages=(Message(role="user", text="a cat"),))
+    prompt = Prompt(id="p", kind="imagine", messages=(Message(role="user", text="a cat"),))
     with pytest.raises(ValueError, match="MMaDA and Show-o write"):
         policy.encode(prompt, SamplingSettings(completion_length=4, num_denoising_steps=4))
     with pytest.raises(ValueError, match="takes token ids only"):

@@ -49,9 +49,9 @@ def prompts() -> list[Prompt]:
         Message(role="user", text="And here?", images=PICTURES[1:]),
     )
     return [
-        Prompt(id="a", task="understand", messages=first),
-        Prompt(id="b", task="understand", messages=second),
-        Prompt(id="c", task="reason", messages=(Message(role="user", text="2 + 2?"),)),
+        Prompt(id="a", kind="understand", messages=first),
+        Prompt(id="b", kind="understand", messages=second),
+        Prompt(id="c", kind="reason", messages=(Message(role="user", text="2 + 2?"),)),
     ]
 
 
@@ -140,7 +140,7 @@ def test_a_picture_changes_what_is_answered(folder: Path) -> None:
     hidden = []
     for picture in pictures:
         message = Message(role="user", text="?", images=(picture,))
-        canvas = policy.encode(Prompt(id="p", task="understand", messages=(message,)), SAMPLING)
+        canvas = policy.encode(Prompt(id="p", kind="understand", messages=(message,)), SAMPLING)
         ids = torch.from_numpy(canvas.token_ids)[None]
         hidden.append(policy.hidden(ModelInput(token_ids=ids, image_features=canvas.image_features)))
     assert (hidden[0][0, -1] - hidden[1][0, -1]).abs().max() > 1e-4
@@ -157,7 +157,7 @@ def test_a_demonstration_with_a_picture_trains(folder: Path, masks: str) -> None
         def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float) -> str:
             return "red"
 
-    settings = SftTaskSettings(data={"use": "x:Y"}, batch_size=2, completion_length=4, masks=masks)
+    settings = SftTaskSettings(kind="understand", data={"use": "x:Y"}, batch_size=2, completion_length=4, masks=masks)
     source: Any = Source()
     rows = Demonstrations(policy, "understand", settings, source, seed=0, caption_dropout=0.0).rows(0)
     loss = task_loss(policy, "understand", rows, 1e-3, is_complementary=masks == "complementary")

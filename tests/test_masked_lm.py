@@ -156,7 +156,7 @@ def test_sampler_at_temperature_one_has_the_enumerated_distribution(model_type: 
 
 
 def test_prompt_without_a_template_is_start_text_end_and_gaps(policy: MaskedLmPolicy) -> None:
-    prompt = Prompt(id="0", task="reason", messages=(Message(role="user", text="a b"), Message(role="user", text="c")))
+    prompt = Prompt(id="0", kind="reason", messages=(Message(role="user", text="a b"), Message(role="user", text="c")))
     canvas = policy.encode(prompt, SamplingSettings(completion_length=2, num_denoising_steps=2))
     assert canvas.token_ids.tolist() == [1, 4, 5, 2, 6, 2, 3, 3]
     policy.text_tokenizer.chat_template = "[CLS] {{ messages[0].content }} c"
@@ -242,7 +242,7 @@ def test_learner_raises_the_probability_of_the_rewarded_word(policy: MaskedLmPol
     add_lora(policy, LoraSettings(r=4, alpha=8), seed=0)
     settings = LearnerSettings(lr=1e-2, num_inner_updates=2, lr_schedule="constant")
     learner = Learner(policy, None, UniGRPO(), ObjectiveSettings(kl_coef=0.0), settings, num_steps=20)
-    prompt = Prompt(id="0", task="reason", messages=(Message(role="user", text="a"),))
+    prompt = Prompt(id="0", kind="reason", messages=(Message(role="user", text="a"),))
     sampling = SamplingSettings(completion_length=3, num_denoising_steps=3, stop_at_eos=False)
     version = PolicyVersion(step=0, kind="adapter", sha256="0")
     means = []

@@ -27,7 +27,7 @@ def make_rollout(token_ids, spans, prompt_id="p", seed=0, given=()):
             is_completion[place] = not ended
             ended = ended or (span.kind == "text" and token_ids[place] == EOS)
     return Rollout(
-        prompt=Prompt(id=prompt_id, task="reason", messages=()),
+        prompt=Prompt(id=prompt_id, kind="reason", messages=()),
         sample_index=0,
         token_ids=token_ids,
         spans=tuple(spans),
@@ -107,7 +107,7 @@ def test_given_tokens_inside_an_open_span_are_prompt():
 
 def test_prompts_of_two_tasks_with_one_id_are_two_groups():
     first, second = (text_rollout([2, 3], 1, prompt_id="train-1") for _ in range(2))
-    second = replace(second, prompt=replace(second.prompt, task="understand"))
+    second = replace(second, prompt=replace(second.prompt, kind="understand", task="understand"))
     assert collate([first, second, first], np.zeros(3), PAD).group_ids.tolist() == [0, 1, 0]
 
 

@@ -44,7 +44,7 @@ def evaluate(completions, **columns):
 
 def rollout(text: str, gold: str, number: int) -> Rollout:
     return Rollout(
-        prompt=Prompt(id=f"p{number}", task="reason", messages=(Message(role="user", text="?"),), answer=gold),
+        prompt=Prompt(id=f"p{number}", kind="reason", messages=(Message(role="user", text="?"),), answer=gold),
         sample_index=0,
         token_ids=np.arange(6),
         spans=(Span(kind="text", start=0, stop=6, is_open=True),),

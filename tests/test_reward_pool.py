@@ -168,7 +168,7 @@ def test_on_error_drop_group_masks_every_reward_of_the_group() -> None:
 def test_drop_group_spares_other_groups_of_the_same_prompt_id() -> None:
     texts = ["a", "bomb", "a", "b", "a", "b"]
     rows = [rollout(text, number=number % 2, id="same") for number, text in enumerate(texts)]
-    rows[4:] = [rollout(text, number=number, id="same", task="understand") for number, text in enumerate("ab")]
+    rows[4:] = [rollout(text, number=number, id="same", kind="understand") for number, text in enumerate("ab")]
     with RewardPool({"it": specimen("raise_on_bomb", on_error="drop_group")}) as pool:
         assert np.isnan(pool.score(rows).values[:, 0]).tolist() == [True, True, False, False, False, False]
 
@@ -207,7 +207,7 @@ def test_tasks_filter_and_weights_make_the_total() -> None:
     }
     with RewardPool(settings) as pool:
         good = "<think>x</think> 5"
-        table = pool.score([rollout(good), rollout(good, task="understand", id="other")])
+        table = pool.score([rollout(good), rollout(good, kind="understand", id="other")])
     assert table.names == ("length", "format")
     assert table.status[:, 0].tolist() == [RewardStatus.OK, RewardStatus.NOT_APPLICABLE]
     assert table.total.tolist() == pytest.approx([2.0 * len(good) / 100 + 0.5, 0.5])

@@ -19,7 +19,7 @@ DERIVED = ("bounds", "counted", "is_passed", "is_comparable", "total", "unit_tot
 
 def rollout(number: int) -> Rollout:
     return Rollout(
-        prompt=Prompt(id=str(number), task="reason", messages=(Message(role="user", text="x"),)),
+        prompt=Prompt(id=str(number), kind="reason", messages=(Message(role="user", text="x"),)),
         sample_index=0,
         token_ids=np.zeros(1, dtype=np.int64),
         spans=(),

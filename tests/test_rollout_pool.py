@@ -44,7 +44,10 @@ def recipe(tmp_path_factory):
         lora=LoraSettings(r=4, alpha=8),
         tasks={
             "reason": TaskSettings(
-                data=DataSettings(use="unigrpo.quickstart.sums:Sums"), prompts_per_step=4, sampling=SAMPLING
+                kind="reason",
+                data=DataSettings(use="unigrpo.quickstart.sums:Sums"),
+                prompts_per_step=4,
+                sampling=SAMPLING,
             )
         },
         rewards={"any": RewardSettings(use="unigrpo.rewards.format:Format")},

@@ -96,7 +96,7 @@ def test_imagine_columns_say_what_the_caption_says():
     prompt = ImagineScenes("train", 0)[11]
     first, second = (Item(color=color, shape=shape) for color, shape in prompt.columns["objects"])
     assert prompt.text == caption(first, prompt.columns["relation"], second)
-    assert (prompt.task, prompt.answer, prompt.images) == ("imagine", None, ())
+    assert (prompt.kind, prompt.answer, prompt.images) == ("imagine", None, ())
 
 
 def test_clean_demonstration_is_the_captions_picture_and_a_noisy_one_is_not():

@@ -202,7 +202,7 @@ class OneWord:
 def test_a_canvas_ends_with_a_block_and_keeps_its_steps_a_block(length: int, stop: int, steps: int) -> None:
     policy = load_policy(GOLDEN, dtype="float32")
     policy.tokenizer = OneWord()  # type: ignore[assignment]
-    prompt = Prompt(id="p", task="reason", messages=(Message(role="user", text="x" * length),))
+    prompt = Prompt(id="p", kind="reason", messages=(Message(role="user", text="x" * length),))
     canvas = policy.encode(prompt, SamplingSettings(completion_length=8, num_denoising_steps=4))
     (span,) = canvas.open_spans
     assert (span.start, span.stop, span.num_denoising_steps, span.block_length) == (length, stop, steps, 4)

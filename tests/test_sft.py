@@ -79,9 +79,10 @@ def same(one, other):
 
 def demonstrations(policy, task, data, **changes):
     settings = SftTaskSettings(
-        data=DataSettings(**data), **{"batch_size": 32, "completion_length": 16, **changes.pop("settings", {})}
+        data=DataSettings(**data),
+        **{"kind": task, "batch_size": 32, "completion_length": 16, **changes.pop("settings", {})},
     )
-    source = load_prompts(settings.data, task, "train", 0)
+    source = load_prompts(settings.data, task, task, "train", 0)
     return Demonstrations(policy, task, settings, source, seed=0, **{"caption_dropout": 0.0, **changes})
 
 
@@ -255,7 +256,7 @@ def test_each_picture_is_encoded_once():
 @pytest.mark.parametrize(("task", "data"), [("reason", SUMS), ("understand", QUESTIONS), ("imagine", CAPTIONS)])
 def test_the_loss_of_masked_positions_is_the_reference_loss_of_all_logits(policy, task, data):
     rows = demonstrations(policy, task, data).rows(0)
-    noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=0.01)
+    noisy = add_noise(rows, kind=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=0.01)
     with torch.no_grad():
         logits = policy.head(policy.hidden(ModelInput(token_ids=noisy.token_ids, is_padding=rows.is_padding)))
         found = task_loss(policy, task, rows, 0.01)
@@ -273,7 +274,7 @@ def test_noise_stays_on_the_completion_and_follows_its_schedule(policy):
         counts = []
         for step in range(12):
             rows = source.rows(step)
-            noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=0.01)
+            noisy = add_noise(rows, kind=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=0.01)
             assert not (noisy.is_masked & ~rows.is_open).any()
             assert torch.equal(noisy.token_ids[~noisy.is_masked], rows.clean_ids[~noisy.is_masked])
             counts.append(noisy.is_masked.sum(1))

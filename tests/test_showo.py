@@ -186,7 +186,7 @@ def picture(shade: int) -> Image.Image:
 
 
 def imagine(number: int, text: str) -> Prompt:
-    return Prompt(id=str(number), task="imagine", messages=(Message(role="user", text=text),))
+    return Prompt(id=str(number), kind="imagine", messages=(Message(role="user", text=text),))
 
 
 DRAW = SamplingSettings(completion_length=16, num_denoising_steps=4, schedule="cosine", guidance_scale=1.5)
@@ -204,7 +204,7 @@ def test_canvas_of_a_picture_is_the_references_row_without_its_padding(
 
 
 def test_question_about_a_picture_is_answered_token_by_token(policy: ShowoPolicy) -> None:
-    prompt = Prompt(id="0", task="understand", messages=(Message(role="user", text="w7 w9", images=(picture(255),)),))
+    prompt = Prompt(id="0", kind="understand", messages=(Message(role="user", text="w7 w9", images=(picture(255),)),))
     canvas = policy.encode(prompt, ANSWER)
     assert canvas.token_ids.tolist() == [206, 201, 211, 212, 213, 214, 202, 150, 199, 7, 9, 199, *[MASK] * 5]
     (span,) = canvas.open_spans
@@ -216,10 +216,10 @@ def test_question_about_a_picture_is_answered_token_by_token(policy: ShowoPolicy
         row[0, place] = output[0, -1, :200].argmax()
     assert torch.equal(sample(policy, [canvas]).token_ids, row)
     for bad in (imagine(0, "w1"), prompt):
-        images = () if bad.task == "understand" else (picture(0),)
+        images = () if bad.kind == "understand" else (picture(0),)
         with pytest.raises(ValueError, match="pictures"):
             policy.encode(
-                Prompt(id="1", task=bad.task, messages=(Message(role="user", text="w1", images=images),)), ANSWER
+                Prompt(id="1", kind=bad.kind, messages=(Message(role="user", text="w1", images=images),)), ANSWER
             )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from unigrpo.types import Remasking, Schedule, Task
+from unigrpo.types import Remasking, Schedule, TaskKind
 
 
 class Settings(BaseModel):
@@ -86,10 +87,16 @@ class DataSettings(Settings):
     template: str | None = Field(None, description="Text with {prompt}, put in place of each prompt.")
 
 
-class TaskSettings(Settings):
+class KindSettings(Settings):
+    """What every task has."""
+
+    kind: TaskKind = Field(description="What the task, whose name is free, is: reason (text to text), understand (pictures and text to text) or imagine (text to a picture), as in `gsm8k: {kind: reason, ...}`; left out where the name is one of these.")
+    data: DataSettings
+
+
+class TaskSettings(KindSettings):
     """One task of the mixture."""
 
-    data: DataSettings
     prompts_per_step: int = Field(ge=1)
     sampling: SamplingSettings
 
@@ -120,7 +127,7 @@ class RewardSettings(Settings):
     gate: list[str] = Field(default_factory=list, description="Rewards that a completion must all pass for this one to count; where it does not, this one counts as its lowest.")
     pass_at: float | None = Field(None, description="Value from which a completion passes this reward: it opens the gates that name it, and counts as right; null is the highest that counts.")
     watch: bool = Field(True, description="At weight 0: its fall while an optimised reward rises sets alarm/held_out_falls; false for a plain measurement.")
-    tasks: list[Task] | None = Field(None, description="null is every task.")
+    tasks: list[str] | None = Field(None, description="Names of tasks, or kinds, which stand for all tasks of the kind; null is every task.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds of a call, which is of at most `batch_size` completions; one that takes longer is killed.")
     batch_size: int = Field(64, ge=1, description="Completions of a call; a reward of whole groups gets a larger group whole.")
     memory_limit_gb: float | None = Field(None, ge=0, description="Address space of its process in GB; null is what the reward says of itself (`memory_limit_gb`), else 16 for a function and no limit for a class, which may hold a model; 0 is no limit.")
@@ -201,7 +208,7 @@ class EvaluateSettings(Settings):
     enabled: bool = Field(True, description="false skips before and after, too.")
     every: int = Field(0, ge=0, description="0: none during the run.")
     num_prompts: int = Field(256, ge=1, description="A task.")
-    accuracy: dict[Task, str] = Field(default_factory=dict, description="The reward of each task that the greedy completion must pass to count as right.")
+    accuracy: dict[str, str] = Field(default_factory=dict, description="The reward of each task, or of all tasks of a kind that have none of their own, that the greedy completion must pass to count as right.")
 
 
 class TrackingSettings(Settings):
@@ -223,7 +230,7 @@ class Recipe(Settings):
     num_threads: int | None = Field(None, ge=1, description="CPU threads of the learner; null is torch's default.")
     policy: PolicySettings
     lora: LoraSettings = LoraSettings()
-    tasks: dict[Task, TaskSettings]
+    tasks: dict[str, TaskSettings]
     rewards: dict[str, RewardSettings]
     advantages: AdvantageSettings = AdvantageSettings()
     estimator: EstimatorChoice = EstimatorChoice()
@@ -234,11 +241,34 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     tracking: TrackingSettings = TrackingSettings()
 
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _kinds_from_names(cls, tasks: Any) -> Any:
+        return with_kinds(tasks)
 
-class SftTaskSettings(Settings):
+    @field_validator("rewards")
+    @classmethod
+    def _rewards_name_tasks(cls, rewards: dict[str, RewardSettings], info: ValidationInfo) -> dict[str, RewardSettings]:
+        """Put names in place of kinds: from here on a reward's tasks are names."""
+        return {
+            name: reward
+            if reward.tasks is None
+            else reward.model_copy(update={"tasks": tasks_named(reward.tasks, info.data.get("tasks", {}))})
+            for name, reward in rewards.items()
+        }
+
+    @field_validator("evaluate")
+    @classmethod
+    def _accuracy_names_tasks(cls, evaluate: EvaluateSettings, info: ValidationInfo) -> EvaluateSettings:
+        """Put names in place of kinds; a task's own reward goes before that of its kind."""
+        given, tasks = evaluate.accuracy, info.data.get("tasks", {})
+        spread = {name: given[key] for key in given for name in tasks_named([key], tasks)}
+        return evaluate.model_copy(update={"accuracy": spread | {name: given[name] for name in spread if name in given}})
+
+
+class SftTaskSettings(KindSettings):
     """One task of the supervised mixture."""
 
-    data: DataSettings
     batch_size: int = Field(ge=1)
     completion_length: int = Field(ge=1)
     weight: float = Field(1.0, gt=0)
@@ -256,7 +286,7 @@ class SftRecipe(Settings):
     num_threads: int | None = Field(None, ge=1)
     policy: PolicySettings
     lora: LoraSettings = LoraSettings(enabled=False)
-    tasks: dict[Task, SftTaskSettings]
+    tasks: dict[str, SftTaskSettings]
     lr: float = Field(gt=0)
     warmup_steps: int = Field(0, ge=0)
     lr_schedule: Literal["constant", "cosine"] = "cosine"
@@ -269,3 +299,24 @@ class SftRecipe(Settings):
     log_every: int = Field(50, ge=1)
     checkpoint: CheckpointSettings = CheckpointSettings(every=500)
     tensorboard: bool = True
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _kinds_from_names(cls, tasks: Any) -> Any:
+        return with_kinds(tasks)
+
+
+def with_kinds(tasks: Any) -> Any:
+    """Return a recipe's `tasks` as it is written, with the kind of each task whose name is one and that has none."""
+    if not isinstance(tasks, Mapping):
+        return tasks
+    return {
+        name: {"kind": name, **task} if name in get_args(TaskKind) and isinstance(task, Mapping) else task
+        for name, task in tasks.items()
+    }
+
+
+def tasks_named(names: Iterable[str], tasks: Mapping[str, KindSettings]) -> list[str]:
+    """Return names of tasks for names and kinds: a kind stands for all its tasks; what is neither stays."""
+    found = {name: [task for task, settings in tasks.items() if settings.kind == name] for name in names}
+    return list(dict.fromkeys(task for name, tasks_of_it in found.items() for task in tasks_of_it or [name]))

@@ -96,7 +96,7 @@ def resume(run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]
 
 def _run(recipe: Recipe, run_dir: Path, observer: Observer) -> Mapping[str, Any]:
     with open_run(recipe, run_dir, observer) as run:
-        refuse_untrained(run.policy, recipe.tasks)
+        refuse_untrained(run.policy, [task.kind for task in recipe.tasks.values()])
         before = _evaluated(run, "before") if run.num_done == 0 else remembered_evaluation(run_dir, "before")
         observer.phase("training")
         with stop_requests(lambda: run.rewards.is_scoring) as is_asked:

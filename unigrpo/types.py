@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-Task = Literal["reason", "understand", "imagine"]
+TaskKind = Literal["reason", "understand", "imagine"]
+"""Text to text; pictures and text to text; text to a picture. A recipe may have several tasks of a kind."""
 SpanKind = Literal["prompt", "image_slot", "text", "image_codes"]
 Schedule = Literal["linear", "cosine", "pow2", "dream", "shift", "sine"]
 """How many masked positions a denoising step commits."""
@@ -52,13 +53,19 @@ class Prompt:
     """What is asked: no tensors, so that it crosses processes and files."""
 
     id: str
-    """Unique in a data set; keys the randomness of its rollouts."""
-    task: Task
+    """Unique in its task; with the task's name it keys the randomness of its rollouts."""
+    kind: TaskKind
     messages: tuple[Message, ...]
+    task: str = ""
+    """The name of its task in the recipe; the kind where nothing names it."""
     answer: str | None = None
     """What a correct completion says; None where a task has no single answer."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The data set's other columns, handed to every reward by name."""
+
+    def __post_init__(self) -> None:
+        """Take the kind for the name where none is given."""
+        object.__setattr__(self, "task", self.task or self.kind)
 
     @property
     def text(self) -> str:

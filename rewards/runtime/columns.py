@@ -23,7 +23,7 @@ def columns_of(
     """Return what a reward is called with: prompts, completions and the wanted data columns by name.
 
     A completion is a picture (PIL) where the rollout made one, else its text. A column that some prompts lack is None
-    there; ``answer``, ``images`` and ``task`` are the prompt's own.
+    there; ``answer``, ``images`` and ``task``, the name, are the prompt's own; so is ``kind``, where the data has none.
 
     Args:
         rollouts: of one call.
@@ -51,6 +51,8 @@ def data_columns(prompts: Sequence[Prompt], wanted: frozenset[str] | None) -> di
     columns: dict[str, list[Any]] = {
         name: [prompt.columns.get(name) for prompt in prompts] for name in names if wanted is None or name in wanted
     }
+    if wanted is not None and "kind" in wanted - names.keys():
+        columns["kind"] = [prompt.kind for prompt in prompts]
     own = {"answer": lambda p: p.answer, "images": lambda p: list(p.images), "task": lambda p: p.task}
     columns |= {name: [read(p) for p in prompts] for name, read in own.items() if wanted is None or name in wanted}
     return columns

@@ -102,8 +102,8 @@ class RewardScorer:
         """Return one outcome a rollout, or raise as :meth:`RewardPool.score` says."""
         start_s = time.perf_counter()
         loss = self._load()
-        tasks = self.settings.tasks
-        rows = [row for row, r in enumerate(step.rollouts) if tasks is None or r.prompt.task in tasks]
+        tasks = None if self.settings.tasks is None else set(self.settings.tasks)
+        rows = [row for row, r in enumerate(step.rollouts) if tasks is None or tasks & {r.prompt.task, r.prompt.kind}]
         keys = self._keys(step, rows)
         known = self._look_up({key for key in keys.values() if key is not None})
         stand_ins = _stand_ins(rows, keys)

@@ -121,7 +121,7 @@ def measure_generation(policy: Any, meter: Meter, arguments: argparse.Namespace)
     from unigrpo.types import Message, PolicyVersion, Prompt
 
     text = " ".join(["red square"] * (WORDS // 2))
-    prompt = Prompt(id="one", task="reason", messages=(Message(role="user", text=text),))
+    prompt = Prompt(id="one", kind="reason", messages=(Message(role="user", text=text),))
     own = getattr(policy, "block_length", None)
     block = own or (BLOCK if arguments.length % BLOCK == 0 else arguments.length)
     steps = math.ceil(arguments.length / block) * max(1, block // 2)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unigrpo.settings import SamplingSettings
-    from unigrpo.types import Prompt, Task
+    from unigrpo.types import Prompt, TaskKind
 
 
 class Kind(enum.StrEnum):
@@ -175,9 +175,9 @@ def _prompt(task: Kind, text: str, paths: list[Path]) -> Prompt:
         from unigrpo.data.sources import prompt_picture
 
         images = tuple(prompt_picture(path) for path in paths)
-    tasks: dict[Kind, Task] = {Kind.reason: "reason", Kind.understand: "understand"}
+    kinds: dict[Kind, TaskKind] = {Kind.reason: "reason", Kind.understand: "understand"}
     return Prompt(
-        id="sample", task=tasks.get(task, "imagine"), messages=(Message(role="user", text=text, images=images),)
+        id="sample", kind=kinds.get(task, "imagine"), messages=(Message(role="user", text=text, images=images),)
     )
 
 

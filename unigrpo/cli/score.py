@@ -39,7 +39,8 @@ def score(
         list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="Name of a column; may be repeated.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option("--task", help="Of every line; told from the completion if not given.")
+        str | None,
+        typer.Option("--task", help="Of every line, a name or a kind; told from the completion if not given."),
     ] = None,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="Of a folder: JSONL, or .txt, one prompt a line.")
@@ -58,7 +59,7 @@ def score(
 
     _check_places(out, html, bench)
     settings = load_rewards(rewards, overrides or [])
-    items = read_items(file, columns=_columns(column or []), task=task, prompts=prompts)  # type: ignore[arg-type]
+    items = read_items(file, columns=_columns(column or []), task=task, prompts=prompts)
     console = Console()
     if bench:
         _bench(console, settings, items)

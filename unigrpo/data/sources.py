@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ from unigrpo.data.jsonl import Line, as_text, mapped, read_objects
 from unigrpo.pictures import PictureError, check_picture, open_picture
 from unigrpo.plugin import resolve
 from unigrpo.settings import DataSettings
-from unigrpo.types import Message, Prompt, Task
+from unigrpo.types import Message, Prompt, TaskKind
 
 Split = Literal["train", "eval"]
 Demonstration = str | Image.Image
@@ -41,7 +41,7 @@ class PromptSource(Protocol):
         """Return a completion to learn from: text, or a picture; with probability ``noise`` a wrong one."""
 
 
-def load_prompts(settings: DataSettings, task: Task, split: Split, seed: int) -> PromptSource:
+def load_prompts(settings: DataSettings, task: str, kind: TaskKind, split: Split, seed: int) -> PromptSource:
     """Return the prompts of one task.
 
     Training prompts never end: each epoch is a new order, keyed by the seed and the epoch. A file's evaluation prompts
@@ -49,7 +49,8 @@ def load_prompts(settings: DataSettings, task: Task, split: Split, seed: int) ->
 
     Args:
         settings: the recipe's ``data`` section.
-        task: every prompt gets it; a generated prompt of another task is an error.
+        task: its name, which every prompt gets.
+        kind: of the task; a generated prompt of another kind is an error.
         split: "train" or "eval".
         seed: keys the order.
 
@@ -63,24 +64,25 @@ def load_prompts(settings: DataSettings, task: Task, split: Split, seed: int) ->
         )
     if settings.use is not None:
         make: Any = resolve(settings.use)
-        return GeneratedPrompts(settings.use, make(split, seed, **settings.arguments), task)
+        return GeneratedPrompts(settings.use, make(split, seed, **settings.arguments), task, kind)
     if settings.arguments:
         raise ValueError(f"data.arguments {sorted(settings.arguments)} belong to `use`; a JSONL file takes none")
     path = settings.jsonl if split == "train" else settings.eval_jsonl
     if path is None:
         key = "jsonl" if split == "train" else "eval_jsonl"
         raise ValueError(f"task {task!r} has no {split} prompts; set data.{key}")
-    return JsonlPrompts(Path(path), task, split, seed, columns=settings.columns, template=settings.template)
+    return JsonlPrompts(Path(path), task, kind, split, seed, columns=settings.columns, template=settings.template)
 
 
 class GeneratedPrompts:
-    """Prompts of a user's class, checked for their task."""
+    """Prompts of a user's class, checked for their kind and given the name of their task."""
 
-    def __init__(self, use: str, source: Any, task: Task) -> None:
+    def __init__(self, use: str, source: Any, task: str, kind: TaskKind) -> None:
         """Wrap a source that was made from ``use``."""
         self._use = use
         self._source = source
         self._task = task
+        self._kind = kind
 
     @property
     def num_prompts(self) -> int | None:
@@ -92,15 +94,18 @@ class GeneratedPrompts:
         """Return the prompt at a place of the order.
 
         Raises:
-            ValueError: if its task is not the recipe's.
+            ValueError: if its kind is not the task's.
             TypeError: if it is no ``Prompt``.
         """
         prompt = self._source[index]
         if not isinstance(prompt, Prompt):
             raise TypeError(f"{self._use}[{index}] is a {type(prompt).__name__}; return a unigrpo.types.Prompt")
-        if prompt.task != self._task:
-            raise ValueError(f"{self._use} makes prompts of task {prompt.task!r}, but stands under {self._task!r}")
-        return prompt
+        if prompt.kind != self._kind:
+            raise ValueError(
+                f"{self._use} makes prompts of kind {prompt.kind!r}, but the task {self._task!r} is of kind "
+                f"{self._kind!r}"
+            )
+        return replace(prompt, task=self._task)
 
     def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float = 0.0) -> Demonstration:
         """Return the source's completion of a prompt.
@@ -130,7 +135,15 @@ class JsonlPrompts:
     """
 
     def __init__(
-        self, path: Path, task: Task, split: Split, seed: int, *, columns: Mapping[str, str], template: str | None
+        self,
+        path: Path,
+        task: str,
+        kind: TaskKind,
+        split: Split,
+        seed: int,
+        *,
+        columns: Mapping[str, str],
+        template: str | None,
     ) -> None:
         """Read and check the file, with the headers of its pictures; their pixels are read when they are needed."""
         if template is not None and "{prompt}" not in template:
@@ -140,9 +153,10 @@ class JsonlPrompts:
             raise ValueError(f"data.columns maps {unknown}, which are not ours; ours are {', '.join(COLUMN_NAMES)}")
         self._path = path
         self._task = task
+        self._kind = kind
         self._split = split
         self._seed = seed
-        self._file = _JsonlFile(path, task, columns, template)
+        self._file = _JsonlFile(path, kind, columns, template)
         self._rows = list(self._file.rows())
         self._row_of = {row.id: row for row in self._rows}
         self._epoch_order: tuple[int, np.ndarray] | None = None
@@ -162,12 +176,12 @@ class JsonlPrompts:
         if index < 0 or (self._split == "eval" and index >= len(self._rows)):
             raise IndexError(f"prompt {index} of {self._path}, which has {len(self._rows)}, counted from 0")
         if self._split == "eval":
-            return self._file.prompt(self._rows[index])
+            return self._file.prompt(self._rows[index], self._task)
         epoch, place = divmod(index, len(self._rows))
         if self._epoch_order is None or self._epoch_order[0] != epoch:
             order = np.random.default_rng((self._seed, epoch)).permutation(len(self._rows))
             self._epoch_order = (epoch, order)
-        return self._file.prompt(self._rows[int(self._epoch_order[1][place])])
+        return self._file.prompt(self._rows[int(self._epoch_order[1][place])], self._task)
 
     def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float = 0.0) -> Demonstration:
         """Return the ``completion`` column, else ``answer``; for text-to-image the picture of the ``image`` column.
@@ -180,7 +194,7 @@ class JsonlPrompts:
                 f"noise {noise} asked of {self._path}; a file's demonstrations are as they are: set it to 0"
             )
         row = self._row_of[prompt.id]
-        if self._task == "imagine":
+        if self._kind == "imagine":
             pictures = self._file.pictures(row)
             if len(pictures) != 1:
                 raise row.line.error(f"{len(pictures)} pictures; a text-to-image demonstration is one")
@@ -193,13 +207,13 @@ class JsonlPrompts:
 
 
 def check_jsonl(
-    path: Path, task: Task, columns: Mapping[str, str], *, max_lines: int = 5_000, max_s: float = 0.2
+    path: Path, kind: TaskKind, columns: Mapping[str, str], *, max_lines: int = 5_000, max_s: float = 0.2
 ) -> None:
     """Read the first lines of a JSONL file as training would, pictures' headers included.
 
     Args:
         path: of the file.
-        task: whose prompts it holds.
+        kind: of the task whose prompts it holds.
         columns: our name -> the file's; names that are not ours are passed over.
         max_lines: lines to read at most.
         max_s: seconds after which no further line is read.
@@ -210,7 +224,7 @@ def check_jsonl(
     """
     ours = {name: column for name, column in columns.items() if name in COLUMN_NAMES}
     deadline = time.monotonic() + max_s
-    for row in _JsonlFile(path, task, ours, None).rows():
+    for row in _JsonlFile(path, kind, ours, None).rows():
         if row.line.number >= max_lines or time.monotonic() > deadline:
             break
 
@@ -218,9 +232,9 @@ def check_jsonl(
 class _JsonlFile:
     """The lines of one file, checked one by one."""
 
-    def __init__(self, path: Path, task: Task, columns: Mapping[str, str], template: str | None) -> None:
+    def __init__(self, path: Path, kind: TaskKind, columns: Mapping[str, str], template: str | None) -> None:
         self._path = path
-        self._task = task
+        self._kind = kind
         self._template = template
         self._folders = (path.resolve().parent,)
         self._needed = ("prompt", *(name for name in columns if name != "prompt"))
@@ -239,9 +253,9 @@ class _JsonlFile:
         if not number_of_id:
             raise ValueError(f"{self._path} holds no prompts; write one JSON object a line")
 
-    def prompt(self, row: _Row) -> Prompt:
-        """Return the prompt of a row, with its pictures read."""
-        pictures = () if self._task == "imagine" else self.pictures(row)
+    def prompt(self, row: _Row, task: str) -> Prompt:
+        """Return the prompt of a row for the task of a name, with its pictures read."""
+        pictures = () if self._kind == "imagine" else self.pictures(row)
         turns = row.line.turns(row.line.get("prompt"))
         last = len(turns) - 1
         messages = (
@@ -254,7 +268,8 @@ class _JsonlFile:
         )
         return Prompt(
             id=row.id,
-            task=self._task,
+            kind=self._kind,
+            task=task,
             messages=tuple(messages),
             answer=row.line.text("answer"),
             columns=row.line.others(),
@@ -273,7 +288,7 @@ class _JsonlFile:
     def _checked(self, line: Line) -> _Row:
         for name in self._needed:
             line.needed(name, _WAY_OUT)
-        if self._task == "understand" and self._columns["image"] not in line.values:
+        if self._kind == "understand" and self._columns["image"] not in line.values:
             raise line.error(f"no picture in column {self._columns['image']!r}; {line.present}; {_WAY_OUT}")
         given = line.values.get(self._columns["id"], f"{self._path.stem}-{line.number}")
         line.turns(line.get("prompt"))

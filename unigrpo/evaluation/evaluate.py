@@ -20,7 +20,7 @@ from unigrpo.runs.samples import write_samples
 from unigrpo.runs.trackers.base import Observer
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
-from unigrpo.types import Rollout, Task
+from unigrpo.types import Rollout
 
 EVAL_STEP = -1
 """Takes the place of the step in the row seeds, so that every evaluation of a run draws the same noise."""
@@ -53,7 +53,7 @@ def evaluate(run: Run, name: str) -> dict[str, float]:
     folder = run.run_dir / f"eval_{name}"
     folder.mkdir(exist_ok=True)
     metrics: dict[str, float] = {}
-    scores: dict[Task, TaskScores] = {}
+    scores: dict[str, TaskScores] = {}
     tasks = list(run.eval_prompts)
     for index, task in enumerate(tasks):
         run.observer.progress(index, len(tasks), f"evaluating {task}")
@@ -88,7 +88,7 @@ def evaluate_run(recipe: Recipe, run_dir: Path | None, observer: Observer) -> di
         return evaluate(run, "now")
 
 
-def _score(run: Run, task: Task) -> TaskScores:
+def _score(run: Run, task: str) -> TaskScores:
     source, settings = run.eval_prompts[task], run.recipe.tasks[task].sampling
     count = run.recipe.evaluate.num_prompts
     count = count if source.num_prompts is None else min(count, source.num_prompts)
@@ -119,7 +119,7 @@ def _rows(table: RewardTable, rows: slice) -> RewardTable:
     return replace(table, values=table.values[rows], status=table.status[rows])
 
 
-def _metrics(run: Run, task: Task, scores: TaskScores) -> dict[str, float]:
+def _metrics(run: Run, task: str, scores: TaskScores) -> dict[str, float]:
     reward = scores.sampled_table.unit_total
     metrics = {"reward": nan_mean(reward), "reward_se": standard_error(reward), "n": float(len(reward))}
     if task in run.recipe.evaluate.accuracy:
@@ -138,7 +138,7 @@ def _passed(table: RewardTable, name: str) -> np.ndarray:
     return np.where(np.isnan(table.counted[:, column]), np.nan, table.is_passed[:, column])
 
 
-def _write_scores(folder: Path, scores: dict[Task, TaskScores]) -> None:
+def _write_scores(folder: Path, scores: dict[str, TaskScores]) -> None:
     """Write every prompt's scores, so that two evaluations can be compared prompt by prompt."""
     lines = []
     for task, found in scores.items():

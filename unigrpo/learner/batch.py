@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from unigrpo.types import Batch, Rollout, Task
+from unigrpo.types import Batch, Rollout
 
 
 def _is_open(rollout: Rollout) -> np.ndarray:
@@ -55,7 +55,7 @@ def collate(
             f"{len(rollouts)} rollouts and {len(advantages)} advantages; give one advantage a rollout, at least one"
         )
     if group_ids is None:
-        number: dict[tuple[Task, str], int] = {}
+        number: dict[tuple[str, str], int] = {}
         keys = [(rollout.prompt.task, rollout.prompt.id) for rollout in rollouts]
         group_ids = [number.setdefault(key, len(number)) for key in keys]
     lengths = np.array([len(rollout.token_ids) for rollout in rollouts], dtype=np.int64)

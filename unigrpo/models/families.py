@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, get_args
 
-from unigrpo.types import Task
+from unigrpo.types import TaskKind
 
 if TYPE_CHECKING:
     from unigrpo.models.text_policy import TextPolicy
 
-TASKS: tuple[Task, ...] = get_args(Task)
+TASKS: tuple[TaskKind, ...] = get_args(TaskKind)
 FAMILIES: dict[str, str] = {
     "llada": "unigrpo.models.policies.llada:LladaPolicy",
     "LLaDAModelLM": "unigrpo.models.policies.llada:LladaPolicy",
@@ -47,7 +47,7 @@ NEXT_TOKEN_TEXT = (
     "Show-o predicts text from what stands before it, so a masked token says nothing about it; its text can be "
     "evaluated, its pictures train"
 )
-UNTRAINED_TASKS: dict[str, dict[Task, str]] = {
+UNTRAINED_TASKS: dict[str, dict[TaskKind, str]] = {
     "unigrpo.models.policies.diffusion_gemma:DiffusionGemmaPolicy": dict.fromkeys(TASKS, UNIFORM_CORRUPTION),
     "unigrpo.models.policies.showo:ShowoPolicy": dict.fromkeys(("reason", "understand"), NEXT_TOKEN_TEXT),
 }
@@ -103,7 +103,7 @@ def is_known(config: Mapping[str, Any]) -> bool:
     return True
 
 
-def untrained_tasks(config: Mapping[str, Any]) -> Mapping[Task, str]:
+def untrained_tasks(config: Mapping[str, Any]) -> Mapping[TaskKind, str]:
     """Return the tasks that a config.json's family cannot train, each with the reason; torch is not imported.
 
     Raises:

@@ -151,9 +151,9 @@ class LlavaPolicy(TextPolicy):
             ValueError: a text-to-image prompt, no picture where the task needs one, or ``<image>`` as many times as
                 there are no pictures.
         """
-        if prompt.task == "imagine" or (prompt.task == "understand") != bool(prompt.images):
+        if prompt.kind == "imagine" or (prompt.kind == "understand") != bool(prompt.images):
             raise ValueError(
-                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted reason "
+                f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; wanted reason "
                 "without pictures or understand with at least one"
             )
         features = [self.module.eye.features(image) for image in prompt.images]

@@ -13,7 +13,7 @@ from unigrpo.settings import LoraSettings, PolicySettings
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
-    from unigrpo.types import Task
+    from unigrpo.types import TaskKind
 
 
 def open_policy(settings: PolicySettings, lora: LoraSettings, seed: int, is_frozen: bool = False) -> Policy:
@@ -44,7 +44,7 @@ def open_policy(settings: PolicySettings, lora: LoraSettings, seed: int, is_froz
     return policy
 
 
-def refuse_untrained(policy: Policy, tasks: Iterable[Task]) -> None:
+def refuse_untrained(policy: Policy, tasks: Iterable[TaskKind]) -> None:
     """Refuse to train tasks that the policy's family only generates.
 
     Raises:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unigrpo.models.base import Vocabulary
     from unigrpo.models.files.tokenizer import TextTokenizer
     from unigrpo.settings import LoraSettings, SamplingSettings
-    from unigrpo.types import Canvas, Prompt, Span, Task
+    from unigrpo.types import Canvas, Prompt, Span, TaskKind
 
 
 class TextPolicy(ABC):
@@ -40,7 +40,7 @@ class TextPolicy(ABC):
 
     token_text: ClassVar[Mapping[str, str]] = TOKEN_TEXT
     """The tokens by which the family's tokenizer file names the ids (mask, eos, ...)."""
-    tasks: ClassVar[tuple[Task, ...]] = ("reason",)
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("reason",)
     """What the family can do with a prompt; whether a task trains is said in `unigrpo.models.families`."""
     required_text: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer must bring back from its own ids, such as the tags of a thought."""
@@ -145,9 +145,9 @@ class TextPolicy(ABC):
         """
         from unigrpo.models import canvas as layout
 
-        if prompt.task != "reason" or prompt.images:
+        if prompt.kind != "reason" or prompt.images:
             raise ValueError(
-                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; this policy "
+                f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; this policy "
                 "is for text only. MMaDA, LLaDA-V, LaViDa and Show-o read pictures; MMaDA and Show-o write them"
             )
         ids = self.text_tokenizer.encode_chat(prompt.messages)

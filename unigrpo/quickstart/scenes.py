@@ -201,7 +201,7 @@ class ImagineScenes:
         first, relation, second = captions[_shuffled(index, len(captions), self.seed, 0)]
         return Prompt(
             id=f"imagine-{self.part}-{self.seed}-{index}",
-            task="imagine",
+            kind="imagine",
             messages=(Message(role="user", text=caption(first, relation, second)),),
             columns={"objects": [[item.color, item.shape] for item in (first, second)], "relation": relation},
         )
@@ -318,7 +318,7 @@ class UnderstandScenes:
         question = tuple(_questions(scene, kind))[number]
         return Prompt(
             id=f"understand-{self.part}-{self.seed}-{index}",
-            task="understand",
+            kind="understand",
             messages=(Message(role="user", text=question.text, images=(render(scene),)),),
             answer=question.answer,
             columns={"objects": [[item.color, item.shape] for item in (first, second)], "kind": kind},

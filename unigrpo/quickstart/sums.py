@@ -21,7 +21,7 @@ class Sums:
 
     Example:
         >>> source = Sums("train", seed=0)
-        >>> source[0].task
+        >>> source[0].kind
         'reason'
     """
 
@@ -62,7 +62,7 @@ class Sums:
         a, b = self._pairs[self._order_of[1][place]]
         message = Message(role="user", text=f"{a}+{b}=")
         return Prompt(
-            id=f"sum-{a}+{b}", task="reason", messages=(message,), answer=str(a + b), columns={"a": a, "b": b}
+            id=f"sum-{a}+{b}", kind="reason", messages=(message,), answer=str(a + b), columns={"a": a, "b": b}
         )
 
     def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float) -> str:

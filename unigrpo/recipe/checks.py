@@ -18,6 +18,7 @@ from unigrpo.rewards.runtime.reward_checks import composition_problems
 from unigrpo.settings import (
     Choice,
     DataSettings,
+    KindSettings,
     LoraSettings,
     PolicySettings,
     Recipe,
@@ -25,9 +26,9 @@ from unigrpo.settings import (
     SamplingSettings,
     SftRecipe,
 )
-from unigrpo.types import PICTURE_SCHEDULES, Task
+from unigrpo.types import PICTURE_SCHEDULES, TaskKind
 
-PICTURE_TASKS = ("understand", "imagine")
+PICTURE_KINDS = ("understand", "imagine")
 PIXEL_FAMILIES = ("llada-v", "lavida")
 """Parts of the names under which families with a vision tower are published."""
 NOISY_ORDERS = ("random", "origin")
@@ -36,17 +37,15 @@ NOISY_ORDERS = ("random", "origin")
 
 def problems_of_training(recipe: Recipe) -> list[str]:
     """Return one line a problem of a training recipe; empty where it can run."""
-    return [*problems_of_evaluation(recipe), *_untrained(recipe.policy, list(recipe.tasks))]
+    return [*problems_of_evaluation(recipe), *_untrained(recipe.policy, recipe.tasks)]
 
 
 def problems_of_evaluation(recipe: Recipe) -> list[str]:
     """Return one line a problem of a recipe that is only evaluated, by a family that may not train its tasks."""
-    problems = list(_policy(recipe.policy, set(recipe.tasks)))
-    if not recipe.tasks:
-        problems.append("tasks: none; wanted at least one of reason, understand, imagine")
+    problems = [*_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
     for task, settings in recipe.tasks.items():
-        problems += _data(settings.data, task, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
-        problems += _sampling(settings.sampling, task, f"tasks.{task}.sampling")
+        problems += _data(settings.data, settings.kind, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
+        problems += _sampling(settings.sampling, settings.kind, f"tasks.{task}.sampling")
     problems += _rewards(recipe)
     problems += _choices(recipe)
     problems += _precision(recipe.policy, recipe.lora)
@@ -57,23 +56,31 @@ def problems_of_evaluation(recipe: Recipe) -> list[str]:
 
 def problems_of_supervision(recipe: SftRecipe) -> list[str]:
     """Return one line a problem of a supervised recipe; empty where it can run."""
-    problems = list(_policy(recipe.policy, set(recipe.tasks)))
-    if not recipe.tasks:
-        problems.append("tasks: none; wanted at least one of reason, understand, imagine")
+    problems = [*_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
     for task, settings in recipe.tasks.items():
-        problems += _data(settings.data, task, f"tasks.{task}.data", needs_eval=False)
-        if task == "imagine":
+        problems += _data(settings.data, settings.kind, f"tasks.{task}.data", needs_eval=False)
+        if settings.kind == "imagine":
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
     problems += _precision(recipe.policy, recipe.lora)
-    problems += _untrained(recipe.policy, list(recipe.tasks))
+    problems += _untrained(recipe.policy, recipe.tasks)
     return problems
 
 
 def problems_of_scoring(rewards: dict[str, RewardSettings]) -> list[str]:
     """Return one line a problem of rewards that stand alone, whatever their tasks; empty where they can be made."""
-    tasks = set(get_args(Task))
-    alone = [problem for name, reward in rewards.items() for problem in _one_reward(reward, f"rewards.{name}", tasks)]
+    alone = [problem for name, reward in rewards.items() for problem in _one_reward(reward, f"rewards.{name}")]
     return [*alone, *composition_problems(rewards)]
+
+
+def _names(tasks: Mapping[str, KindSettings]) -> Iterator[str]:
+    kinds = get_args(TaskKind)
+    if not tasks:
+        yield f"tasks: none; wanted at least one of {', '.join(kinds)}"
+    for name, task in tasks.items():
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+            yield f"tasks.{name}: a task's name stands in metrics and folders; wanted letters, digits, _, - and . only"
+        if name in kinds and task.kind != name:
+            yield f"tasks.{name}.kind: given {task.kind}; {name} is a kind itself; give the task a name that is none"
 
 
 def is_hub_id(path: str) -> bool:
@@ -103,22 +110,22 @@ def _config(path: str) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def _untrained(settings: PolicySettings, tasks: list[Task]) -> Iterator[str]:
+def _untrained(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iterator[str]:
     """Refuse tasks that the family cannot train; a hub id is asked when it is loaded (`models.opening`)."""
     config = _config(settings.path)
     if is_known(config):
         reasons = untrained_tasks(config)
-        yield from (f"tasks.{task}: {reasons[task]}" for task in tasks if task in reasons)
+        yield from (f"tasks.{name}: {reasons[task.kind]}" for name, task in tasks.items() if task.kind in reasons)
 
 
-def _policy(settings: PolicySettings, tasks: set[str]) -> Iterator[str]:
+def _policy(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iterator[str]:
     yield from _folder(settings.path, "policy.path", "config.json", "a checkpoint")
     if settings.image_tokenizer is not None:
         yield from _folder(settings.image_tokenizer, "policy.image_tokenizer", "*.safetensors", "an image tokenizer")
     else:
-        needing = tasks.intersection(PICTURE_TASKS) - ({"understand"} if reads_pixels(settings.path) else set())
-        for task in sorted(needing):
-            yield f"policy.image_tokenizer: missing; the task {task} needs one to turn pictures into codes"
+        kinds = set(PICTURE_KINDS) - ({"understand"} if reads_pixels(settings.path) else set())
+        for name in sorted(name for name, task in tasks.items() if task.kind in kinds):
+            yield f"policy.image_tokenizer: missing; the task {name} needs one to turn pictures into codes"
     if settings.adapter is not None:
         yield from _folder(settings.adapter, "policy.adapter", "adapter_model.safetensors", "a PEFT adapter")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.device):
@@ -144,7 +151,7 @@ def _folder(path: str, key: str, wanted_file: str, noun: str) -> Iterator[str]:
         yield f"{key}: {path} is not {noun}: it holds no {wanted_file}"
 
 
-def _data(data: DataSettings, task: Task, key: str, *, needs_eval: bool) -> Iterator[str]:
+def _data(data: DataSettings, kind: TaskKind, key: str, *, needs_eval: bool) -> Iterator[str]:
     if (data.use is None) == (data.jsonl is None):
         given = "both use and jsonl" if data.use else "neither use nor jsonl"
         yield f"{key}: {given}; wanted one of them"
@@ -155,11 +162,11 @@ def _data(data: DataSettings, task: Task, key: str, *, needs_eval: bool) -> Iter
     elif data.arguments:
         yield f"{key}.arguments: there is no `use` that would take them"
     if data.jsonl is not None:
-        yield from _jsonl(data.jsonl, task, data.columns, f"{key}.jsonl")
+        yield from _jsonl(data.jsonl, kind, data.columns, f"{key}.jsonl")
         if needs_eval and data.eval_jsonl is None:
             yield f"{key}.eval_jsonl: missing; name held-out prompts, or set evaluate.enabled to false"
     if data.eval_jsonl is not None:
-        yield from _jsonl(data.eval_jsonl, task, data.columns, f"{key}.eval_jsonl")
+        yield from _jsonl(data.eval_jsonl, kind, data.columns, f"{key}.eval_jsonl")
     yield from _wording(data, key)
 
 
@@ -171,17 +178,17 @@ def _wording(data: DataSettings, key: str) -> Iterator[str]:
         yield f"{key}.template: {data.template!r} does not hold {{prompt}}, so that every prompt would be the same"
 
 
-def _jsonl(path: str, task: Task, columns: dict[str, str], key: str) -> Iterator[str]:
+def _jsonl(path: str, kind: TaskKind, columns: dict[str, str], key: str) -> Iterator[str]:
     if not Path(path).is_file():
         yield f"{key}: there is no file {path}"
         return
     try:
-        check_jsonl(Path(path), task, columns)
+        check_jsonl(Path(path), kind, columns)
     except (ValueError, OSError) as error:
         yield f"{key}: {error}"
 
 
-def _sampling(sampling: SamplingSettings, task: str, key: str) -> Iterator[str]:
+def _sampling(sampling: SamplingSettings, kind: TaskKind, key: str) -> Iterator[str]:
     length, num_steps = sampling.completion_length, sampling.num_denoising_steps
     block = sampling.block_length or length
     if length % block:
@@ -193,9 +200,9 @@ def _sampling(sampling: SamplingSettings, task: str, key: str) -> Iterator[str]:
         )
     if sampling.schedule in ("linear", "shift", "sine") and num_steps > length:
         yield f"{key}: num_denoising_steps {num_steps} is more than the {length} tokens there are to fill"
-    if sampling.schedule in PICTURE_SCHEDULES and task != "imagine":
-        yield f"{key}.schedule: {sampling.schedule} is a schedule of pictures; wanted linear for {task}"
-    if task == "imagine":
+    if sampling.schedule in PICTURE_SCHEDULES and kind != "imagine":
+        yield f"{key}.schedule: {sampling.schedule} is a schedule of pictures; wanted linear for {kind}"
+    if kind == "imagine":
         yield from _square(length, f"{key}.completion_length")
         if block != length:
             yield f"{key}.block_length: a picture is one block; leave it out"
@@ -214,19 +221,25 @@ def _rewards(recipe: Recipe) -> Iterator[str]:
         yield "rewards: none; wanted at least one"
     yield from composition_problems(recipe.rewards)
     for name, reward in recipe.rewards.items():
-        yield from _one_reward(reward, f"rewards.{name}", set(recipe.tasks))
+        yield from _one_reward(reward, f"rewards.{name}")
+        for task in reward.tasks or ():
+            if task not in recipe.tasks:
+                yield f"rewards.{name}.tasks: {task} is {_no_task(recipe)}"
     for task in recipe.tasks:
         weights = [reward.weight for reward in recipe.rewards.values() if reward.tasks is None or task in reward.tasks]
         if recipe.rewards and not any(weights):
             yield f"rewards: none with a weight applies to the task {task}, so that it would learn nothing"
 
 
-def _one_reward(reward: RewardSettings, key: str, tasks: set[str]) -> Iterator[str]:
+def _no_task(recipe: Recipe) -> str:
+    """Return what a name is that is none of a recipe's tasks, with those that there are."""
+    known = [name if name == task.kind else f"{name} ({task.kind})" for name, task in sorted(recipe.tasks.items())]
+    return f"no task of this recipe and no kind of one; it has {', '.join(known) or 'none'}"
+
+
+def _one_reward(reward: RewardSettings, key: str) -> Iterator[str]:
     if reward.env is None or ".py:" in reward.use:  # Else it may be installed in that environment alone.
         yield from _named_code(reward.use, reward.arguments, key)
-    for task in reward.tasks or ():
-        if task not in tasks:
-            yield f"{key}.tasks: {task} is no task of this recipe, which has {', '.join(sorted(tasks)) or 'none'}"
     if reward.tasks is not None and not reward.tasks:
         yield f"{key}.tasks: empty; leave it out for every task, or leave the reward out"
 
@@ -260,7 +273,7 @@ def _accuracy(recipe: Recipe) -> Iterator[str]:
     for task, name in recipe.evaluate.accuracy.items():
         key = f"evaluate.accuracy.{task}"
         if task not in recipe.tasks:
-            yield f"{key}: {task} is no task of this recipe, which has {', '.join(recipe.tasks) or 'none'}"
+            yield f"{key}: {task} is {_no_task(recipe)}"
         elif name not in recipe.rewards:
             yield f"{key}: there is no reward {name!r}; the recipe has {', '.join(recipe.rewards) or 'none'}"
         elif (tasks := recipe.rewards[name].tasks) is not None and task not in tasks:

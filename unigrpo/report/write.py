@@ -81,7 +81,6 @@ def _sections(run: RunData) -> dict[str, Any]:
         },
         "recipe": run.recipe_text,
         "environment": json.dumps(run.environment, indent=2, ensure_ascii=False) if run.environment else "",
-        "colors": COLORS,
     }
 
 
@@ -117,7 +116,7 @@ def _alarms(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
 def _headline(run: RunData, task: str) -> dict[str, Any]:
     changes = [change for change in run.changes if change.task == task]
     main = next((change for change in changes if change.metric == "reward"), changes[0])
-    color = COLORS.get(task, PALETTE[0])
+    color = _color(run, task)
     return {
         "task": task,
         "color": color,
@@ -141,10 +140,17 @@ def _headline(run: RunData, task: str) -> dict[str, Any]:
     }
 
 
+def _color(run: RunData, task: str) -> str:
+    """Return a kind's own color for the task of its name, and the next of the palette for each other task."""
+    others = [name for name in run.tasks if name not in COLORS]
+    first = len(COLORS) if len(others) < len(run.tasks) else 0  # the palette begins with the colors of the kinds
+    return COLORS.get(task) or PALETTE[(first + others.index(task)) % len(PALETTE)]
+
+
 def _reward_charts(run: RunData) -> Iterator[str]:
     for task in run.tasks:
         name = f"tasks/{task}/reward"
-        color = COLORS.get(task, PALETTE[0])
+        color = _color(run, task)
         series = _series(run.records, name, task, color, spread=f"{name}_std")
         yield line_chart(task, [series], bounds=(0.0, 1.0), points=_held_out(run, task, color))
 

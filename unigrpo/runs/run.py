@@ -30,7 +30,7 @@ from unigrpo.runs.trackers.base import Observer
 from unigrpo.runs.trackers.tensorboard import TensorBoard
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
-from unigrpo.types import Rollout, Task
+from unigrpo.types import Rollout
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
@@ -50,8 +50,8 @@ class Run:
     learner: LearnerGroup
     pool: RolloutPool
     rewards: RewardPool
-    prompts: dict[Task, PromptSource]
-    eval_prompts: dict[Task, PromptSource]
+    prompts: dict[str, PromptSource]
+    eval_prompts: dict[str, PromptSource]
     log: MetricLog
     alarms: Alarms
     tensorboard: TensorBoard | None
@@ -153,7 +153,9 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
         rewards = stack.enter_context(RewardPool(recipe.rewards))
         rewards.start()
         observer.phase("reading prompts")
-        prompts = {task: load_prompts(part.data, task, "train", recipe.seed) for task, part in recipe.tasks.items()}
+        prompts = {
+            task: load_prompts(part.data, task, part.kind, "train", recipe.seed) for task, part in recipe.tasks.items()
+        }
         observer.phase("loading the policy")
         policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
         checkpoint = latest_checkpoint(weights_of or run_dir)
@@ -188,10 +190,10 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
         yield run
 
 
-def _eval_prompts(recipe: Recipe) -> dict[Task, PromptSource]:
+def _eval_prompts(recipe: Recipe) -> dict[str, PromptSource]:
     """Return the held-out prompts of each task; a JSONL task without ``eval_jsonl`` has none."""
     return {
-        task: load_prompts(part.data, task, "eval", recipe.seed)
+        task: load_prompts(part.data, task, part.kind, "eval", recipe.seed)
         for task, part in recipe.tasks.items()
         if recipe.evaluate.enabled and (part.data.use is not None or part.data.eval_jsonl is not None)
     }

@@ -30,14 +30,15 @@ def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
-    prompt_images: dict[str, str] = {}
+    prompt_images: dict[tuple[str, str], str] = {}
     for number, (rollout, table, row) in enumerate(scored):
         stem = f"{path.stem}_{number:03d}"
-        if rollout.prompt.images and rollout.prompt.id not in prompt_images:
-            prompt_images[rollout.prompt.id] = f"{stem}_prompt.png"
-            rollout.prompt.images[0].save(path.parent / prompt_images[rollout.prompt.id])
+        prompt = (rollout.prompt.task, rollout.prompt.id)
+        if rollout.prompt.images and prompt not in prompt_images:
+            prompt_images[prompt] = f"{stem}_prompt.png"
+            rollout.prompt.images[0].save(path.parent / prompt_images[prompt])
         record = _record(path.parent, stem, rollout, table, row)
-        record["prompt_image"] = prompt_images.get(rollout.prompt.id)
+        record["prompt_image"] = prompt_images.get(prompt)
         lines.append(json.dumps(record, ensure_ascii=False))
     write_atomically(path, "\n".join(lines) + "\n")
 

@@ -33,9 +33,10 @@ def finished_summary(run_dir: Path) -> dict[str, Any] | None:
 
 def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) -> Mapping[str, Any]:
     """Write the film and the summary; return the summary."""
-    if "imagine" in run.eval_prompts:
+    pictures = next((name for name in run.eval_prompts if run.recipe.tasks[name].kind == "imagine"), None)
+    if pictures is not None:
         run.deliver()  # a run that was stopped after its last evaluation has not delivered yet
-        _film(run)
+        _film(run, pictures)
     summary = {
         "eval_before": before,
         "eval_after": after,
@@ -48,12 +49,10 @@ def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) ->
     return summary
 
 
-def _film(run: Run) -> None:
-    """Draw one held-out picture greedily and write a frame a denoising step."""
-    sampling = run.recipe.tasks["imagine"].sampling.model_copy(
-        update={"temperature": 0.0, "remasking_temperature": 0.0}
-    )
+def _film(run: Run, task: str) -> None:
+    """Draw one held-out picture of a task greedily and write a frame a denoising step."""
+    sampling = run.recipe.tasks[task].sampling.model_copy(update={"temperature": 0.0, "remasking_temperature": 0.0})
     units = plan_units(
-        [(run.eval_prompts["imagine"][0], sampling)], group_size=1, rows_per_unit=1, seed=run.recipe.seed, step=-1
+        [(run.eval_prompts[task][0], sampling)], group_size=1, rows_per_unit=1, seed=run.recipe.seed, step=-1
     )
     write_film(run.run_dir / "film", run.policy, run.pool.generate(units)[0])

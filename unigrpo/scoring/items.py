@@ -20,7 +20,7 @@ from unigrpo.data.jsonl import Line, Role, as_text, mapped, read_objects
 from unigrpo.errors import UserError
 from unigrpo.legible import short_repr
 from unigrpo.pictures import PictureError, open_picture
-from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Task
+from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, TaskKind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +44,8 @@ class ScoreItem:
     id: str
     """Of its prompt: items of one id in a row are a group."""
     sample_index: int
-    task: Task
+    task: str
+    kind: TaskKind
     turns: tuple[tuple[Role, str], ...]
     """Role and text."""
     images: tuple[Path, ...]
@@ -73,6 +74,7 @@ class ScoreItem:
         images = tuple(read_picture(path) for path in self.images)
         prompt = Prompt(
             id=self.id,
+            kind=self.kind,
             task=self.task,
             messages=(*messages, Message(role=role, text=text, images=images)),
             answer=self.answer,
@@ -96,18 +98,19 @@ class ScoreItem:
 
 
 def read_items(
-    source: Path, *, columns: Mapping[str, str] | None = None, task: Task | None = None, prompts: Path | None = None
+    source: Path, *, columns: Mapping[str, str] | None = None, task: str | None = None, prompts: Path | None = None
 ) -> list[ScoreItem]:
     """Return the items of a JSONL file, or of a folder of pictures, in order.
 
     Lines without an id that follow each other with the same prompt, image and answer are one group. A completion is a
-    picture where the task is ``imagine``, or where it names a picture file; a path is inside the folder of the file,
-    or of the pictures, which is looked into first.
+    picture where the task is ``imagine``, where it names a picture file, or where it is null and there is an image; a
+    path is inside the folder of the file, or of the pictures, which is looked into first.
 
     Args:
         source: the JSONL file, or the folder.
         columns: our name -> the file's.
-        task: of every line; None takes each line's ``task`` column, else tells it from the completion and the image.
+        task: of every line, a kind or a recipe's name of a task; None takes each line's ``task`` column, else the kind.
+            Where it is no kind, the kind is told from the completion and the image.
         prompts: of a folder: a JSONL file, or a text file of one prompt a line, in the order of the pictures' names;
             where there are k times as many pictures, k in a row belong to each prompt.
 
@@ -157,12 +160,10 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 class _Reader:
     """The rows of one source, checked one by one."""
 
-    def __init__(self, columns: Mapping[str, str], task: Task | None) -> None:
+    def __init__(self, columns: Mapping[str, str], task: str | None) -> None:
         unknown = sorted(set(columns) - set(COLUMN_NAMES))
         if unknown:
             raise UserError(f"--column {unknown[0]}: not a name of ours; wanted one of {', '.join(COLUMN_NAMES)}")
-        if task is not None and task not in get_args(Task):
-            raise UserError(f"--task {task}: wanted one of {', '.join(get_args(Task))}")
         self._columns = mapped(COLUMN_NAMES, columns)
         self._task = task
 
@@ -191,15 +192,17 @@ class _Reader:
         turns = line.turns(_needed(line, "prompt"))
         images = line.images(line.get("image") or line.values.get("prompt_image"), folders)
         text = None
-        task = self._stated_task(line) or ("imagine" if picture is not None else None)
+        task, kind = self._stated_task(line)
+        kind = kind or ("imagine" if picture is not None else None)
         if picture is None:
-            text, picture = _completion(line, folders, task)
-        task = task or ("imagine" if picture is not None else "understand" if images else "reason")
+            text, picture = _completion(line, folders, kind)
+        kind = kind or ("imagine" if picture is not None else "understand" if images else "reason")
         return {
             "source": line.where if text is not None else f"{line.where} ({_shown(picture)})",
-            "task": task,
+            "task": task or kind,
+            "kind": kind,
             "turns": turns,
-            "images": () if task == "imagine" else images,
+            "images": () if kind == "imagine" else images,
             "text": text,
             "picture": picture,
             "answer": line.text("answer"),
@@ -208,22 +211,23 @@ class _Reader:
             "is_truncated": bool(line.get("is_truncated")),
         }
 
-    def _stated_task(self, line: Line) -> Task | None:
+    def _stated_task(self, line: Line) -> tuple[str | None, TaskKind | None]:
+        """Return the task's name, and its kind where the name says it."""
         task = self._task or line.get("task")
-        if task is not None and task not in get_args(Task):
-            raise line.error(f"task {short_repr(task)}; wanted one of {', '.join(get_args(Task))}")
-        return task
+        if task is not None and not isinstance(task, str):
+            raise line.error(f"task {short_repr(task)}; wanted a task's name, or {', '.join(get_args(TaskKind))}")
+        return task, next((kind for kind in get_args(TaskKind) if kind == task), None)
 
 
-def _completion(line: Line, folders: Sequence[Path], task: Task | None) -> tuple[str | None, Path | None]:
+def _completion(line: Line, folders: Sequence[Path], kind: TaskKind | None) -> tuple[str | None, Path | None]:
     """Return the text, or the picture's path."""
     given = _needed(line, "completion")
-    if task == "imagine" and not given:
+    if (kind == "imagine" and not given) or (kind is None and given is None):
         given = line.get("image")
     if not isinstance(given, str):
         raise line.error(f"completion {short_repr(given)}; it is text, or the path of a picture")
     names_picture = given.lower().endswith(PICTURE_SUFFIXES) and "\n" not in given
-    if task == "imagine" or (task is None and names_picture):
+    if kind == "imagine" or (kind is None and names_picture):
         return None, line.file(given, folders, "text that looks so needs task: reason")
     return given, None
 

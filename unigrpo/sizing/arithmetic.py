@@ -74,7 +74,7 @@ def _task_rows(recipe: Recipe) -> list[Row]:
                 name=name,
                 value=f"{count:,} rollouts",
                 explanation=(
-                    f"{task.prompts_per_step} prompts x group of {recipe.group_size}; "
+                    f"{task.kind}: {task.prompts_per_step} prompts x group of {recipe.group_size}; "
                     f"{sampling.completion_length} open tokens in {sampling.num_denoising_steps} denoising steps"
                     f"{twice}: "
                     f"{_rollout_rows(recipe, task):,} rows through the model"
@@ -211,8 +211,8 @@ def _activation_bytes(recipe: Recipe, size: ModelSize, rows: int, length: int, n
 def _longest_row(recipe: Recipe) -> int:
     codes = (recipe.policy.image_size // _PICTURE_PATCH) ** 2
     return max(
-        PROMPT_TOKENS + task.sampling.completion_length + (codes if name == "understand" else 0)
-        for name, task in recipe.tasks.items()
+        PROMPT_TOKENS + task.sampling.completion_length + (codes if task.kind == "understand" else 0)
+        for task in recipe.tasks.values()
     )
 
 

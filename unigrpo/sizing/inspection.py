@@ -20,7 +20,7 @@ from unigrpo.models.loading import empty_module, read_config
 from unigrpo.settings import Recipe
 from unigrpo.sizing.arithmetic import PROMPT_TOKENS, Row, memory_rows
 from unigrpo.sizing.model_size import ModelSize
-from unigrpo.types import Task
+from unigrpo.types import TaskKind
 
 if TYPE_CHECKING:
     from unigrpo.models.text_policy import TextPolicy
@@ -199,7 +199,7 @@ def _template(tokenizer: TextTokenizer | None) -> str:
     return "with a chat template" if tokenizer.chat_template else "without a chat template"
 
 
-def _trained(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Task]:
+def _trained(family: type[TextPolicy], config: Mapping[str, Any]) -> list[TaskKind]:
     untrained = untrained_tasks(config)
     return [task for task in family.tasks if task not in untrained]
 
@@ -238,7 +238,7 @@ def _task_rows(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Row]
     untrained = untrained_tasks(config)
     titles = {"reason": "text to text", "understand": "pictures and text to text", "imagine": "text to a picture"}
     rows = []
-    for task in get_args(Task):
+    for task in get_args(TaskKind):
         if task not in family.tasks:
             rows.append(Row(name=task, value="no", explanation=titles[task]))
         elif task in untrained:

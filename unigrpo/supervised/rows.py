@@ -17,7 +17,7 @@ from unigrpo.models.pictures.pixels import picture_to_pixels
 from unigrpo.seeding import fold, uniform
 from unigrpo.settings import SamplingSettings, SftTaskSettings
 from unigrpo.supervised.losses import num_masked_codes, text_mask_prob
-from unigrpo.types import Canvas, Prompt, Task
+from unigrpo.types import Canvas, Prompt, TaskKind
 
 if TYPE_CHECKING:
     from unigrpo.data.sources import PromptSource
@@ -64,20 +64,20 @@ class Demonstrations:
     def __init__(
         self,
         policy: Any,
-        task: Task,
+        task: str,
         settings: SftTaskSettings,
         source: PromptSource,
         *,
         seed: int,
         caption_dropout: float,
     ) -> None:
-        """Take a policy that encodes, and the prompts; ``caption_dropout`` is for text-to-image."""
+        """Take a policy that encodes, the task's name, and the prompts; ``caption_dropout`` is for text-to-image."""
         self._policy = policy
         self._task = task
         self._settings = settings
         self._source = source
         self._seed = seed
-        self._caption_dropout = caption_dropout if task == "imagine" else 0.0
+        self._caption_dropout = caption_dropout if settings.kind == "imagine" else 0.0
         self._sampling = SamplingSettings(
             completion_length=settings.completion_length,
             num_denoising_steps=settings.completion_length,
@@ -230,7 +230,7 @@ def remembering(policy: Any) -> Any:
     return encoder
 
 
-def add_noise(rows: Rows, *, task: Task, mask_token_id: int, min_mask_ratio: float) -> NoisyRows:
+def add_noise(rows: Rows, *, kind: TaskKind, mask_token_id: int, min_mask_ratio: float) -> NoisyRows:
     """Return the rows with a part of their completions masked; prompts stay clean.
 
     Text: each token with probability ``(1 - eps) t + eps``. Pictures: ``round(N cos(pi t / 2))`` codes, at least one.
@@ -241,7 +241,7 @@ def add_noise(rows: Rows, *, task: Task, mask_token_id: int, min_mask_ratio: flo
     offset = uniform(rows.keys[:1], 0, torch.zeros(1, dtype=torch.int64))[0, 0]
     time = torch.remainder(offset + torch.arange(count, dtype=torch.float64) / count, 1.0)
     draws = uniform(rows.keys, 1, torch.arange(length))
-    if task == "imagine":
+    if kind == "imagine":
         num_codes = int(rows.is_open[0].sum())
         masked = num_masked_codes(time, num_codes)
         rank = draws.masked_fill(~rows.is_open, 2.0).argsort(dim=1).argsort(dim=1)

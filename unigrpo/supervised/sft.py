@@ -1,4 +1,4 @@
-"""The supervised stage: masked-diffusion training on demonstrations of the three tasks in one batch.
+"""The supervised stage: masked-diffusion training on demonstrations of one task or several in one batch.
 
 Its departures from the reference: padding is hidden from attention, the visible picture markers are not scored, the
 times of a batch are evenly spread. Everything random is a function of (seed, step, row), so a
@@ -36,7 +36,7 @@ from unigrpo.runs.trackers.tensorboard import TensorBoard
 from unigrpo.settings import SftRecipe
 from unigrpo.supervised.losses import text_weights
 from unigrpo.supervised.rows import Demonstrations, Rows, add_noise, remembering, with_complement
-from unigrpo.types import ModelInput, Task
+from unigrpo.types import ModelInput, TaskKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +133,7 @@ class Training:
         """Open what a recipe names."""
         self.recipe = recipe
         self.policy: Any = open_policy(recipe.policy, recipe.lora, recipe.seed)
-        refuse_untrained(self.policy, recipe.tasks)
+        refuse_untrained(self.policy, [task.kind for task in recipe.tasks.values()])
         for parameter in self.policy.module.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.clone()  # loaded weights may be the mapped file
@@ -144,25 +144,25 @@ class Training:
                 encoder,
                 task,
                 task_settings,
-                load_prompts(task_settings.data, task, "train", recipe.seed),
+                load_prompts(task_settings.data, task, task_settings.kind, "train", recipe.seed),
                 seed=recipe.seed,
                 caption_dropout=recipe.caption_dropout,
             )
             for task, task_settings in recipe.tasks.items()
         }
 
-    def demonstrations_of(self, step: int) -> dict[Task, Rows]:
+    def demonstrations_of(self, step: int) -> dict[str, Rows]:
         """Return the rows of a step by task."""
         is_clean = step < self.recipe.clean_steps
         return {task: source.rows(step, is_clean=is_clean) for task, source in self.demonstrations.items()}
 
     @contextmanager
-    def prefetching(self, first_step: int) -> Iterator[Iterator[dict[Task, Rows]]]:
+    def prefetching(self, first_step: int) -> Iterator[Iterator[dict[str, Rows]]]:
         """Give the rows of every step in turn; a thread makes those of the next step while one is trained."""
         num_threads = torch.get_num_threads()
         with ThreadPoolExecutor(1, initializer=lambda: torch.set_num_threads(num_threads)) as thread:
 
-            def rows_of_steps() -> Iterator[dict[Task, Rows]]:
+            def rows_of_steps() -> Iterator[dict[str, Rows]]:
                 following = thread.submit(self.demonstrations_of, first_step)
                 for step in range(first_step, self.recipe.num_steps):
                     rows = following.result()
@@ -172,15 +172,18 @@ class Training:
 
             yield rows_of_steps()
 
-    def step(self, step: int, rows_by_task: dict[Task, Rows]) -> dict[str, float]:
+    def step(self, step: int, rows_by_task: dict[str, Rows]) -> dict[str, float]:
         """Take one optimizer step over the rows of all tasks and return its metrics."""
         start = time.perf_counter()
         metrics: dict[str, float] = {}
         total = 0.0
         for task, rows in rows_by_task.items():
-            is_complementary = self.recipe.tasks[task].masks == "complementary"
-            loss = task_loss(self.policy, task, rows, self.recipe.min_mask_ratio, is_complementary=is_complementary)
-            weighted = self.recipe.tasks[task].weight * loss
+            settings = self.recipe.tasks[task]
+            is_complementary = settings.masks == "complementary"
+            loss = task_loss(
+                self.policy, settings.kind, rows, self.recipe.min_mask_ratio, is_complementary=is_complementary
+            )
+            weighted = settings.weight * loss
             weighted.backward()
             metrics[f"loss/{task}"] = loss.item()
             total += weighted.item()
@@ -221,7 +224,9 @@ class Training:
         self.optimizer.load_state(load_file(checkpoint.folder / "optimizer.safetensors"))
 
 
-def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float, *, is_complementary: bool = False) -> Tensor:
+def task_loss(
+    policy: Any, kind: TaskKind, rows: Rows, min_mask_ratio: float, *, is_complementary: bool = False
+) -> Tensor:
     """Return the loss of one task's rows, in nats; logits exist at the masked positions only.
 
     Text: the sum over masked tokens of cross-entropy / mask probability / answer length, averaged over rows (the
@@ -229,7 +234,7 @@ def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float, *, is_
     the masked tokens of both halves, without weights (LaViDa's loss).
     """
     device = policy.device
-    noisy = add_noise(rows, task=task, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=min_mask_ratio)
+    noisy = add_noise(rows, kind=kind, mask_token_id=policy.vocabulary.mask_token_id, min_mask_ratio=min_mask_ratio)
     if is_complementary:
         rows, noisy = with_complement(rows, noisy, policy.vocabulary.mask_token_id)
     clean_ids = rows.clean_ids.to(device)
@@ -241,7 +246,7 @@ def task_loss(policy: Any, task: Task, rows: Rows, min_mask_ratio: float, *, is_
         prompt_lengths=rows.prompt_lengths.to(device),
     )
     logprobs = token_logprobs(policy, model_input, clean_ids, noisy.is_masked.to(device))
-    if task == "imagine" or is_complementary:
+    if kind == "imagine" or is_complementary:
         return -logprobs.mean()
     weights = text_weights(noisy.is_masked, noisy.mask_prob, rows.is_open.sum(dim=1))
     return -(weights.to(device) * logprobs).sum()

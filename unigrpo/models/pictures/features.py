@@ -14,7 +14,7 @@ import torch
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
-    from unigrpo.types import Batch, Prompt, Task
+    from unigrpo.types import Batch, Prompt
 
 
 def join_features(features: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -51,7 +51,7 @@ def with_image_features(batch: Batch, prompts: Sequence[Prompt], policy: Policy)
         prompts: N of them, one a rollout.
         policy: computes the features.
     """
-    known: dict[tuple[Task, str], torch.Tensor | None] = {}
+    known: dict[tuple[str, str], torch.Tensor | None] = {}
     keys = [(prompt.task, prompt.id) for prompt in prompts]  # an id is unique within its task's data alone
     for key, prompt in zip(keys, prompts, strict=True):
         if key not in known:

@@ -118,7 +118,7 @@ class MaskedLmPolicy(TextPolicy):
             ValueError: a task other than reason, or a prompt with pictures.
         """
         tokenizer = self.text_tokenizer
-        if tokenizer.chat_template is not None or prompt.task != "reason" or prompt.images:
+        if tokenizer.chat_template is not None or prompt.kind != "reason" or prompt.images:
             return super().encode(prompt, sampling)
         special = self.vocabulary.special or {}
         ids = [special["bos"]] if "bos" in special else []

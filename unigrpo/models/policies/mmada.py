@@ -19,7 +19,7 @@ from unigrpo.models.canvas import Piece, given_spans, open_span, text_canvas
 from unigrpo.models.files.vocabulary import RELEASE_LENGTH
 from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
 from unigrpo.models.policies.llada import LladaPolicy
-from unigrpo.types import Canvas, Prompt, Span, Task
+from unigrpo.types import Canvas, Prompt, Span, TaskKind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +38,7 @@ where the tokenizer brings none, and replaces the file's own in the release, as 
 class MmadaPolicy(LladaPolicy):
     """MMaDA behind the policy contract: text and pictures in, text or a picture out."""
 
-    tasks: ClassVar[tuple[Task, ...]] = ("reason", "understand", "imagine")
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("reason", "understand", "imagine")
     required_text = ("<think>", "</think>")
 
     @classmethod
@@ -52,7 +52,7 @@ class MmadaPolicy(LladaPolicy):
         Raises:
             ValueError: pictures where the task has none, or none where it needs them, or ids that are not known.
         """
-        if prompt.task == "imagine":
+        if prompt.kind == "imagine":
             return self._picture_canvas(prompt, sampling, np.full(sampling.completion_length, -1, dtype=np.int64))
         return text_canvas(self._text_pieces(prompt), sampling, self.vocabulary)
 
@@ -153,9 +153,9 @@ class MmadaPolicy(LladaPolicy):
         return tokenizer.encode_chat(prompt.messages)
 
     def _text_pieces(self, prompt: Prompt) -> list[Piece]:
-        if prompt.task == "imagine" or (prompt.task == "understand") != bool(prompt.images):
+        if prompt.kind == "imagine" or (prompt.kind == "understand") != bool(prompt.images):
             raise ValueError(
-                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted reason "
+                f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; wanted reason "
                 "without pictures or understand with at least one"
             )
         pieces: list[Piece] = []
@@ -183,9 +183,9 @@ class MmadaPolicy(LladaPolicy):
 
     def _picture_canvas(self, prompt: Prompt, sampling: SamplingSettings, codes: np.ndarray) -> Canvas:
         """Return the text-to-image canvas; codes [N] are -1 at the positions to fill."""
-        if prompt.task != "imagine" or prompt.images:
+        if prompt.kind != "imagine" or prompt.images:
             raise ValueError(
-                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted imagine "
+                f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; wanted imagine "
                 "without pictures"
             )
         t2i, bos, soi, eoi, ipad = self._special("t2i", "bos", "soi", "eoi", "ipad")

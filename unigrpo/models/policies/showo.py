@@ -27,7 +27,7 @@ from unigrpo.models.layers.attention import cut
 from unigrpo.models.layers.phi import PHI_LINEARS, Phi, PhiConfig
 from unigrpo.models.policies.dream import predicting_positions
 from unigrpo.models.policies.mmada import MmadaPolicy
-from unigrpo.types import Canvas, ModelInput, Prompt, Task
+from unigrpo.types import Canvas, ModelInput, Prompt, TaskKind
 
 if TYPE_CHECKING:
     from unigrpo.settings import SamplingSettings
@@ -80,7 +80,7 @@ def omni_visible(token_ids: Tensor, is_padding: Tensor | None, *, soi: int, eoi:
 class ShowoPolicy(MmadaPolicy):
     """Show-o behind the policy contract: a picture out, or a picture and a question in and text out."""
 
-    tasks: ClassVar[tuple[Task, ...]] = ("understand", "imagine")
+    tasks: ClassVar[tuple[TaskKind, ...]] = ("understand", "imagine")
     token_text: ClassVar[Mapping[str, str]] = {}
     module: Phi  # type: ignore[assignment]
 
@@ -169,16 +169,16 @@ class ShowoPolicy(MmadaPolicy):
         Raises:
             ValueError: a prompt of another kind, or ids that are not known.
         """
-        if prompt.task == "imagine":
+        if prompt.kind == "imagine":
             return super().encode(prompt, sampling)
         length = sampling.completion_length
         by_token = sampling.model_copy(update={"block_length": 1, "num_denoising_steps": length, "schedule": "linear"})
         return text_canvas(self._text_pieces(prompt), by_token, self.vocabulary)
 
     def _text_pieces(self, prompt: Prompt) -> list[Piece]:
-        if prompt.task != "understand" or len(prompt.images) != 1 or len(prompt.messages) != 1:
+        if prompt.kind != "understand" or len(prompt.images) != 1 or len(prompt.messages) != 1:
             raise ValueError(
-                f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures and "
+                f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures and "
                 f"{len(prompt.messages)} messages; Show-o answers one question about one picture, or writes a picture"
             )
         mmu, soi, eoi, bos = self._special("mmu", "soi", "eoi", "bos")
