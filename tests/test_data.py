@@ -212,8 +212,10 @@ def test_a_class_gets_split_seed_and_arguments():
     assert source.num_prompts is None
     with pytest.raises(ValueError, match="demonstration"):
         source.demonstration(source[0], np.random.default_rng(0))
-    with pytest.raises(ValueError, match="stands under 'imagine'"):
-        load_prompts(DataSettings(use=f"{__file__}:Squares"), "imagine", "imagine", "eval", 0)[0]
+    with pytest.raises(
+        ValueError, match="makes prompts of kind 'reason', but the task 'pictures' is of kind 'imagine'"
+    ):
+        load_prompts(DataSettings(use=f"{__file__}:Squares"), "pictures", "imagine", "eval", 0)[0]
 
 
 def test_demonstrations_of_a_class_take_the_noise():

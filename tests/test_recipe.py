@@ -80,7 +80,11 @@ BAD_OVERRIDES = [
     ("num_steps=0", "num_steps: given 0, wanted greater than or equal to 1"),
     ("learner.lr=-1", "learner.lr: given -1, wanted greater than 0"),
     ("policy.dtype=float16", "policy.dtype: given 'float16'; wanted one of float32, bfloat16"),
-    ("tasks.reasn={}", "tasks.reasn: unknown key; wanted one of reason, understand, imagine; did you mean `reason`?"),
+    (
+        "tasks.gsm8k={}",
+        "tasks.gsm8k.kind: missing; wanted one of reason (text to text), understand (pictures and text to text) or ",
+    ),
+    ("tasks.gsm8k.kind=imagin", "tasks.gsm8k.kind: given 'imagin'; wanted one of reason, understand, imagine; did you"),
     ("tasks.reason.sampling.completion_length=null", "tasks.reason.sampling.completion_length: given None"),
     ("policy.device=gpu", "policy.device: given 'gpu'; wanted cpu, cuda or cuda:N"),
     ("policy.path=./nowhere", "policy.path: there is no folder ./nowhere"),

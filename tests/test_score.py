@@ -226,7 +226,7 @@ GOOD = '{"prompt": "p", "completion": "c"}\n'
         ('{"prompt": "p", "completion": 3}', ":1: completion 3; it is text, or the path of a picture"),
         ('{"prompt": "p", "completion": "no.png"}', ":1: there is no picture 'no.png'.*text that looks so needs task"),
         ('{"prompt": "p", "completion": "../x.png"}', ":1: picture '../x.png' lies outside"),
-        ('{"prompt": "p", "completion": "c", "task": "paint"}', ":1: task 'paint'; wanted one of reason, understand"),
+        ('{"prompt": "p", "completion": "c", "task": 3}', ":1: task 3; wanted a task's name, or reason, understand"),
         ('{"prompt": "p", "completion": "c", "image": 3}', ":1: image 3; give a path or a list of paths"),
         ('{"prompt": "p", "completion": "c", "completion_ids": "x"}', ":1: completion_ids 'x'; wanted a list of token"),
     ],
@@ -246,7 +246,6 @@ def test_bad_input_is_one_message_with_file_and_line(
     [
         (["--column", "prompt"], r"--column 'prompt': wanted OURS=THEIRS"),
         (["--column", "picture=x"], r"--column picture: not a name of ours; wanted one of prompt, completion"),
-        (["--task", "paint"], r"--task paint: wanted one of reason, understand, imagine"),
         (["--prompts", "x.txt"], r"--prompts belongs to a folder of pictures"),
         (["--bench", "--out", "x"], r"--bench measures and writes nothing"),
         (["--bench"], r"1 items do not share out over 6 passes"),

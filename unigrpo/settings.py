@@ -90,7 +90,7 @@ class DataSettings(Settings):
 class KindSettings(Settings):
     """What every task has."""
 
-    kind: TaskKind = Field(description="What the task, whose name is free, is: reason (text to text), understand (pictures and text to text) or imagine (text to a picture), as in `gsm8k: {kind: reason, ...}`; left out where the name is one of these.")
+    kind: TaskKind = Field(description="one of reason (text to text), understand (pictures and text to text) or imagine (text to a picture), as in `gsm8k: {kind: reason, ...}`; left out where the name is one of these.")
     data: DataSettings
 
 

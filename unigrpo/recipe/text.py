@@ -92,12 +92,15 @@ def apply_overrides(values: Mapping[str, Any], overrides: list[str]) -> dict[str
         except yaml.YAMLError as error:
             raise RecipeError(f"override {override!r}", [_yaml_problem(error)]) from error
         section = result
-        for depth, key in enumerate(keys[:-1]):
-            section = section.setdefault(key, {})
+        while len(keys) > 1:
+            # A name may have dots in it, as a task's may: the longest that is there.
+            count = next((n for n in range(len(keys) - 1, 1, -1) if ".".join(keys[:n]) in section), 1)
+            section = section.setdefault(".".join(keys[:count]), {})
+            keys = keys[count:]
             if not isinstance(section, dict):
-                path = ".".join(keys[: depth + 1])
+                path = dotted.removesuffix("." + ".".join(keys))
                 raise RecipeError(f"override {override!r}", [f"{path} is {_kind(section)}, which has no keys"])
-        section[keys[-1]] = value
+        section[keys[0]] = value
     return result
 
 
