@@ -130,3 +130,8 @@ def test_interrupt_before_the_run_exists_promises_nothing(tmp_path: Path, capsys
     with pytest.raises(KeyboardInterrupt):
         follow(start, tmp_path / "run", 10)
     assert "resume" not in capsys.readouterr().out
+
+
+def test_a_reward_that_is_called_as_a_task_has_a_column_of_its_own() -> None:
+    metrics = {"step": 1, "tasks/countdown/reward": 0.5, "rewards/countdown/mean": 0.25}
+    assert columns_of(metrics) == {"step": "1", "countdown": "0.500", "rewards/countdown/mean": "0.25"}

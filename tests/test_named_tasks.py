@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 from reward_rollouts import rollout
 
+from unigrpo.cli.app import app
 from unigrpo.data.sources import load_prompts
 from unigrpo.errors import RecipeError
 from unigrpo.quickstart.makers.policy import make_policy
@@ -146,7 +147,7 @@ def test_equal_ids_of_two_tasks_are_two_prompts(whole_run):
 def test_the_report_shows_every_task_in_its_own_color_and_the_film_is_of_the_pictures(whole_run):
     run_dir, _ = whole_run
     run = read_run(run_dir)
-    assert run.tasks == ["evens", "letters", "captions"]
+    assert run.tasks == ["evens", "captions", "letters"]
     assert len({_color(run, task) for task in run.tasks}) == 3
     assert run.film is not None
     page = (run_dir / "report.html").read_text()
@@ -293,7 +294,7 @@ def test_the_column_kind_is_the_datas_own_where_it_has_one():
     assert "kind" not in columns_of([named])
 
 
-def test_a_supervised_stage_trains_two_tasks_of_a_kind(recipe_path, tmp_path):
+def test_a_supervised_stage_trains_two_tasks_of_a_kind(recipe_path, tmp_path, capsys):
     tasks = {
         "sums": {"data": {"use": "unigrpo.quickstart.sums:Sums"}, "batch_size": 4, "completion_length": 12},
         "more": {"data": {"use": "unigrpo.quickstart.sums:Sums"}, "batch_size": 2, "completion_length": 14},
@@ -308,6 +309,9 @@ def test_a_supervised_stage_trains_two_tasks_of_a_kind(recipe_path, tmp_path):
         "tensorboard": False,
     }
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(SystemExit, match="0"):
+        app(["check", str(tmp_path / "sft.yaml")])
+    assert "sums: reason, 4 demonstrations a step" in capsys.readouterr().out
     summary = run_sft(load_sft_recipe(tmp_path / "sft.yaml"), tmp_path / "run")
     assert {name for name in summary if name.startswith("loss/")} == {"loss/sums", "loss/more"}
     assert summary["loss"] == pytest.approx(summary["loss/sums"] + summary["loss/more"])

@@ -310,4 +310,4 @@ def test_samples_are_paired_by_prompt(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", num_steps=2))
     assert len(run.samples) == 18
     assert all(sample.before and sample.after for sample in run.samples)
-    assert run.tasks == ["reason", "understand", "imagine"]
+    assert run.tasks == ["imagine", "reason", "understand"]  # its recipe names none

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from unigrpo.types import Remasking, Schedule, TaskKind
 
@@ -92,6 +92,21 @@ class KindSettings(Settings):
 
     kind: TaskKind = Field(description="one of reason (text to text), understand (pictures and text to text) or imagine (text to a picture), as in `gsm8k: {kind: reason, ...}`; left out where the name is one of these.")
     data: DataSettings
+
+
+def with_kinds(tasks: Any) -> Any:
+    """Return `tasks` as a recipe writes them, with the kind of each task whose name is one and that has none."""
+    if not isinstance(tasks, Mapping):
+        return tasks
+    return {
+        name: {"kind": name, **task} if name in get_args(TaskKind) and isinstance(task, Mapping) else task
+        for name, task in tasks.items()
+    }
+
+
+def tasks_named(key: str, tasks: Mapping[str, KindSettings]) -> list[str]:
+    """Return the names of all tasks of a kind; what is no kind of a task stays as it is."""
+    return [name for name, task in tasks.items() if task.kind == key] or [key]
 
 
 class TaskSettings(KindSettings):
@@ -230,7 +245,7 @@ class Recipe(Settings):
     num_threads: int | None = Field(None, ge=1, description="CPU threads of the learner; null is torch's default.")
     policy: PolicySettings
     lora: LoraSettings = LoraSettings()
-    tasks: dict[str, TaskSettings]
+    tasks: Annotated[dict[str, TaskSettings], BeforeValidator(with_kinds)]
     rewards: dict[str, RewardSettings]
     advantages: AdvantageSettings = AdvantageSettings()
     estimator: EstimatorChoice = EstimatorChoice()
@@ -241,29 +256,27 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     tracking: TrackingSettings = TrackingSettings()
 
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _kinds_from_names(cls, tasks: Any) -> Any:
-        return with_kinds(tasks)
-
     @field_validator("rewards")
     @classmethod
     def _rewards_name_tasks(cls, rewards: dict[str, RewardSettings], info: ValidationInfo) -> dict[str, RewardSettings]:
         """Put names in place of kinds: from here on a reward's tasks are names."""
-        return {
-            name: reward
-            if reward.tasks is None
-            else reward.model_copy(update={"tasks": tasks_named(reward.tasks, info.data.get("tasks", {}))})
+        tasks = info.data.get("tasks", {})
+        named = {
+            name: reward.model_copy(
+                update={"tasks": list(dict.fromkeys(task for key in reward.tasks for task in tasks_named(key, tasks)))}
+            )
             for name, reward in rewards.items()
+            if reward.tasks is not None
         }
+        return rewards | named
 
     @field_validator("evaluate")
     @classmethod
     def _accuracy_names_tasks(cls, evaluate: EvaluateSettings, info: ValidationInfo) -> EvaluateSettings:
         """Put names in place of kinds; a task's own reward goes before that of its kind."""
         given, tasks = evaluate.accuracy, info.data.get("tasks", {})
-        spread = {name: given[key] for key in given for name in tasks_named([key], tasks)}
-        return evaluate.model_copy(update={"accuracy": spread | {name: given[name] for name in spread if name in given}})
+        spread = {name: given.get(name, given[key]) for key in given for name in tasks_named(key, tasks)}
+        return evaluate.model_copy(update={"accuracy": spread})
 
 
 class SftTaskSettings(KindSettings):
@@ -286,7 +299,7 @@ class SftRecipe(Settings):
     num_threads: int | None = Field(None, ge=1)
     policy: PolicySettings
     lora: LoraSettings = LoraSettings(enabled=False)
-    tasks: dict[str, SftTaskSettings]
+    tasks: Annotated[dict[str, SftTaskSettings], BeforeValidator(with_kinds)]
     lr: float = Field(gt=0)
     warmup_steps: int = Field(0, ge=0)
     lr_schedule: Literal["constant", "cosine"] = "cosine"
@@ -299,24 +312,3 @@ class SftRecipe(Settings):
     log_every: int = Field(50, ge=1)
     checkpoint: CheckpointSettings = CheckpointSettings(every=500)
     tensorboard: bool = True
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _kinds_from_names(cls, tasks: Any) -> Any:
-        return with_kinds(tasks)
-
-
-def with_kinds(tasks: Any) -> Any:
-    """Return a recipe's `tasks` as it is written, with the kind of each task whose name is one and that has none."""
-    if not isinstance(tasks, Mapping):
-        return tasks
-    return {
-        name: {"kind": name, **task} if name in get_args(TaskKind) and isinstance(task, Mapping) else task
-        for name, task in tasks.items()
-    }
-
-
-def tasks_named(names: Iterable[str], tasks: Mapping[str, KindSettings]) -> list[str]:
-    """Return names of tasks for names and kinds: a kind stands for all its tasks; what is neither stays."""
-    found = {name: [task for task, settings in tasks.items() if settings.kind == name] for name in names}
-    return list(dict.fromkeys(task for name, tasks_of_it in found.items() for task in tasks_of_it or [name]))

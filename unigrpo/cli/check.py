@@ -14,8 +14,12 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from unigrpo.sizing.arithmetic import batch_arithmetic
 
     if is_supervised(find_recipe(recipe)):
-        load_sft_recipe(recipe, overrides or [])
-        Console().print(f"{recipe} can run", style="bold green", markup=False, highlight=False, soft_wrap=True)
+        console = Console()
+        for name, task in load_sft_recipe(recipe, overrides or []).tasks.items():
+            console.print(
+                f"{name}: {task.kind}, {task.batch_size} demonstrations a step", markup=False, highlight=False
+            )
+        console.print(f"{recipe} can run", style="bold green", markup=False, highlight=False, soft_wrap=True)
         return
     checked = load_recipe(recipe, overrides or [])
     console = Console()

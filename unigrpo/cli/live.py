@@ -171,7 +171,7 @@ def columns_of(metrics: Mapping[str, Any]) -> dict[str, str]:
     def add(column: str, name: str, digits: int) -> None:
         value = metrics.get(name)
         if isinstance(value, int | float):
-            shown[column] = f"{value:.{digits}f}"
+            shown[name if column in shown else column] = f"{value:.{digits}f}"
 
     add("reward", "reward", 3)
     for name in metrics:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
 from unigrpo.errors import UserError
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.nan_statistics import number_or_none
-from unigrpo.types import TaskKind
 
 MAX_PICTURE_BYTES = 4_000_000
 Z_95 = 1.96  # standard errors of a 95 % interval
@@ -103,10 +102,11 @@ class RunData:
 
     @property
     def tasks(self) -> list[str]:
-        """Return the tasks of the run: by kind, those of a kind as in the recipe; any others by name."""
+        """Return the tasks of the run in the recipe's order; those that it does not hold follow by name."""
         named = {name.split("/")[1] for record in self.records for name in record if name.startswith("tasks/")}
         named |= {change.task for change in self.changes} | {sample.task for sample in self.samples}
-        return sorted(named, key=_order(self.recipe))
+        written = [task for task in self.recipe.get("tasks") or () if task in named]
+        return [*written, *sorted(named.difference(written))]
 
 
 def read_run(folder: Path) -> RunData:
@@ -130,7 +130,7 @@ def read_run(folder: Path) -> RunData:
         environment=_read_json(folder / "environment.json"),
         summary=summary,
         records=tuple(read_metrics(folder)),
-        changes=tuple(_changes(summary, recipe)),
+        changes=tuple(_changes(summary)),
         samples=tuple(_samples(folder, accuracy)),
         film=_film(folder / "film"),
     )
@@ -173,22 +173,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _order(recipe: Mapping[str, Any]) -> Callable[[str], tuple[int, int, str]]:
-    """Return the key by which tasks are sorted: kind, place in the recipe, name."""
-    written = recipe.get("tasks")
-    tasks: Mapping[str, Any] = written if isinstance(written, Mapping) else {}
-    places = {name: place for place, name in enumerate(tasks)}
-    kinds = {kind: place for place, kind in enumerate(get_args(TaskKind))}
-
-    def key(name: str) -> tuple[int, int, str]:
-        task = tasks.get(name)
-        kind = task.get("kind", name) if isinstance(task, Mapping) else name
-        return kinds.get(kind, len(kinds)), places.get(name, len(places)), name
-
-    return key
-
-
-def _changes(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[Change]:
+def _changes(summary: Mapping[str, Any]) -> list[Change]:
     before, after = (summary.get(key) or {} for key in ("eval_before", "eval_after"))
     names = [name for name in {**before, **after} if name.startswith("eval/") and name.count("/") >= 2]
     changes = []
@@ -206,8 +191,8 @@ def _changes(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[Chan
                 num_prompts=int(count) if isinstance(count, int | float) else None,
             )
         )
-    order, metrics = _order(recipe), {"reward": 0, "accuracy": 1}
-    return sorted(changes, key=lambda change: (order(change.task), metrics.get(change.metric, 9)))
+    metrics = {"reward": 0, "accuracy": 1}
+    return sorted(changes, key=lambda change: metrics.get(change.metric, 9))
 
 
 def _score(metrics: Mapping[str, Any], name: str) -> Score | None:
