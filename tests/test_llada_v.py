@@ -47,7 +47,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory):
 
 
 def question(*messages: Message, task: str = "understand") -> Prompt:
-    return Prompt(id="q", task=task, messages=messages)
+    return Prompt(id="q", kind=task, messages=messages)
 
 
 SAMPLING = SamplingSettings(completion_length=8, num_denoising_steps=4)

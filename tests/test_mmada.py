@@ -85,7 +85,7 @@ def policy() -> MmadaPolicy:
 
 
 def ask(task: Any, text: str, *images: Image.Image) -> Prompt:
-    return Prompt(id="p", task=task, messages=(Message(role="user", text=text, images=images),))
+    return Prompt(id="p", kind=task, messages=(Message(role="user", text=text, images=images),))
 
 
 def settings(**changes: Any) -> SamplingSettings:

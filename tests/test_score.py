@@ -315,7 +315,7 @@ def test_saved_rollouts_can_be_scored_again(tmp_path: Path) -> None:
     for index in range(4):
         prompt = source[index]
         picture = source.demonstration(prompt, np.random.default_rng(index), noise=index % 2)
-        fields = {"id": prompt.id, "task": "imagine", "messages": prompt.messages, "answer": None}
+        fields = {"id": prompt.id, "kind": "imagine", "messages": prompt.messages, "answer": None}
         rollouts.append(rollout(None, image=np.asarray(picture), columns=prompt.columns, **fields))
     settings = {"scene": RewardSettings(use="unigrpo.rewards.scene:Scene")}
     with RewardPool(settings) as pool:

@@ -62,7 +62,7 @@ class MmadaPolicy(LladaPolicy):
         """Return a canvas whose open text holds given tokens: infilling and continuation.
 
         Args:
-            prompt: of task reason or understand.
+            prompt: of kind reason or understand.
             sampling: the task's settings; the template gives the length.
             text_template_ids: the text's ids, with the mask token at the gaps.
 
@@ -82,7 +82,7 @@ class MmadaPolicy(LladaPolicy):
         """Return a canvas whose open picture holds given codes: inpainting and extrapolation.
 
         Args:
-            prompt: of task imagine.
+            prompt: of kind imagine.
             sampling: the task's settings; the codes give the length.
             codes: [N] image codes, 0 up to the codebook's size; ignored where open.
             is_open: [N] bool: the positions to fill.
