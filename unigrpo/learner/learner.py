@@ -26,6 +26,8 @@ from unigrpo.settings import LearnerSettings
 from unigrpo.types import Batch, MaskDraw, ModelInput, PolicyVersion, Rollout, Span
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from unigrpo.methods.estimators.base import Estimator
     from unigrpo.methods.loss import Loss, LossOutputs
     from unigrpo.models.base import Policy
@@ -306,9 +308,9 @@ class Learner:
         state = trainable_state(self._policy)
         return state, state_version(state, step, self.version(step).kind)
 
-    def decode_image(self, codes: np.ndarray, span: Span) -> np.ndarray:
-        """Return [H, W, 3] uint8 of a span's image codes."""
-        return self._policy.decode_image(codes, span)
+    def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
+        """Return the picture of an image span's ids."""
+        return self._policy.decode_image(token_ids, span)
 
     def save(self, folder: Path) -> None:
         """Write the trainable weights and the optimizer's state into a folder."""

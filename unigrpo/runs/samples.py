@@ -71,7 +71,7 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
-def write_film(folder: Path, decode_image: Callable[[np.ndarray, Span], np.ndarray], rollout: Rollout) -> None:
+def write_film(folder: Path, decode_image: Callable[[np.ndarray, Span], Image.Image], rollout: Rollout) -> None:
     """Write one frame a denoising step of a picture, cells that are still masked in grey.
 
     The frames are made from the step at which each code was committed, so nothing is sampled again.
