@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from unigrpo.errors import UserError
 
@@ -39,6 +39,8 @@ class RolloutPool(Protocol):
     """Generates work units with the policy that was last loaded."""
 
     stats: RolloutStats
+    shares_policy: ClassVar[bool]
+    """Whether it samples with the learner's own policy, so that `load` needs the version alone."""
 
     def load(self, state: dict[str, torch.Tensor], version: PolicyVersion) -> None:
         """Deliver trainable weights to every actor; returns when each has echoed the version."""

@@ -60,7 +60,7 @@ def test_step_of_the_small_recipe_by_hand(recipe_values: dict[str, Any], write_r
 
 
 def test_no_reference_passes_without_kl(recipe_values: dict[str, Any], write_recipe: Write) -> None:
-    recipe = load_recipe(write_recipe(recipe_values), ["objective.kl_coef=0"])
+    recipe = load_recipe(write_recipe(recipe_values), ["kl.coef=0"])
     rows = {row.name: row for section in batch_arithmetic(recipe).values() for row in section}
     assert rows["rows without gradient"].value == str(1 * 48)
 

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from unigrpo.methods.advantages.groups import group_advantages
+from unigrpo.methods.advantages.mean import Mean
+from unigrpo.methods.advantages.zscore import ZScore
+from unigrpo.methods.groups import group_advantages
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.reward_checks import composition_problems
-from unigrpo.settings import AdvantageSettings, EnvSettings, RewardSettings
+from unigrpo.settings import AdvantageChoice, EnvSettings, RewardSettings
 
 NAN = float("nan")
 OK, ABSENT, INVALID, ERROR, TIMEOUT = RewardStatus
@@ -67,7 +69,7 @@ def test_a_row_of_which_an_optimized_reward_failed_has_no_total():
     status = [[OK, OK], [ERROR, OK], [ABSENT, OK], [OK, OK]]
     values = [[1.0, 0.5], [NAN, 0.5], [NAN, 0.5], [0.0, 0.5]]
     np.testing.assert_array_equal(table(values, [2.0, 0.5], status=status).total, [2.25, NAN, 0.25, 0.25])
-    found = group_advantages(table(values, [2.0, 0.5], status=status), [0] * 4, AdvantageSettings(mode="group_mean"))
+    found = group_advantages(table(values, [2.0, 0.5], status=status), [0] * 4, Mean(), AdvantageChoice())
     assert found.values[1] == 0.0
     assert found.values.sum() == pytest.approx(0.0)
 
@@ -75,26 +77,26 @@ def test_a_row_of_which_an_optimized_reward_failed_has_no_total():
 @pytest.mark.parametrize("aggregate", ["sum_then_normalize", "normalize_then_sum"])
 @pytest.mark.parametrize("held_out", [NAN, -1e9, 1e9, 0.5])
 def test_a_held_out_reward_changes_no_advantage_whatever_it_says(aggregate, held_out):
-    settings = AdvantageSettings(aggregate=aggregate)
-    alone = group_advantages(table([[1.0], [0.0], [0.5], [0.5]], [1.0]), [0, 0, 1, 1], settings)
+    settings = AdvantageChoice(aggregate=aggregate)
+    alone = group_advantages(table([[1.0], [0.0], [0.5], [0.5]], [1.0]), [0, 0, 1, 1], ZScore(), settings)
     status = [[OK, ERROR if np.isnan(held_out) else OK]] * 4
     values = [[1.0, held_out], [0.0, held_out], [0.5, held_out], [0.5, held_out]]
-    both = group_advantages(table(values, [1.0, 0.0], status=status), [0, 0, 1, 1], settings)
+    both = group_advantages(table(values, [1.0, 0.0], status=status), [0, 0, 1, 1], ZScore(), settings)
     assert both.values.tolist() == alone.values.tolist()
     assert both.frac_reward_zero_std == alone.frac_reward_zero_std == 0.5
 
 
 def test_each_reward_is_normalized_over_the_rows_that_have_it():
     rows = table([[1.0, 10.0], [0.0, NAN], [1.0, 30.0], [0.0, NAN]], [1.0, 1.0], ranges=((0, 1), (0, 100)))
-    found = group_advantages(rows, [0] * 4, AdvantageSettings(mode="group_mean", aggregate="normalize_then_sum"))
+    found = group_advantages(rows, [0] * 4, Mean(), AdvantageChoice(aggregate="normalize_then_sum"))
     assert found.values.tolist() == [0.5 - 10.0, -0.5, 0.5 + 10.0, -0.5]
 
 
 def test_whitening_gives_unit_spread_and_keeps_groups_without_a_preference_at_zero():
     rewards = np.array([3.0, 1.0, 5.0, 5.0, 0.1, 0.7, NAN, NAN])
     ids = [0, 0, 1, 1, 2, 2, 3, 3]
-    plain = group_advantages(rewards, ids, AdvantageSettings(mode="group_mean"))
-    white = group_advantages(rewards, ids, AdvantageSettings(mode="group_mean", whiten=True))
+    plain = group_advantages(rewards, ids, Mean(), AdvantageChoice())
+    white = group_advantages(rewards, ids, Mean(), AdvantageChoice(whiten=True))
     # 1, -1, 0, 0, -0.3, 0.3 of the six rows that have a reward: variance (1 + 1 + 0.09 + 0.09) / 5.
     assert white.values.tolist() == pytest.approx((plain.values / (np.sqrt(2.18 / 5) + 1e-4)).tolist())
     assert white.values[[2, 3, 6, 7]].tolist() == [0.0] * 4

@@ -10,10 +10,10 @@ from oracles.completion_masks import completion_masks
 from unigrpo.learner.batch import collate
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.methods.estimators.unigrpo import UniGRPO
-from unigrpo.methods.objectives.clipped import surrogate_loss
+from unigrpo.methods.loss import make_loss
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_disabled, add_lora
-from unigrpo.settings import LoraSettings
+from unigrpo.settings import KlChoice, LoraSettings, ObjectiveChoice, RatioChoice
 from unigrpo.types import ModelInput, PolicyVersion, Prompt, Rollout, Span
 
 MASK, EOS = 500, 481
@@ -73,7 +73,8 @@ def score(policy, batch, draw, chunk=1024):
 
 def objective(scores, old, ref, batch, draw):
     advantages = batch.advantages[:, None].expand(draw.is_scored.shape)[draw.is_scored]
-    return surrogate_loss(scores, old, ref, advantages, draw.weight[draw.is_scored], 0.2, 0.04, "k3")
+    loss = make_loss(RatioChoice(), ObjectiveChoice(), KlChoice(coef=0.0 if ref is None else 0.04))
+    return loss(scores, old, ref, advantages, draw.weight[draw.is_scored], draw.is_scored.nonzero()[:, 0])
 
 
 @pytest.mark.parametrize("chunk", [4, 1024])
@@ -85,10 +86,10 @@ def test_fresh_adapter_has_ratio_one_and_kl_zero_exactly(policy, batch, chunk):
         with adapter_disabled(policy):
             ref = score(policy, batch, draw, chunk)
     scores = score(policy, batch, draw, chunk)
-    loss, stats = objective(scores, old, ref, batch, draw)
+    sums = objective(scores, old, ref, batch, draw)
     assert torch.equal((scores - old).exp(), torch.ones_like(old))
-    assert stats.ratio == stats.weight and stats.kl == 0 and stats.clip_fraction == 0
-    loss.backward()
+    assert sums.ratio == sums.weight and sums.kl == 0 and sums.cut == 0
+    sums.loss.backward()
     gradients = [p.grad for p in policy.module.parameters() if p.requires_grad and p.grad is not None]
     assert any(gradient.abs().max() > 0 for gradient in gradients)
 
@@ -132,8 +133,8 @@ def perturbed(scale, seed):
 def test_objective_equals_slow_double_loop(batch, update, chunk):
     policies = [perturbed(0.3, seed) for seed in range(3)]
     draw = UniGRPO().draw(batch, 7, update, 3, MASK)
-    loss, _ = objective(*(score(policy, batch, draw, chunk) for policy in policies), batch, draw)
-    assert loss.item() == pytest.approx(slow_objective(policies, batch, draw), abs=1e-10)
+    sums = objective(*(score(policy, batch, draw, chunk) for policy in policies), batch, draw)
+    assert sums.loss.item() == pytest.approx(slow_objective(policies, batch, draw), abs=1e-10)
 
 
 def test_gradient_is_zero_where_not_scored_tail_included(policy, batch):
@@ -148,8 +149,8 @@ def test_gradient_is_zero_where_not_scored_tail_included(policy, batch):
         return kept[0]
 
     policy.hidden = watched
-    loss, _ = objective(score(policy, batch, draw, chunk=4), old, None, batch, draw)
-    loss.backward()
+    sums = objective(score(policy, batch, draw, chunk=4), old, None, batch, draw)
+    sums.loss.backward()
     moved = kept[0].grad.abs().amax(-1) > 0
     assert torch.equal(moved, draw.is_scored) and not (moved & batch.is_tail).any()
 

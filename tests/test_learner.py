@@ -1,18 +1,19 @@
 """One update: exactly 1 and 0 at the start, the same by any micro-batches, and never contaminated by a NaN."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from losses import clipped_loss
 
 from unigrpo.learner.batch import collate
-from unigrpo.learner.group import LearnerGroup
 from unigrpo.learner.learner import Learner, LearnerStoppedError
 from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_state, add_lora
-from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings
+from unigrpo.settings import LearnerSettings, LoraSettings
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Span
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,106 +53,143 @@ def make_batch():
     return collate(rollouts, advantages, EOS, [0, 0, 1, 1, 2, 2])
 
 
-def make_learner(lora=True, dtype="float32", **changes):
+def make_learner(lora=True, dtype="float32", loss=None, **changes):
     policy = load_policy(GOLDEN / "llada_tiny", dtype=dtype, vocabulary={"mask_token_id": 500})
     if lora:
         add_lora(policy, LoraSettings(r=4, alpha=8), seed=0)
     settings = LearnerSettings(**{"lr": 1e-2, "num_inner_updates": 3, "micro_batch_rows": 2, **changes})
     reference = None if lora else load_policy(GOLDEN / "llada_tiny", dtype=dtype, vocabulary={"mask_token_id": 500})
-    return policy, Learner(policy, reference, UniGRPO(), ObjectiveSettings(kl_coef=0.04), settings, num_steps=10)
+    loss = loss or clipped_loss(coef=0.04)
+    return policy, Learner(policy, reference, UniGRPO(), loss, settings, num_steps=10)
 
 
 def step(learner, batch, number=0):
-    draws = learner.draw(batch, number)
-    old, ref = learner.old_logprobs(batch, draws), learner.ref_logprobs(batch, draws)
-    return [learner.update(batch, *parts, number) for parts in zip(draws, old, ref, strict=True)]
+    begun = learner.begin_batch(number, batch)
+    return [begun.update(n) for n in range(begun.num_updates)]
 
 
 @pytest.mark.parametrize("lora", [True, False])
 def test_at_the_first_update_the_ratio_is_exactly_one_and_the_kl_exactly_zero(lora):
     _, learner = make_learner(lora)
     first, *others = step(learner, make_batch())
-    assert first.ratio_mean == 1.0
-    assert first.kl == 0.0
-    assert first.clip_fraction == 0.0
-    assert all(update.ratio_mean != 1.0 and update.kl != 0.0 for update in others)
+    assert first.sums.mean("ratio") == 1.0
+    assert first.sums.mean("kl") == 0.0
+    assert first.sums.mean("cut") == 0.0
+    assert all(update.sums.mean("ratio") != 1.0 and update.sums.mean("kl") != 0.0 for update in others)
 
 
 def test_old_logprobs_of_a_fresh_policy_equal_the_first_updates_own():
     _, learner = make_learner()
     batch = make_batch()
-    draws = learner.draw(batch, 0)
-    recomputed = learner._logprobs(learner._policy, batch, draws[0])
-    with_old = learner.update(batch, draws[0], recomputed, None, 0)
-    assert with_old.ratio_mean == 1.0
+    begun = learner.begin_batch(0, batch)
+    recomputed = learner.logprobs(batch, begun.draws[0])
+    with_old = learner.update(batch, begun.draws[0], recomputed, begun.ref_logprobs[0], 0)
+    assert with_old.sums.mean("ratio") == 1.0
+
+
+def gradient_of(**changes):
+    """The loss and the flat gradient of one draw under an adapter that is not fresh."""
+    policy, learner = make_learner(**changes)
+    with torch.no_grad():
+        for name, weight in policy.module.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.01)
+    begun = learner.begin_batch(0, make_batch())
+    old = begun.old_logprobs[1] - 0.1 * torch.arange(len(begun.old_logprobs[1])).cos()
+    sums = learner.gradient(begun.batch, begun.draws[1], old, begun.ref_logprobs[1])
+    return sums.loss.item(), torch.cat([w.grad.flatten() for w in policy.module.parameters() if w.requires_grad])
 
 
 @pytest.mark.parametrize("rows", [1, 4, 64])
 def test_micro_batches_do_not_change_the_gradient(rows):
-    def gradients(micro_batch_rows):
-        policy, learner = make_learner(micro_batch_rows=micro_batch_rows)
-        with torch.no_grad():
-            for name, weight in policy.module.named_parameters():
-                if "lora_B" in name:
-                    weight.fill_(0.01)
-        batch = make_batch()
-        draw = learner.draw(batch, 0)[1]
-        ref = learner.ref_logprobs(batch, [draw])[0]
-        loss, _ = learner._accumulate(batch, draw, None, ref)
-        return loss, torch.cat([w.grad.flatten() for w in policy.module.parameters() if w.requires_grad])
-
-    (loss, gradient), (other_loss, other) = gradients(2), gradients(rows)
+    (loss, gradient), (other_loss, other) = gradient_of(micro_batch_rows=2), gradient_of(micro_batch_rows=rows)
     assert loss == pytest.approx(other_loss, abs=1e-6)
     assert torch.allclose(gradient, other, atol=1e-6 * float(gradient.norm()))
+
+
+@dataclass(frozen=True)
+class WholeRollout:
+    """Every token's ratio is the mean over its rollout, so that no token stands alone."""
+
+    is_linear: bool
+
+    def __call__(self, log_ratio, rollout):
+        total = torch.zeros(6, dtype=log_ratio.dtype).index_add(0, rollout, log_ratio)
+        return (total / torch.bincount(rollout, minlength=6).clamp(min=1))[rollout].exp()
+
+
+def test_a_loss_whose_tokens_depend_on_one_another_has_the_gradient_of_the_whole_draw():
+    whole, in_passes = (replace(clipped_loss(coef=0.04), ratio=WholeRollout(is_linear=flag)) for flag in (True, False))
+    wanted_loss, wanted = gradient_of(loss=whole, micro_batch_rows=64)
+    for rows in (1, 4):
+        loss, gradient = gradient_of(loss=in_passes, micro_batch_rows=rows)
+        assert loss == pytest.approx(wanted_loss, abs=1e-6)
+        assert torch.allclose(gradient, wanted, atol=1e-6 * float(wanted.norm()))
+
+
+def test_a_penalty_to_the_old_policy_takes_no_reference_and_is_zero_before_the_policy_moves():
+    _, learner = make_learner(loss=clipped_loss(coef=0.04, to="old"))
+    begun = learner.begin_batch(0, make_batch())
+    assert begun.ref_logprobs == (None, None, None)
+    old = learner.logprobs(begun.batch, begun.draws[1])
+    first, second, _ = (begun.update(n) for n in range(3))
+    assert first.sums.kl == 0.0 and second.sums.kl > 0.0
+    assert torch.equal(old, begun.old_logprobs[1])
+
+
+def test_a_version_for_a_shared_policy_says_the_step_and_hashes_nothing():
+    policy, learner = make_learner()
+    assert learner.version(3) == PolicyVersion(step=3, kind="adapter", sha256="")
+    state, version = learner.weights(3)
+    assert version.sha256 and state.keys() == adapter_state(policy).keys()
 
 
 def test_the_tail_gets_no_gradient_but_is_noised():
     _, learner = make_learner()
     batch = make_batch()
-    for draw in learner.draw(batch, 0):
+    for draw in learner.begin_batch(0, batch).draws:
         assert not (draw.is_scored & ~batch.is_completion).any()
         is_noised = draw.noisy_ids != batch.token_ids
         assert not (is_noised & (batch.is_prompt | batch.is_padding)).any()
-    ratios = [draw.mask_ratio.max() for draw in learner.draw(batch, 0)]
+    ratios = [draw.mask_ratio.max() for draw in learner.begin_batch(0, batch).draws]
     assert max(ratios) > 0.6
-    assert any((draw.noisy_ids[batch.is_tail] == 500).any() for draw in learner.draw(batch, 0))
+    assert any((draw.noisy_ids[batch.is_tail] == 500).any() for draw in learner.begin_batch(0, batch).draws)
 
 
 def test_a_non_finite_gradient_leaves_the_weights_and_is_counted():
     policy, learner = make_learner(max_skipped_updates=1)
     batch = make_batch()
-    draw = learner.draw(batch, 0)[1]
+    begun = learner.begin_batch(0, batch)
+    draw, ref = begun.draws[1], begun.ref_logprobs[1]
     before = adapter_state(policy)
     bad = torch.full((int(draw.is_scored.sum()),), float("nan"))
-    assert learner.update(batch, draw, bad, None, 0).is_skipped
+    assert learner.update(batch, draw, bad, ref, 0).is_skipped
     after = adapter_state(policy)
     assert all(torch.equal(before[name], after[name]) for name in before)
     with pytest.raises(LearnerStoppedError, match=r"lower learner\.lr"):
-        learner.update(batch, draw, bad, None, 0)
+        learner.update(batch, draw, bad, ref, 0)
 
 
 @pytest.mark.parametrize("lora", [True, False])
-def test_a_learner_restored_from_its_state_goes_on_bit_for_bit(lora):
+def test_a_learner_restored_from_its_folder_goes_on_bit_for_bit(lora, tmp_path):
     batch = make_batch()
-    policy, learner = make_learner(lora)
-    group = LearnerGroup(policy, learner)
+    _, learner = make_learner(lora)
     step(learner, batch, 0)
-    weights, optimizer = group.state()
+    learner.save(tmp_path)
     step(learner, batch, 1)
-    other_policy, other = make_learner(lora)
-    other_group = LearnerGroup(other_policy, other)
-    other_group.load_state(weights, optimizer)
+    _, other = make_learner(lora)
+    other.load(tmp_path)
     step(other, batch, 1)
-    assert group.weights(2)[1] == other_group.weights(2)[1]
+    assert learner.weights(2)[1] == other.weights(2)[1]
 
 
 def test_rewarded_rows_become_likelier_and_punished_rows_less_likely():
-    policy, learner = make_learner(lr=3e-3)
+    _, learner = make_learner(lr=3e-3)
     batch = make_batch()
-    draw = learner.draw(batch, 0)[1]
+    draw = learner.begin_batch(0, batch).draws[1]
 
     def row_logprobs():
-        flat = learner._logprobs(policy, batch, draw)
+        flat = learner.logprobs(batch, draw)
         rows = draw.is_scored.nonzero()[:, 0]
         return torch.zeros(6).index_add_(0, rows, flat)
 

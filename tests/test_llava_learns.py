@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from losses import clipped_loss
 from PIL import Image
 
 from unigrpo.learner.batch import collate
@@ -23,7 +24,7 @@ from unigrpo.models.pictures.features import join_features, shift_ids, with_imag
 from unigrpo.recipe.load import load_recipe
 from unigrpo.rollouts.units import generate, plan_units
 from unigrpo.runs.metrics import read_metrics
-from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings, SamplingSettings, SftTaskSettings
+from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings, SftTaskSettings
 from unigrpo.supervised.rows import Demonstrations
 from unigrpo.supervised.sft import task_loss
 from unigrpo.testing.tiny.make_tiny import make_tiny
@@ -125,11 +126,10 @@ def test_first_update_has_ratio_one_and_no_kl_and_moves_every_adapter(folder: Pa
     policy = policy_of(folder)
     _, batch = batch_of(policy)
     settings = LearnerSettings(lr=1e-2, num_inner_updates=2, micro_batch_rows=4, lr_schedule="constant")
-    learner = Learner(policy, None, UniGRPO(), ObjectiveSettings(), settings, 1)
-    draws = learner.draw(batch, 0)
-    old, ref = learner.old_logprobs(batch, draws), learner.ref_logprobs(batch, draws)
-    stats = [learner.update(batch, *given, 0) for given in zip(draws, old, ref, strict=True)]
-    assert stats[0].ratio_mean == 1.0 and stats[0].kl == 0.0 and stats[0].grad_norm > 0
+    learner = Learner(policy, None, UniGRPO(), clipped_loss(), settings, 1)
+    begun = learner.begin_batch(0, batch)
+    stats = [begun.update(n) for n in range(begun.num_updates)]
+    assert stats[0].sums.mean("ratio") == 1.0 and stats[0].sums.mean("kl") == 0.0 and stats[0].grad_norm > 0
     moved = {name for name, weight in policy.module.named_parameters() if "lora_B" in name and bool(weight.any())}
     assert len(moved) == len(policy.lora_targets)
 

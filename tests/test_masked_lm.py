@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from losses import clipped_loss
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -22,7 +23,7 @@ from unigrpo.models.adapter import add_lora, save_adapter, save_merged
 from unigrpo.models.policies.masked_lm import MaskedLmPolicy
 from unigrpo.rollouts import sample
 from unigrpo.rollouts.units import generate, plan_units
-from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings, SamplingSettings
+from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings
 from unigrpo.types import Message, PolicyVersion, Prompt
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
@@ -241,7 +242,7 @@ def test_adapter_keeps_transformers_names_and_reads_back_in_peft(folder: Path, t
 def test_learner_raises_the_probability_of_the_rewarded_word(policy: MaskedLmPolicy) -> None:
     add_lora(policy, LoraSettings(r=4, alpha=8), seed=0)
     settings = LearnerSettings(lr=1e-2, num_inner_updates=2, lr_schedule="constant")
-    learner = Learner(policy, None, UniGRPO(), ObjectiveSettings(kl_coef=0.0), settings, num_steps=20)
+    learner = Learner(policy, None, UniGRPO(), clipped_loss(coef=0.0), settings, num_steps=20)
     prompt = Prompt(id="0", kind="reason", messages=(Message(role="user", text="a"),))
     sampling = SamplingSettings(completion_length=3, num_denoising_steps=3, stop_at_eos=False)
     version = PolicyVersion(step=0, kind="adapter", sha256="0")
@@ -253,9 +254,8 @@ def test_learner_raises_the_probability_of_the_rewarded_word(policy: MaskedLmPol
         means.append(rewards.mean())
         advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
         batch = collate(rollouts, advantages, policy.vocabulary.eos_token_id, [0] * 32)
-        draws = learner.draw(batch, step)
-        for draw, old in zip(draws, learner.old_logprobs(batch, draws), strict=True):
-            assert not learner.update(batch, draw, old, None, step).is_skipped
+        begun = learner.begin_batch(step, batch)
+        assert not any(begun.update(n).is_skipped for n in range(begun.num_updates))
     assert np.mean(means[-3:]) > np.mean(means[:3]) + 0.3, means
 
 

@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from unigrpo.learner.logprobs import token_logprobs
-from unigrpo.methods.advantages.groups import group_advantages
+from unigrpo.methods.advantages.mean import Mean
+from unigrpo.methods.advantages.zscore import ZScore
 from unigrpo.methods.estimators.unigrpo import scored_weight
-from unigrpo.methods.objectives.clipped import surrogate_loss
-from unigrpo.methods.objectives.kl import kl_penalty
+from unigrpo.methods.groups import group_advantages
+from unigrpo.methods.loss import make_loss
 from unigrpo.models import load_policy
-from unigrpo.settings import AdvantageSettings
+from unigrpo.settings import AdvantageChoice, KlChoice, ObjectiveChoice, RatioChoice
 from unigrpo.types import ModelInput
 
 FOLDER = "tests/golden/losses"
@@ -25,7 +26,7 @@ with open(f"{FOLDER}/unigrpo_paper/meta.json") as file:
 NAMES = META["common"]["grad_weights"]
 CLIP_EPS, KL_COEF, PROMPT = META["settings"]["epsilon"], META["settings"]["beta"], META["common"]["prompt_len"]
 NUM_UPDATES = META["settings"]["mu"]
-ADVANTAGES = {"zscore_k3": "group_zscore"}
+ADVANTAGES = {"zscore_k3": ZScore()}
 
 
 @cache
@@ -60,9 +61,9 @@ class Case:
         count = self.is_scored.sum(1) if normalizer == "scored" else self.length
         return scored_weight(self.is_scored, count)[self.is_scored]
 
-    def advantages(self, mode):
+    def advantages(self, rule):
         ids = np.arange(6) // int(INPUTS["group_size"])
-        values = group_advantages(INPUTS["rewards"], ids, AdvantageSettings(mode=mode)).values
+        values = group_advantages(INPUTS["rewards"], ids, rule, AdvantageChoice()).values
         return torch.from_numpy(values)[:, None].expand(self.is_scored.shape)[self.is_scored]
 
 
@@ -103,16 +104,18 @@ def test_golden_loss_and_gradient(spacing, update, name, chunk):
     module = golden_policy("policy_B").module
     module.zero_grad()
     scores = case.logprobs("policy_B", chunk)
-    advantages = case.advantages(ADVANTAGES.get(name, "group_mean"))
-    loss, stats = surrogate_loss(scores, old, ref, advantages, case.weight("scored"), CLIP_EPS, KL_COEF, kl)
+    advantages = case.advantages(ADVANTAGES.get(name, Mean()))
+    rollout = case.is_scored.nonzero()[:, 0]
+    objective = make_loss(RatioChoice(), ObjectiveChoice(clip_eps=CLIP_EPS), KlChoice(use=kl, coef=KL_COEF))
+    sums = objective(scores, old, ref, advantages, case.weight("scored"), rollout)
     key = f"{name}__"
-    for got, field in ((loss, "loss"), (stats.policy_loss, "policy_loss"), (stats.kl, "kl_mean")):
+    for got, field in ((sums.loss, "loss"), (sums.policy_loss, "policy_loss"), (sums.kl, "kl_mean")):
         assert_close(got, expected(spacing, key + field, update), atol=1e-6, rtol=5e-6)
-    assert_close(case.on_grid(kl_penalty(scores, ref, kl)), expected(spacing, key + "kl", update), atol=2e-5)
-    by_length, _ = surrogate_loss(scores, old, ref, advantages, case.weight("completion"), CLIP_EPS, KL_COEF, kl)
+    assert_close(case.on_grid(objective.kl(scores, ref)), expected(spacing, key + "kl", update), atol=2e-5)
+    by_length = objective(scores, old, ref, advantages, case.weight("completion"), rollout).loss
     assert_close(by_length, expected(spacing, key + "loss_div_by_len", update), atol=1e-6, rtol=5e-6)
 
-    loss.backward()
+    sums.loss.backward()
     gradients = {field: module.get_parameter(weight).grad for field, weight in NAMES.items()}
     norm = expected(spacing, key + "grad_norm", update)
     whole = torch.cat([parameter.grad.double().flatten() for parameter in module.parameters()]).norm()

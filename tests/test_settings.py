@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from unigrpo import settings
-from unigrpo.settings import Choice, ObjectiveSettings, RewardSettings
+from unigrpo.settings import Choice, KlChoice, RewardSettings
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = [
@@ -54,4 +54,4 @@ def test_numbers_of_every_section_are_finite(number: float) -> None:
         with pytest.raises(ValidationError, match="finite number"):
             RewardSettings(use="x:y", **values)
     with pytest.raises(ValidationError, match="finite number"):
-        ObjectiveSettings(kl_coef=number)
+        KlChoice(coef=number)

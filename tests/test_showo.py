@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from losses import clipped_loss
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -23,7 +24,7 @@ from unigrpo.models.policies.showo import ShowoPolicy, omni_visible
 from unigrpo.rollouts import sample
 from unigrpo.rollouts.schedules.counts import picture_count
 from unigrpo.rollouts.units import generate, plan_units
-from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings, SamplingSettings
+from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings
 from unigrpo.types import Message, ModelInput, PolicyVersion, Prompt, Span
 
 GOLDEN = Path(__file__).parent / "golden" / "showo_tiny"
@@ -250,7 +251,7 @@ def test_learner_raises_the_reward_of_pictures() -> None:
     add_lora(policy, LoraSettings(r=4, alpha=8), seed=0)
     assert len(policy.lora_targets) == 12
     settings = LearnerSettings(lr=6e-3, num_inner_updates=2, lr_schedule="constant")
-    learner = Learner(policy, None, UniGRPO(), ObjectiveSettings(kl_coef=0.01), settings, num_steps=8)
+    learner = Learner(policy, None, UniGRPO(), clipped_loss(coef=0.01), settings, num_steps=8)
     version = PolicyVersion(step=0, kind="adapter", sha256="0")
     means = []
     for step in range(8):
@@ -263,11 +264,10 @@ def test_learner_raises_the_reward_of_pictures() -> None:
         grouped = rewards.reshape(2, 12)
         advantages = ((grouped - grouped.mean(1, keepdims=True)) / (grouped.std(1, keepdims=True) + 1e-4)).flatten()
         batch = collate(rollouts, advantages, policy.vocabulary.eos_token_id, [0] * 12 + [1] * 12)
-        draws = learner.draw(batch, step)
-        old, ref = learner.old_logprobs(batch, draws), learner.ref_logprobs(batch, draws)
-        first, _ = (learner.update(batch, *parts, step) for parts in zip(draws, old, ref, strict=True))
-        assert first.ratio_mean == 1.0
-        assert step or first.kl == 0.0
+        begun = learner.begin_batch(step, batch)
+        first, _ = (begun.update(n) for n in range(begun.num_updates))
+        assert first.sums.mean("ratio") == 1.0
+        assert step or first.sums.mean("kl") == 0.0
     assert np.mean(means[-3:]) > np.mean(means[:3]) + 0.1, means
 
 

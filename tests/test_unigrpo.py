@@ -35,6 +35,8 @@ def make_batch(num_rows=NUM_ROWS, length=LENGTH, padding=0, first_seed=100):
         row_seeds=torch.arange(num_rows) + first_seed,
         lengths=torch.full((num_rows,), length),
         prompt_lengths=torch.full((num_rows,), PROMPT),
+        committed_step=torch.where(is_prompt | is_padding, -1, 0).int(),
+        committed_logprobs=torch.zeros(shape),
     )
 
 

@@ -159,10 +159,11 @@ class RewardSettings(Settings):
     env: EnvSettings | None = Field(None, description="An interpreter of its own, for packages that conflict with ours; null is the one that runs.")
 
 
-class AdvantageSettings(Settings):
-    """How the rewards of a group become advantages."""
+class AdvantageChoice(Choice):
+    """How the rewards of a group become advantages; the paper's eq. 15 is the z-score."""
 
-    mode: Literal["group_zscore", "group_mean", "leave_one_out"] = Field("group_zscore", description="The paper's eq. 15 is the z-score.")
+    folder = "unigrpo.methods.advantages"
+    use: str = "zscore"
     aggregate: Literal["sum_then_normalize", "normalize_then_sum"] = Field("sum_then_normalize", description="Weighted sum first (the paper), or each reward normalised within its group first.")
     std_floor: float = Field(1e-4, gt=0, description="Groups whose standard deviation is below it get advantage 0.")
     whiten: bool = Field(False, description="Divide the advantages of a step by their standard deviation, as GDPO does after normalize_then_sum.")
@@ -176,12 +177,32 @@ class EstimatorChoice(Choice):
     use: str = "unigrpo"
 
 
-class ObjectiveSettings(Settings):
-    """The clipped surrogate and its KL penalty."""
+class RatioChoice(Choice):
+    """How far the policy has moved from the one that generated, at each token."""
 
-    clip_eps: float = Field(0.2, gt=0)
-    kl_coef: float = Field(0.02, ge=0, description="0 skips the reference passes.")
-    kl: Literal["k1", "k2", "k3"] = "k3"
+    folder = "unigrpo.methods.ratios"
+    use: str = "token"
+
+
+class ObjectiveChoice(Choice):
+    """What a token's ratio and advantage are worth."""
+
+    folder = "unigrpo.methods.objectives"
+    use: str = "clipped"
+
+
+class KlChoice(Choice):
+    """The penalty on the distance from the reference, or from the policy that generated."""
+
+    folder = "unigrpo.methods.kl"
+    use: str = "k3"
+    coef: float = Field(0.02, ge=0, description="The paper's beta; 0 skips the reference passes.")
+    to: Literal["reference", "old"] = Field("reference", description="old: the policy before the step's first update; it needs no reference.")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Return whether the reference is asked for its log-probs."""
+        return self.coef > 0 and self.to == "reference"
 
 
 class LearnerSettings(Settings):
@@ -247,9 +268,11 @@ class Recipe(Settings):
     lora: LoraSettings = LoraSettings()
     tasks: Annotated[dict[str, TaskSettings], BeforeValidator(with_kinds)]
     rewards: dict[str, RewardSettings]
-    advantages: AdvantageSettings = AdvantageSettings()
+    advantages: AdvantageChoice = AdvantageChoice()
     estimator: EstimatorChoice = EstimatorChoice()
-    objective: ObjectiveSettings = ObjectiveSettings()
+    ratio: RatioChoice = RatioChoice()
+    objective: ObjectiveChoice = ObjectiveChoice()
+    kl: KlChoice = KlChoice()
     learner: LearnerSettings
     rollouts: RolloutSettings = RolloutSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()

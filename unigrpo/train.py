@@ -1,7 +1,7 @@
 """The loop: UniGRPO (MMaDA, arXiv 2505.15809, Algorithm 1), for text, picture questions and pictures in one batch.
 
 Departures from the paper are named where they are made: the spacing of the mask ratios and the normaliser of the loss
-(estimators.unigrpo), the KL estimator (objectives.kl). The recipe sets what the paper leaves open: G, mu, epsilon,
+(methods.estimators.unigrpo), the KL estimator (methods.kl). The recipe sets what the paper leaves open: G, mu, epsilon,
 beta, the learning rate.
 """
 
@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.evaluation.evaluate import evaluate
-from unigrpo.learner.batch import collate
-from unigrpo.methods.advantages.groups import group_advantages
-from unigrpo.models.opening import refuse_untrained
-from unigrpo.models.pictures.features import with_image_features
+from unigrpo.methods.groups import group_advantages
 from unigrpo.report.write import write_report
 from unigrpo.runs.directory import clear_without_result, create_run_dir, read_run
 from unigrpo.runs.metrics import StepTimer
@@ -44,24 +41,16 @@ def train_step(run: Run) -> dict[str, Any]:
         rollouts = run.pool.generate(run.units(step))  # G completions of each of P prompts
     with timer.part("reward"):
         scored = run.score(step, rollouts)
-        table = scored.table
     groups = [row // recipe.group_size for row in range(len(rollouts))]
-    advantages = group_advantages(table, groups, recipe.advantages, fold(recipe.seed, step))
-    batch = collate(rollouts, advantages.values, run.policy.vocabulary.pad_token_id, groups, run.policy.device)
-    batch = with_image_features(batch, [rollout.prompt for rollout in rollouts], run.policy)
-    draws = run.learner.draw(batch, step)  # one structured mask ratio a response and update
-    with timer.part("logprobs"):
-        old = run.learner.old_logprobs(batch, draws)
-        ref = run.learner.ref_logprobs(batch, draws)
+    advantages = group_advantages(scored.table, groups, run.advantage, recipe.advantages, fold(recipe.seed, step))
+    with timer.part("logprobs"):  # mu draws; old and reference log-probs on the same draws
+        begun = run.learner.begin(step, rollouts, advantages.values, groups)
     with timer.part("update"):
-        updates = [
-            run.learner.update(batch, draw, old_logprobs, ref_logprobs, step)
-            for draw, old_logprobs, ref_logprobs in zip(draws, old, ref, strict=True)
-        ]
+        updates = [begun.update(n) for n in range(begun.num_updates)]
     run.num_done = step + 1
     if recipe.tracking.rollouts_every and run.num_done % recipe.tracking.rollouts_every == 0:
         path = run.run_dir / "rollouts" / f"step_{run.num_done:06d}.jsonl"
-        write_samples(path, [(rollout, table, row) for row, rollout in enumerate(rollouts)])
+        write_samples(path, [(rollout, scored.table, row) for row, rollout in enumerate(rollouts)])
     return step_metrics(run, rollouts, scored, advantages, updates, timer)
 
 
@@ -96,7 +85,6 @@ def resume(run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]
 
 def _run(recipe: Recipe, run_dir: Path, observer: Observer) -> Mapping[str, Any]:
     with open_run(recipe, run_dir, observer) as run:
-        refuse_untrained(run.policy, [task.kind for task in recipe.tasks.values()])
         before = _evaluated(run, "before") if run.num_done == 0 else remembered_evaluation(run_dir, "before")
         observer.phase("training")
         with stop_requests(lambda: run.rewards.is_scoring) as is_asked:

@@ -126,7 +126,8 @@ class PolicyVersion:
     step: int
     kind: Literal["adapter", "full"]
     sha256: str
-    """Of the delivered tensors: names, shapes, dtypes and bytes, in name order."""
+    """Of the delivered tensors: names, shapes, dtypes and bytes, in name order. Empty where none were delivered: the
+    pool samples with the learner's own policy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +208,10 @@ class Batch:
     """[N] int64: positions that are not padding, so that a work unit can be cut to its longest row."""
     prompt_lengths: torch.Tensor
     """[N] int64: positions before the first open one."""
+    committed_step: torch.Tensor
+    """[N, L] int32: the denoising step that committed each token; -1 where it was given, and at padding."""
+    committed_logprobs: torch.Tensor
+    """[N, L] float32, nats: the sampler's own log-prob of each token as it was committed; 0 where given."""
     image_features: torch.Tensor | None = None
     """[F, D] of all prompts together, see ``ModelInput``."""
 

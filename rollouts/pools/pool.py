@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ WAIT_S = 10.0
 
 class LocalPool:
     """Generates in this process with the learner's own policy: nothing is delivered, the version is only recorded."""
+
+    shares_policy: ClassVar[bool] = True
 
     def __init__(self, policy: Policy) -> None:
         """Share the learner's policy."""
@@ -91,6 +93,8 @@ class Patience:
 
 class RayPool:
     """Ray actors; a unit whose actor died is generated again with the same seeds: the same tokens."""
+
+    shares_policy: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, on_wait: Callable[[str], None] = logger.info) -> None:
         """Start Ray on the loopback interface where no cluster is connected, and the actors.

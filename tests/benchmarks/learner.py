@@ -32,16 +32,17 @@ import torch
 import torch.nn.functional as F
 
 from unigrpo.learner.logprobs import token_logprobs
-from unigrpo.methods.objectives.clipped import surrogate_loss
+from unigrpo.methods.loss import make_loss
 from unigrpo.models.adapter import add_lora
 from unigrpo.models.base import Vocabulary
 from unigrpo.models.policies.llada import Llada, LladaConfig, LladaPolicy
-from unigrpo.settings import LoraSettings
+from unigrpo.settings import KlChoice, LoraSettings, ObjectiveChoice, RatioChoice
 from unigrpo.types import ModelInput
 
 ROWS, LENGTH, PROMPT, SIZE, WIDTH, LAYERS, CHUNK = 8, 192, 64, 40_960, 512, 8, 128
 MASK, TRACE = SIZE - 1, 8
 CLIP_EPS, KL_COEF = 0.2, 0.04
+LOSS = make_loss(RatioChoice(), ObjectiveChoice(clip_eps=CLIP_EPS), KlChoice(coef=KL_COEF))
 MEBIBYTE = 2**20
 
 
@@ -104,7 +105,8 @@ def our_logprobs(policy: LladaPolicy, task: Task) -> torch.Tensor:
 def our_update(policy: LladaPolicy, task: Task) -> torch.Tensor:
     """Return the loss after backward, on the scored positions."""
     old, ref, advantages, weight = (grid[task.is_scored] for grid in (task.old, task.ref, task.advantages, task.weight))
-    loss, _ = surrogate_loss(our_logprobs(policy, task), old, ref, advantages, weight, CLIP_EPS, KL_COEF, "k3")
+    rollout = task.is_scored.nonzero()[:, 0]
+    loss = LOSS(our_logprobs(policy, task), old, ref, advantages, weight, rollout).loss
     loss.backward()
     return loss.detach()
 

@@ -150,20 +150,20 @@ def measure_update(policy: Any, meter: Meter, rollouts: list[Any], arguments: ar
     from unigrpo.learner.batch import collate
     from unigrpo.learner.learner import Learner
     from unigrpo.methods.estimators.unigrpo import UniGRPO
+    from unigrpo.methods.loss import make_loss
     from unigrpo.models.adapter import add_lora
-    from unigrpo.settings import LearnerSettings, LoraSettings, ObjectiveSettings
+    from unigrpo.settings import KlChoice, LearnerSettings, LoraSettings, ObjectiveChoice, RatioChoice
 
     policy.module.requires_grad_(False)
     add_lora(policy, LoraSettings(r=16), seed=0)
     settings = LearnerSettings(lr=1e-5, num_inner_updates=1, micro_batch_rows=arguments.micro_batch_rows)
-    learner = Learner(policy, None, UniGRPO(), ObjectiveSettings(), settings, num_steps=2)
+    loss = make_loss(RatioChoice(), ObjectiveChoice(), KlChoice())
+    learner = Learner(policy, None, UniGRPO(), loss, settings, num_steps=2)
     advantages = np.linspace(-1, 1, len(rollouts))
     batch = collate(rollouts, advantages, policy.vocabulary.pad_token_id, device=policy.device)
 
     def update(step: int) -> Any:
-        (draw,) = learner.draw(batch, step)
-        (ref,) = learner.ref_logprobs(batch, [draw])
-        return learner.update(batch, draw, None, ref, step)
+        return learner.begin_batch(step, batch).update(0)
 
     update(0)
     stats, seconds, peak = meter.measure(lambda: update(1))

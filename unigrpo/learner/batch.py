@@ -23,11 +23,13 @@ def _is_open(rollout: Rollout) -> np.ndarray:
 
 def _check_rollout(row: int, rollout: Rollout) -> None:
     length = len(rollout.token_ids)
-    if len(rollout.is_completion) != length or len(rollout.committed_step) != length:
-        raise ValueError(
-            f"rollout {row} (prompt {rollout.prompt.id!r}) has {length} tokens but {len(rollout.is_completion)} "
-            f"completion flags and {len(rollout.committed_step)} committed steps; each needs one a token"
-        )
+    for name in ("is_completion", "committed_step", "committed_logprobs"):
+        count = len(getattr(rollout, name))
+        if count != length:
+            raise ValueError(
+                f"rollout {row} (prompt {rollout.prompt.id!r}) has {length} tokens but {count} values of {name}; "
+                "each needs one a token"
+            )
 
 
 def collate(
@@ -63,12 +65,15 @@ def collate(
     token_ids = np.full(shape, pad_token_id, dtype=np.int64)
     is_open, is_completion = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     range_index = np.zeros(shape, dtype=np.int64)
+    committed_step, committed_logprobs = np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32)
     ranges: list[tuple[int, int] | None] = []
     for row, rollout in enumerate(rollouts):
         _check_rollout(row, rollout)
         token_ids[row, : lengths[row]] = rollout.token_ids
         is_open[row, : lengths[row]] = _is_open(rollout)
         is_completion[row, : lengths[row]] = rollout.is_completion
+        committed_step[row, : lengths[row]] = rollout.committed_step
+        committed_logprobs[row, : lengths[row]] = rollout.committed_logprobs
         for span in rollout.spans:
             if span.is_open:
                 if span.vocabulary_range not in ranges:
@@ -93,4 +98,6 @@ def collate(
         row_seeds=torch.tensor([rollout.seed for rollout in rollouts], dtype=torch.int64, device=device),
         lengths=tensor(lengths),
         prompt_lengths=tensor(np.cumprod(is_prompt, axis=1, dtype=np.int64).sum(axis=1)),
+        committed_step=tensor(committed_step),
+        committed_logprobs=tensor(committed_logprobs),
     )

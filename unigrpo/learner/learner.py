@@ -1,24 +1,39 @@
-"""The learner: noise draws, log-probs under old and reference, and clipped updates by micro-batches."""
+"""The learner: noise draws, log-probs under old and reference, and updates by micro-batches."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from unigrpo.learner.batch import collate
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.learner.optimizer import Optimizer
-from unigrpo.methods.objectives.clipped import SurrogateStats, surrogate_loss
-from unigrpo.models.adapter import adapter_disabled
-from unigrpo.settings import LearnerSettings, ObjectiveSettings
-from unigrpo.types import Batch, MaskDraw, ModelInput
+from unigrpo.models.adapter import (
+    ADAPTER_WEIGHTS,
+    adapter_disabled,
+    save_adapter,
+    set_trainable_state,
+    state_version,
+    trainable_state,
+)
+from unigrpo.models.pictures.features import with_image_features
+from unigrpo.settings import LearnerSettings
+from unigrpo.types import Batch, MaskDraw, ModelInput, PolicyVersion, Rollout, Span
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from unigrpo.methods.estimators.base import Estimator
+    from unigrpo.methods.loss import Loss, LossOutputs
     from unigrpo.models.base import Policy
+
+ADAPTER, MODEL, OPTIMIZER = "adapter", "model.safetensors", "optimizer.safetensors"
+"""What a checkpoint holds of the learner: an adapter in PEFT layout or all weights, and the optimizer's state."""
 
 
 class LearnerStoppedError(RuntimeError):
@@ -29,16 +44,13 @@ class LearnerStoppedError(RuntimeError):
 class UpdateStats:
     """What one inner update did."""
 
-    loss: float
-    policy_loss: float
-    kl: float
-    ratio_mean: float
-    clip_fraction: float
-    clamped_fraction: float
-    entropy: float
+    sums: LossOutputs
+    """Over the scored tokens of all micro-batches."""
     grad_norm: float
+    """Before it was clipped."""
     lr: float
     mask_ratio: float
+    """Mean over the rows of the draw."""
     num_scored: int
     num_empty: int
     is_skipped: bool
@@ -57,17 +69,47 @@ class _Rows:
     """[S]."""
     weight: torch.Tensor
     """[S]."""
+    rollout: torch.Tensor
+    """[S] int64."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerStep:
+    """A step that has begun: its draws, and the log-probs of the old policy and the reference on these very draws."""
+
+    learner: Learner
+    number: int
+    """Learner step, from 0."""
+    batch: Batch
+    draws: tuple[MaskDraw, ...]
+    old_logprobs: tuple[torch.Tensor | None, ...]
+    """[S] of each draw, under the policy before the first update; None: the update's own, so that the ratio is 1."""
+    ref_logprobs: tuple[torch.Tensor | None, ...]
+    """[S] of each draw under the reference; None without a penalty to it."""
+
+    @property
+    def num_updates(self) -> int:
+        """Return the number of inner updates (the paper's mu)."""
+        return len(self.draws)
+
+    def update(self, n: int) -> UpdateStats:
+        """Take inner update ``n``; they are taken in order, once each.
+
+        Raises:
+            LearnerStoppedError: after too many skipped updates in a row.
+        """
+        return self.learner.update(self.batch, self.draws[n], self.old_logprobs[n], self.ref_logprobs[n], self.number)
 
 
 class Learner:
-    """One rank's policy, optimizer and estimator."""
+    """One rank's policy, optimizer and method: what the loop asks of its learner."""
 
     def __init__(
         self,
         policy: Policy,
         reference: Policy | None,
         estimator: Estimator,
-        objective: ObjectiveSettings,
+        loss: Loss,
         settings: LearnerSettings,
         num_steps: int,
     ) -> None:
@@ -77,42 +119,64 @@ class Learner:
             policy: the model that trains.
             reference: a frozen copy; None is the policy's own base with the adapter off.
             estimator: draws the noise.
-            objective: clip and KL.
+            loss: ratio, objective and KL.
             settings: optimizer and micro-batches.
             num_steps: learner steps of the run, for the schedule of the rate.
         """
         self._policy, self._reference, self._estimator = policy, reference, estimator
-        self._objective, self._settings = objective, settings
+        self._loss, self._settings = loss, settings
         self._optimizer = Optimizer(policy.module, settings, num_steps)
         self._num_skipped_in_a_row = 0
 
-    def draw(self, batch: Batch, step: int) -> list[MaskDraw]:
-        """Return the noise of every inner update of a step."""
-        num_updates, mask_token_id = self._settings.num_inner_updates, self._policy.vocabulary.mask_token_id
-        return [self._estimator.draw(batch, step, n, num_updates, mask_token_id) for n in range(num_updates)]
+    def begin(
+        self, step: int, rollouts: Sequence[Rollout], advantages: np.ndarray, group_ids: Sequence[int] | np.ndarray
+    ) -> LearnerStep:
+        """Begin a learner step on its rollouts.
 
-    def old_logprobs(self, batch: Batch, draws: list[MaskDraw]) -> list[torch.Tensor | None]:
-        """Return [S] of each draw under the policy as it is before the step's first update.
-
-        The first draw's are the first update's own, detached, and need no pass: None.
+        Args:
+            step: from 0; keys the noise and the rate.
+            rollouts: N of them.
+            advantages: [N].
+            group_ids: [N], equal for the rollouts of one prompt.
         """
-        return [None, *(self._logprobs(self._policy, batch, draw) for draw in draws[1:])]
+        policy = self._policy
+        batch = collate(rollouts, advantages, policy.vocabulary.pad_token_id, group_ids, policy.device)
+        return self.begin_batch(step, with_image_features(batch, [rollout.prompt for rollout in rollouts], policy))
 
-    def ref_logprobs(self, batch: Batch, draws: list[MaskDraw]) -> list[torch.Tensor | None]:
-        """Return [S] of each draw under the reference; None without a KL penalty."""
-        if self._objective.kl_coef == 0:
-            return [None] * len(draws)
+    def begin_batch(self, step: int, batch: Batch) -> LearnerStep:
+        """Begin a learner step on a batch: draw its noise, and take the log-probs that must not move with the policy.
+
+        The first draw's old log-probs are the first update's own, detached, and need no pass.
+        """
+        num_updates, mask_token_id = self._settings.num_inner_updates, self._policy.vocabulary.mask_token_id
+        draws = tuple(self._estimator.draw(batch, step, n, num_updates, mask_token_id) for n in range(num_updates))
+        return LearnerStep(
+            learner=self,
+            number=step,
+            batch=batch,
+            draws=draws,
+            old_logprobs=(None, *(self.logprobs(batch, draw) for draw in draws[1:])),
+            ref_logprobs=self._of_reference(batch, draws),
+        )
+
+    def _of_reference(self, batch: Batch, draws: tuple[MaskDraw, ...]) -> tuple[torch.Tensor | None, ...]:
+        if not self._loss.needs_reference:
+            return (None,) * len(draws)
         if self._reference is not None:
-            return [self._logprobs(self._reference, batch, draw) for draw in draws]
+            return tuple(self._detached_logprobs(self._reference, batch, draw) for draw in draws)
         with adapter_disabled(self._policy):
-            return [self._logprobs(self._policy, batch, draw) for draw in draws]
+            return tuple(self.logprobs(batch, draw) for draw in draws)
+
+    def logprobs(self, batch: Batch, draw: MaskDraw) -> torch.Tensor:
+        """Return [S] of a draw under the policy as it is, in row-major order of ``is_scored``, without gradient."""
+        return self._detached_logprobs(self._policy, batch, draw)
 
     @torch.no_grad()
-    def _logprobs(self, policy: Policy, batch: Batch, draw: MaskDraw) -> torch.Tensor:
-        parts = [self._score(policy, batch, rows) for rows in self._micro_batches(batch, draw)]
+    def _detached_logprobs(self, policy: Policy, batch: Batch, draw: MaskDraw) -> torch.Tensor:
+        parts = [self._logprobs(policy, batch, rows) for rows in self._micro_batches(batch, draw)]
         return torch.cat(parts)
 
-    def _score(self, policy: Policy, batch: Batch, rows: _Rows) -> torch.Tensor:
+    def _logprobs(self, policy: Policy, batch: Batch, rows: _Rows) -> torch.Tensor:
         return token_logprobs(
             policy,
             rows.model_input,
@@ -132,6 +196,10 @@ class Learner:
             is_padding = batch.is_padding[rollout, :length]
             is_scored = draw.is_scored[part, :length]
             targets = batch.token_ids[rollout, :length]
+
+            def flat(values: torch.Tensor, is_scored: torch.Tensor = is_scored) -> torch.Tensor:
+                return values[:, None].expand(is_scored.shape)[is_scored]
+
             yield _Rows(
                 model_input=ModelInput(
                     token_ids=draw.noisy_ids[part, :length],
@@ -143,43 +211,35 @@ class Learner:
                 targets=targets,
                 is_scored=is_scored,
                 range_index=batch.range_index[rollout, :length],
-                advantages=batch.advantages[rollout][:, None].expand(-1, length)[is_scored],
+                advantages=flat(batch.advantages[rollout]),
                 weight=draw.weight[part, :length][is_scored],
+                rollout=flat(rollout),
             )
 
     def update(
         self, batch: Batch, draw: MaskDraw, old: torch.Tensor | None, ref: torch.Tensor | None, step: int
     ) -> UpdateStats:
-        """Take one clipped update on one draw.
-
-        Weights in the draw are global, so the gradients of the micro-batches add up to the batch's. A non-finite
-        gradient leaves the weights as they are and is counted.
+        """Take one update on one draw. A non-finite gradient leaves the weights as they are and is counted.
 
         Args:
             batch: the step's rollouts.
             draw: the noise of this inner update.
             old: [S] log-probs under the policy that generated; None takes this update's own (ratio exactly 1).
-            ref: [S] log-probs under the reference; None is no penalty.
+            ref: [S] log-probs under the reference; None without a penalty to it.
             step: learner step, for the rate.
 
         Raises:
             LearnerStoppedError: after too many skipped updates in a row.
         """
-        loss, stats = self._accumulate(batch, draw, old, ref)
+        sums = self.gradient(batch, draw, old, ref)
         grad_norm = self._optimizer.clip_gradients()
-        is_skipped = not (bool(torch.isfinite(grad_norm)) and math.isfinite(loss))
+        is_skipped = not bool(torch.isfinite(grad_norm) & torch.isfinite(sums.loss))
         if not is_skipped:
             self._optimizer.update(step)
         self._optimizer.clear_gradients()
         self._count_skipped(is_skipped)
         return UpdateStats(
-            loss=loss,
-            policy_loss=float(stats.policy_loss),
-            kl=stats.kl_mean,
-            ratio_mean=stats.ratio_mean,
-            clip_fraction=stats.clip_fraction,
-            clamped_fraction=stats.clamped_fraction,
-            entropy=stats.entropy,
+            sums=sums,
             grad_norm=float(grad_norm),
             lr=self._optimizer.rate(step),
             mask_ratio=float(draw.mask_ratio.mean()),
@@ -188,29 +248,48 @@ class Learner:
             is_skipped=is_skipped,
         )
 
-    def _accumulate(
-        self, batch: Batch, draw: MaskDraw, old: torch.Tensor | None, ref: torch.Tensor | None
-    ) -> tuple[float, SurrogateStats]:
-        total, summed, first = 0.0, None, 0
+    def gradient(self, batch: Batch, draw: MaskDraw, old: torch.Tensor | None, ref: torch.Tensor | None) -> LossOutputs:
+        """Add the gradient of a draw's loss to the policy's weights, by micro-batches; the arguments are `update`'s.
+
+        Weights in the draw are global, so the gradients of the micro-batches add up to the batch's.
+
+        Returns:
+            The sums over all micro-batches, detached.
+        """
+        if not self._loss.is_linear:
+            return self._gradient_in_two_passes(batch, draw, old, ref)
+        summed, first = None, 0
         for rows in self._micro_batches(batch, draw):
-            logprobs = self._score(self._policy, batch, rows)
+            logprobs = self._logprobs(self._policy, batch, rows)
             scored = slice(first, first + len(logprobs))
             first = scored.stop
-            loss, stats = surrogate_loss(
+            outputs = self._loss(
                 logprobs,
-                logprobs.detach() if old is None else old[scored],
+                logprobs if old is None else old[scored],
                 None if ref is None else ref[scored],
                 rows.advantages,
                 rows.weight,
-                self._objective.clip_eps,
-                self._objective.kl_coef,
-                self._objective.kl,
+                rows.rollout,
             )
-            loss.backward()
-            total += float(loss.detach())
-            summed = stats if summed is None else summed + stats
+            outputs.loss.backward()
+            outputs = replace(outputs, loss=outputs.loss.detach())
+            summed = outputs if summed is None else summed + outputs
         assert summed is not None  # a batch has rows
-        return total, summed
+        return summed
+
+    def _gradient_in_two_passes(
+        self, batch: Batch, draw: MaskDraw, old: torch.Tensor | None, ref: torch.Tensor | None
+    ) -> LossOutputs:
+        """Do so where tokens depend on one another: d loss / d log-probs of the whole draw, then the chain rule."""
+        parts = list(self._micro_batches(batch, draw))
+        logprobs = self.logprobs(batch, draw).requires_grad_()
+        vectors = [torch.cat([getattr(rows, name) for rows in parts]) for name in ("advantages", "weight", "rollout")]
+        outputs = self._loss(logprobs, logprobs if old is None else old, ref, *vectors)
+        (slope,) = torch.autograd.grad(outputs.loss, logprobs)
+        counts = [len(rows.weight) for rows in parts]
+        for rows, part in zip(parts, slope.split(counts), strict=True):
+            self._logprobs(self._policy, batch, rows).backward(part)
+        return replace(outputs, loss=outputs.loss.detach())
 
     def _count_skipped(self, is_skipped: bool) -> None:
         self._num_skipped_in_a_row = self._num_skipped_in_a_row + 1 if is_skipped else 0
@@ -220,14 +299,37 @@ class Learner:
                 f"{self._settings.max_skipped_updates}); lower learner.lr, or resume from an earlier checkpoint"
             )
 
-    def optimizer_state(self) -> dict[str, torch.Tensor]:
-        """Return the moments and step counts of the optimizer by weight name, for a checkpoint."""
-        return self._optimizer.state()
+    def version(self, step: int) -> PolicyVersion:
+        """Return the version for a pool that samples with this very policy: nothing is copied or hashed."""
+        return PolicyVersion(step=step, kind="full" if self._policy.adapter is None else "adapter", sha256="")
 
-    def load_optimizer_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take what ``optimizer_state`` returned.
+    def weights(self, step: int) -> tuple[dict[str, torch.Tensor], PolicyVersion]:
+        """Return copies on CPU of the trainable weights, to be delivered, and their version."""
+        state = trainable_state(self._policy)
+        return state, state_version(state, step, self.version(step).kind)
+
+    def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
+        """Return the picture of an image span's ids."""
+        return self._policy.decode_image(token_ids, span)
+
+    def save(self, folder: Path) -> None:
+        """Write the trainable weights and the optimizer's state into a folder."""
+        from safetensors.torch import save_file
+
+        if self._policy.adapter is not None:
+            save_adapter(self._policy, folder / ADAPTER)
+        else:
+            save_file(trainable_state(self._policy), folder / MODEL)
+        save_file(self._optimizer.state(), folder / OPTIMIZER)
+
+    def load(self, folder: Path) -> None:
+        """Take what ``save`` wrote.
 
         Raises:
             ValueError: if it belongs to other weights.
         """
-        self._optimizer.load_state(state)
+        from safetensors.torch import load_file
+
+        adapter = folder / ADAPTER / ADAPTER_WEIGHTS
+        set_trainable_state(self._policy, load_file(adapter if adapter.exists() else folder / MODEL))
+        self._optimizer.load_state(load_file(folder / OPTIMIZER))

@@ -1,1 +1,1 @@
-"""What a paper changes: estimators, objectives, KL, advantages; one choice a file."""
+"""What a paper changes: estimators, ratios, objectives, KL, advantages; one choice a file."""

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from unigrpo.data.sources import PromptSource, load_prompts
-from unigrpo.learner.group import LearnerGroup
 from unigrpo.learner.learner import Learner
-from unigrpo.models.adapter import save_adapter
-from unigrpo.models.opening import open_policy
+from unigrpo.methods.loss import make_loss
+from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.plugin import make
 from unigrpo.rewards.runtime.journal import ScoredStep, load_step, save_step
 from unigrpo.rewards.runtime.pool import RewardPool
@@ -33,6 +32,7 @@ from unigrpo.settings import Recipe
 from unigrpo.types import Rollout
 
 if TYPE_CHECKING:
+    from unigrpo.methods.advantages.base import Advantage
     from unigrpo.models.base import Policy
     from unigrpo.rollouts.base import RolloutPool
 
@@ -46,8 +46,8 @@ class Run:
     recipe: Recipe
     run_dir: Path
     observer: Observer
-    policy: Policy
-    learner: LearnerGroup
+    learner: Learner
+    advantage: Advantage
     pool: RolloutPool
     rewards: RewardPool
     prompts: dict[str, PromptSource]
@@ -98,8 +98,11 @@ class Run:
                 self.rewards.remember(scored.table, scored.keys)
 
     def deliver(self) -> None:
-        """Load the learner's weights into every rollout actor."""
-        self.pool.load(*self.learner.weights(self.num_done))
+        """Load the learner's weights into the rollout actors; a pool that shares the policy only hears the version."""
+        if self.pool.shares_policy:
+            self.pool.load({}, self.learner.version(self.num_done))
+        else:
+            self.pool.load(*self.learner.weights(self.num_done))
 
     def seconds(self) -> float:
         """Return the wall time of the run so far, earlier processes included."""
@@ -111,27 +114,13 @@ class Run:
             self.run_dir,
             self.num_done,
             {"wall_s": self.seconds(), "seed": self.recipe.seed},
-            self._write_tensors,
+            self.learner.save,
             self.recipe.checkpoint.keep,
         )
 
-    def _write_tensors(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        weights, optimizer = self.learner.state()
-        if self.recipe.lora.enabled:
-            save_adapter(self.policy, folder / "adapter")
-        else:
-            save_file(weights, folder / "model.safetensors")
-        save_file(optimizer, folder / "optimizer.safetensors")
-
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take weights, optimiser and position from a checkpoint."""
-        from safetensors.torch import load_file
-
-        lora = checkpoint.folder / "adapter" / "adapter_model.safetensors"
-        weights = load_file(lora if lora.exists() else checkpoint.folder / "model.safetensors")
-        self.learner.load_state(weights, load_file(checkpoint.folder / "optimizer.safetensors"))
+        self.learner.load(checkpoint.folder)
         self.num_done, self.wall_s = checkpoint.step, checkpoint.state["wall_s"]
 
 
@@ -143,7 +132,11 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
         recipe: of the run.
         run_dir: where it writes.
         observer: hears of the phases.
-        weights_of: take the checkpoint of this run instead of ``run_dir``'s.
+        weights_of: take the checkpoint of this run instead of ``run_dir``'s, and only look at it: a family that cannot
+            train its tasks is welcome.
+
+    Raises:
+        UserError: if something that the recipe names does not fit.
     """
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
@@ -158,8 +151,9 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
         }
         observer.phase("loading the policy")
         policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
+        if weights_of is None:
+            refuse_untrained(policy, [task.kind for task in recipe.tasks.values()])
         checkpoint = latest_checkpoint(weights_of or run_dir)
-        learner = LearnerGroup(policy, _learner(recipe, policy))
         observer.phase("starting rollout actors" if recipe.rollouts.num_actors else "preparing")
         pool = open_pool(recipe, policy, observer.phase)
         stack.callback(pool.close)
@@ -172,8 +166,8 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
             recipe=recipe,
             run_dir=run_dir,
             observer=observer,
-            policy=policy,
-            learner=learner,
+            learner=_learner(recipe, policy),
+            advantage=make(recipe.advantages),
             pool=pool,
             rewards=rewards,
             prompts=prompts,
@@ -200,7 +194,7 @@ def _eval_prompts(recipe: Recipe) -> dict[str, PromptSource]:
 
 
 def _learner(recipe: Recipe, policy: Policy) -> Learner:
-    reference = None
-    if not recipe.lora.enabled and recipe.objective.kl_coef > 0:
+    loss, reference = make_loss(recipe.ratio, recipe.objective, recipe.kl), None
+    if not recipe.lora.enabled and loss.needs_reference:
         reference = open_policy(recipe.policy, recipe.lora, recipe.seed, is_frozen=True)
-    return Learner(policy, reference, make(recipe.estimator), recipe.objective, recipe.learner, recipe.num_steps)
+    return Learner(policy, reference, make(recipe.estimator), loss, recipe.learner, recipe.num_steps)

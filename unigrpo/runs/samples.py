@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,10 +13,7 @@ from PIL import Image
 from unigrpo.files import write_atomically
 from unigrpo.reward_table import RewardTable
 from unigrpo.runs.nan_statistics import number_or_none
-from unigrpo.types import Rollout
-
-if TYPE_CHECKING:
-    from unigrpo.models.base import Policy
+from unigrpo.types import Rollout, Span
 
 UNKNOWN_GRAY = 160
 
@@ -75,7 +72,7 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
-def write_film(folder: Path, policy: Policy, rollout: Rollout) -> None:
+def write_film(folder: Path, decode_image: Callable[[np.ndarray, Span], Image.Image], rollout: Rollout) -> None:
     """Write one frame a denoising step of a picture, cells that are still masked in grey.
 
     The frames are made from the step at which each code was committed, so nothing is sampled again.
@@ -88,7 +85,7 @@ def write_film(folder: Path, policy: Policy, rollout: Rollout) -> None:
     frames = []
     for step in range(int(steps.max()) + 1):
         is_known = steps <= step
-        pixels = np.array(policy.decode_image(np.where(is_known, codes, first), span))
+        pixels = np.array(decode_image(np.where(is_known, codes, first), span))
         cell = pixels.shape[0] // side
         is_gray = np.kron(~is_known.reshape(side, side), np.ones((cell, cell), dtype=bool))
         pixels[is_gray] = UNKNOWN_GRAY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from unigrpo.types import Rollout
 
 if TYPE_CHECKING:
     from unigrpo.learner.learner import UpdateStats
-    from unigrpo.methods.advantages.groups import Advantages
+    from unigrpo.methods.groups import Advantages
     from unigrpo.rewards.runtime.journal import ScoredStep
     from unigrpo.runs.metrics import StepTimer
     from unigrpo.runs.run import Run
@@ -39,7 +39,7 @@ def step_metrics(
     ``clamped_fraction`` is the part whose log-prob lies more than 20 nats from the old policy's or the reference's, and
     which is not moved by that term. It is 0 in a run that is well.
     """
-    timing = timer.metrics()
+    timing, version = timer.metrics(), rollouts[0].policy_version
     num_tokens = sum(rollout.completion_length for rollout in rollouts)
     metrics: dict[str, Any] = {"step": run.num_done}
     metrics |= _reward_metrics(rollouts, scored.table, run.recipe.group_size) | scored.metrics
@@ -49,7 +49,7 @@ def step_metrics(
         "completions/mean_length": num_tokens / len(rollouts),
         "completions/truncated_fraction": float(np.mean([rollout.is_truncated for rollout in rollouts])),
         "num_redispatched": run.pool.stats.num_redispatched,
-        "policy/version": rollouts[0].policy_version.sha256[:12],
+        "policy/version": version.sha256[:12] or f"step_{version.step}",
         "perf/tokens_per_s": num_tokens / max(timing["timing_s/rollout"], 1e-9),
         "memory/peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIBIBYTES_PER_GB,
     }
@@ -80,19 +80,19 @@ def _reward_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_size:
 
 
 def _update_metrics(updates: Sequence[UpdateStats]) -> dict[str, float]:
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(update, name) for update in updates]))
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean(list(values)))
 
     return {
-        "loss": mean("loss"),
-        "kl": mean("kl"),
-        "ratio_mean": mean("ratio_mean"),
-        "clip_ratio/region_mean": mean("clip_fraction"),
-        "clamped_fraction": mean("clamped_fraction"),
-        "entropy": mean("entropy"),
-        "grad_norm": mean("grad_norm"),
+        "loss": mean(float(update.sums.loss) for update in updates),
+        "kl": mean(update.sums.mean("kl") for update in updates),
+        "ratio_mean": mean(update.sums.mean("ratio") for update in updates),
+        "clip_ratio/region_mean": mean(update.sums.mean("cut") for update in updates),
+        "clamped_fraction": mean(update.sums.mean("clamped") for update in updates),
+        "entropy": mean(update.sums.mean("nll") for update in updates),
+        "grad_norm": mean(update.grad_norm for update in updates),
         "lr": updates[-1].lr,
-        "mask_ratio": mean("mask_ratio"),
+        "mask_ratio": mean(update.mask_ratio for update in updates),
         "num_scored": sum(update.num_scored for update in updates),
         "num_empty": sum(update.num_empty for update in updates),
         "num_skipped_updates": sum(update.is_skipped for update in updates),

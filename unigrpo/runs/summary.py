@@ -55,4 +55,4 @@ def _film(run: Run, task: str) -> None:
     units = plan_units(
         [(run.eval_prompts[task][0], sampling)], group_size=1, rows_per_unit=1, seed=run.recipe.seed, step=-1
     )
-    write_film(run.run_dir / "film", run.policy, run.pool.generate(units)[0])
+    write_film(run.run_dir / "film", run.learner.decode_image, run.pool.generate(units)[0])

@@ -93,8 +93,8 @@ def _step_rows(recipe: Recipe) -> list[Row]:
     num_micro = -(-rollouts // micro)
     groups_per_unit = recipe.rollouts.rows_per_unit // recipe.group_size
     units = sum(-(-task.prompts_per_step // groups_per_unit) for task in recipe.tasks.values())
-    no_grad = updates - 1 + (updates if recipe.objective.kl_coef > 0 else 0)
-    reference = "the reference on each draw" if recipe.objective.kl_coef > 0 else "no reference (kl_coef 0)"
+    no_grad = updates - 1 + (updates if recipe.kl.needs_reference else 0)
+    reference = "the reference on each draw" if recipe.kl.needs_reference else "no reference"
     workers = f"{recipe.rollouts.num_actors} actors" if recipe.rollouts.num_actors else "this process"
     return [
         Row(name="rollouts", value=f"{rollouts:,}", explanation=f"{tokens:,} open tokens"),

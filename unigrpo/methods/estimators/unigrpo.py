@@ -13,6 +13,7 @@ the sampler saw it, and never scored. The inner mean is over the scored tokens (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -122,5 +123,10 @@ class UniGRPO:
 
 
 def _keys(stream: str, row_seeds: torch.Tensor, step: int) -> torch.Tensor:
-    keys = [fold(stream, seed, step) for seed in row_seeds.tolist()]
-    return torch.tensor(keys, dtype=torch.int64, device=row_seeds.device)
+    return torch.tensor(_folded(stream, tuple(row_seeds.tolist()), step), dtype=torch.int64, device=row_seeds.device)
+
+
+@lru_cache(maxsize=2)
+def _folded(stream: str, row_seeds: tuple[int, ...], step: int) -> tuple[int, ...]:
+    """Return the key of each row; both streams of a step are kept for its other updates."""
+    return tuple(fold(stream, seed, step) for seed in row_seeds)

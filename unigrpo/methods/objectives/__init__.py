@@ -1,1 +1,1 @@
-"""Objectives and KL estimators, one a file."""
+"""Objectives, one a file."""

@@ -1,10 +1,9 @@
-"""From the rewards of a group to its advantages, on numpy.
+"""From the rewards of N rollouts to their advantages, group by group, on numpy.
 
-Source: MMaDA (arXiv 2505.15809), eq. 15: A_i = (r_i - mean) / std within the group. The z-score here divides by the
-unbiased standard deviation plus 1e-4, as the public GRPO trainers do; a group below ``std_floor`` gets 0, because the
-difference of its rewards is rounding and not a preference. NaN means that a reward does not apply or failed: such a
-row gets advantage 0 and leaves its group's statistics. What counts of a reward is its value clipped and gated
-(``RewardTable.counted``), and a reward of weight 0 counts nowhere.
+The rule of a group (``Advantage``) sees its valid rewards alone. A group whose standard deviation is below
+``std_floor`` gets 0, because the difference of its rewards is rounding and not a preference. NaN means that a reward
+does not apply or failed: such a row gets advantage 0 and leaves its group. What counts of a reward is its value clipped
+and gated (``RewardTable.counted``), and a reward of weight 0 counts nowhere.
 
 Rows with fewer rewards. ``sum_then_normalize``: a row's total is the sum over the rewards that apply to it, so within a
 group a row to which one does not apply is compared on a smaller sum (as in TRL); a row of which an optimised reward
@@ -20,14 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unigrpo.reward_table import RewardTable
 from unigrpo.seeding import fold
-from unigrpo.settings import AdvantageSettings
+from unigrpo.settings import AdvantageChoice
+
+if TYPE_CHECKING:
+    from unigrpo.methods.advantages.base import Advantage
 
 _STD_EPS = 1e-4
+"""What whitening adds to the standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,23 +44,18 @@ class Advantages:
     """Fraction of the groups whose total reward has a standard deviation below the floor, or under two valid rows."""
 
 
-def _center_group(rewards: np.ndarray, settings: AdvantageSettings) -> tuple[np.ndarray, bool]:
+def _of_group(rewards: np.ndarray, rule: Advantage, std_floor: float) -> tuple[np.ndarray, bool]:
     """Return the advantages [G] of one group, and whether it has no spread."""
     advantages = np.zeros(len(rewards))
     is_valid = ~np.isnan(rewards)
     valid = rewards[is_valid]
-    if len(valid) < 2 or (std := valid.std(ddof=1)) < settings.std_floor:
+    if len(valid) < 2 or valid.std(ddof=1) < std_floor:
         return advantages, True
-    centered = valid - valid.mean()
-    if settings.mode == "group_zscore":
-        centered = centered / (std + _STD_EPS)
-    elif settings.mode == "leave_one_out":
-        centered = centered * (len(valid) / (len(valid) - 1))
-    advantages[is_valid] = centered
+    advantages[is_valid] = rule(valid)
     return advantages, False
 
 
-def _columns(rewards: RewardTable | np.ndarray, settings: AdvantageSettings) -> tuple[np.ndarray, np.ndarray]:
+def _columns(rewards: RewardTable | np.ndarray, settings: AdvantageChoice) -> tuple[np.ndarray, np.ndarray]:
     """Return what is normalised, [N, K'], and the weight of each column, [K']."""
     if settings.aggregate == "sum_then_normalize" or not isinstance(rewards, RewardTable):
         return _total(rewards)[:, None], np.ones(1)
@@ -79,19 +78,20 @@ def _whitened(values: np.ndarray, is_scored: np.ndarray, std_floor: float) -> np
 def group_advantages(
     rewards: RewardTable | np.ndarray,
     group_ids: Sequence[int] | np.ndarray,
-    settings: AdvantageSettings,
+    rule: Advantage,
+    settings: AdvantageChoice,
     shuffle_seed: int | None = None,
 ) -> Advantages:
     """Return the advantages of N rollouts from the rewards of their groups.
 
-    Modes: ``group_zscore`` (r - mean) / (std + 1e-4); ``group_mean`` r - mean; ``leave_one_out`` r - mean of the
-    others. ``sum_then_normalize`` normalises the weighted sum of the rewards; ``normalize_then_sum`` normalises each
-    reward of non-zero weight within the group and then takes the weighted sum.
+    ``sum_then_normalize`` applies the rule to the weighted sum of the rewards; ``normalize_then_sum`` to each reward
+    of non-zero weight, and then takes the weighted sum.
 
     Args:
         rewards: a table of N rows, or totals [N] with NaN where there is none.
         group_ids: [N], equal within a group; a group's rows need not be adjacent.
-        settings: the mode.
+        rule: of one group.
+        settings: what is done around it.
         shuffle_seed: keys the permutations of ``settings.shuffle_within_groups`` (run seed and step folded).
 
     Raises:
@@ -113,9 +113,9 @@ def group_advantages(
     groups = np.unique(ids)
     for group in groups:
         rows = np.flatnonzero(ids == group)
-        num_flat += _center_group(total[rows], settings)[1]
+        num_flat += _of_group(total[rows], rule, settings.std_floor)[1]
         for column, weight in zip(columns.T, weights, strict=True):
-            values[rows] += weight * _center_group(column[rows], settings)[0]
+            values[rows] += weight * _of_group(column[rows], rule, settings.std_floor)[0]
         if settings.shuffle_within_groups:
             rows = rows[~np.isnan(total[rows])]
             generator = np.random.default_rng(fold("shuffle", int(shuffle_seed or 0), int(group)))

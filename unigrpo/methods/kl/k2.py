@@ -1,0 +1,18 @@
+"""Half the squared log-ratio: biased, of small variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from unigrpo.methods.log_ratio import log_ratio
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class K2:
+    """d^2 / 2, with d = log p_other - log p; never negative."""
+
+    def __call__(self, logprobs: torch.Tensor, other_logprobs: torch.Tensor) -> torch.Tensor:
+        """Return [S] nats from [S] and [S] (see `KL`)."""
+        return log_ratio(other_logprobs.detach(), logprobs).square() / 2

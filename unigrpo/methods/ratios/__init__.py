@@ -1,0 +1,1 @@
+"""Ratios of the policy to the one that generated, one a file."""
