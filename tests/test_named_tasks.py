@@ -27,6 +27,7 @@ from unigrpo.runs.trackers.base import SilentObserver
 from unigrpo.scoring.items import read_items
 from unigrpo.seeding import fold
 from unigrpo.settings import DataSettings, Recipe, RewardSettings, SamplingSettings
+from unigrpo.sizing.arithmetic import batch_arithmetic
 from unigrpo.supervised.sft import run_sft
 from unigrpo.train import resume, train
 from unigrpo.types import Message, Prompt
@@ -227,6 +228,11 @@ def test_names_that_cannot_be_are_refused(recipe_path, name, message):
     with pytest.raises(RecipeError) as raised:
         load_recipe(path)
     assert message in str(raised.value)
+
+
+def test_check_shows_the_kinds_of_tasks(recipe_path):
+    rows = batch_arithmetic(load_recipe(recipe_path))["tasks"]
+    assert [row.name for row in rows] == ["evens (reason)", "captions (imagine)", "letters (reason)"]
 
 
 def test_an_override_reaches_a_task_with_a_dot_in_its_name(recipe_path):
