@@ -27,6 +27,7 @@ from unigrpo.runs.trackers.base import SilentObserver
 from unigrpo.scoring.items import read_items
 from unigrpo.seeding import fold
 from unigrpo.settings import DataSettings, Recipe, RewardSettings, SamplingSettings
+from unigrpo.sizing.arithmetic import batch_arithmetic
 from unigrpo.supervised.sft import run_sft
 from unigrpo.train import resume, train
 from unigrpo.types import Message, Prompt
@@ -214,8 +215,8 @@ def test_a_wrong_name_says_which_there_are(recipe_path, override, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a/b", "tasks.a/b: a task's name stands in metrics and folders; wanted letters, digits"),
-        ("..", "tasks...: a task's name stands in metrics and folders"),
+        ("a/b", "tasks.a/b: a task's name is part of its metrics' names; wanted letters, digits"),
+        ("..", "tasks...: a task's name is part of its metrics' names"),
         ("imagine", "tasks.imagine.kind: given reason; imagine is a kind itself; give the task a name that is none"),
     ],
 )
@@ -227,6 +228,11 @@ def test_names_that_cannot_be_are_refused(recipe_path, name, message):
     with pytest.raises(RecipeError) as raised:
         load_recipe(path)
     assert message in str(raised.value)
+
+
+def test_check_shows_the_kinds_of_tasks(recipe_path):
+    rows = batch_arithmetic(load_recipe(recipe_path))["tasks"]
+    assert [row.name for row in rows] == ["evens (reason)", "captions (imagine)", "letters (reason)"]
 
 
 def test_an_override_reaches_a_task_with_a_dot_in_its_name(recipe_path):

@@ -78,7 +78,7 @@ def _names(tasks: Mapping[str, KindSettings]) -> Iterator[str]:
         yield f"tasks: none; wanted at least one of {', '.join(kinds)}"
     for name, task in tasks.items():
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-            yield f"tasks.{name}: a task's name stands in metrics and folders; wanted letters, digits, _, - and . only"
+            yield f"tasks.{name}: a task's name is part of its metrics' names; wanted letters, digits, _, - and . only"
         if name in kinds and task.kind != name:
             yield f"tasks.{name}.kind: given {task.kind}; {name} is a kind itself; give the task a name that is none"
 

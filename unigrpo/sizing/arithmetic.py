@@ -71,10 +71,10 @@ def _task_rows(recipe: Recipe) -> list[Row]:
         twice = " x 2 for guidance" if sampling.guidance_scale > 0 else ""
         rows.append(
             Row(
-                name=name,
+                name=name if name == task.kind else f"{name} ({task.kind})",
                 value=f"{count:,} rollouts",
                 explanation=(
-                    f"{task.kind}: {task.prompts_per_step} prompts x group of {recipe.group_size}; "
+                    f"{task.prompts_per_step} prompts x group of {recipe.group_size}; "
                     f"{sampling.completion_length} open tokens in {sampling.num_denoising_steps} denoising steps"
                     f"{twice}: "
                     f"{_rollout_rows(recipe, task):,} rows through the model"
