@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from unigrpo.errors import RecipeError
 from unigrpo.quickstart.makers.policy import make_policy
+from unigrpo.recipe.load import load_recipe
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
@@ -139,10 +141,19 @@ def recipe_with(folder: Path, uses: dict[str, str]) -> Path:
     return folder / "recipe.yaml"
 
 
+RUN = """
+import sys
+# An editable install may find the package before the path is searched; the copy on the path is meant.
+sys.meta_path[:] = [finder for finder in sys.meta_path if finder.__module__.startswith("_frozen_importlib")]
+from unigrpo.__main__ import main
+main()
+"""
+
+
 def train(recipe: Path, python_path: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(python_path)}
     arguments = ["train", str(recipe), "--out", str(recipe.parent / "run")]
-    command = [sys.executable, "-m", "unigrpo", *arguments]
+    command = [sys.executable, "-c", RUN, *arguments]
     return subprocess.run(command, cwd=recipe.parent, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -163,7 +174,7 @@ def test_a_new_choice_of_every_kind_trains_and_touches_one_file(is_users: bool, 
 
 def test_an_unknown_choice_is_named_with_the_nearest_and_an_unknown_parameter_with_the_known(tmp_path: Path) -> None:
     recipe = recipe_with(tmp_path, {case.name: "token" for case in CASES})
-    done = train(recipe, ROOT)
-    assert done.returncode != 0
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe)
     for line in ("kl: there is no 'token'; known: k1, k2, k3", "ratio.mark: token takes no such argument"):
-        assert line in " ".join((done.stdout + done.stderr).split()), done.stdout + done.stderr
+        assert line in str(caught.value)
