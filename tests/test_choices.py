@@ -1,0 +1,180 @@
+"""A choice is a file: a new one in its folder, or a user's own, trains, and no other file of the package changes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unigrpo.errors import RecipeError
+from unigrpo.quickstart.makers.policy import make_policy
+from unigrpo.recipe.load import load_recipe
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = {
+    "unigrpo": "unigrpo",
+    "rewards": "unigrpo/rewards",
+    "rollouts": "unigrpo/rollouts",
+    "recipes": "unigrpo/recipes",
+}
+HEAD = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+@dataclass(frozen=True, kw_only=True)
+class Mine:
+    mark: str
+    is_linear: ClassVar[bool] = True
+
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One folder of choices, and a class of its contract that leaves a mark where it is called."""
+
+    folder: str
+    """From the root of the installed package."""
+    section: tuple[str, ...]
+    """Of the recipe."""
+    body: str
+    """Of the class ``Mine``; it has a parameter ``mark``, a path to touch."""
+
+    @property
+    def name(self) -> str:
+        return self.section[-1]
+
+    @property
+    def source(self) -> str:
+        return HEAD + "".join(f"    {line}\n" for line in self.body.strip("\n").splitlines())
+
+
+CASES = [
+    Case(
+        folder="methods/estimators",
+        section=("estimator",),
+        body="""
+def draw(self, batch, step, update, num_updates, mask_token_id):
+    from unigrpo.methods.estimators.unigrpo import UniGRPO
+    Path(self.mark).touch()
+    return UniGRPO().draw(batch, step, update, num_updates, mask_token_id)
+""",
+    ),
+    Case(
+        folder="methods/ratios",
+        section=("ratio",),
+        body="""
+def __call__(self, log_ratio, rollout):
+    Path(self.mark).touch()
+    return 1 + log_ratio
+""",
+    ),
+    Case(
+        folder="methods/objectives",
+        section=("objective",),
+        body="""
+def __call__(self, inputs):
+    Path(self.mark).touch()
+    return inputs.ratio * inputs.advantages, inputs.weight < 0
+""",
+    ),
+    Case(
+        folder="methods/kl",
+        section=("kl",),
+        body="""
+def __call__(self, logprobs, other_logprobs):
+    Path(self.mark).touch()
+    return (logprobs - other_logprobs).abs()
+""",
+    ),
+    Case(
+        folder="methods/advantages",
+        section=("advantages",),
+        body="""
+def __call__(self, rewards):
+    Path(self.mark).touch()
+    return rewards - rewards.max()
+""",
+    ),
+]
+REWARD = """
+def late_letters(*, prompts, completions, **columns):
+    return [sum(map(ord, text)) % 7 for text in completions]
+"""
+
+
+def recipe_with(folder: Path, uses: dict[str, str]) -> Path:
+    """Write a recipe of one step in which every case's section uses what is given for it."""
+    make_policy(folder / "policy")
+    (folder / "my_rewards.py").write_text(REWARD)
+    recipe: dict = {
+        "name": "choices",
+        "num_steps": 1,
+        "group_size": 4,
+        "num_threads": 1,
+        "policy": {"path": "policy", "dtype": "float32"},
+        "lora": {"r": 4, "alpha": 8},
+        "tasks": {
+            "reason": {
+                "data": {"use": "unigrpo.quickstart.sums:Sums"},
+                "prompts_per_step": 4,
+                "sampling": {"completion_length": 8, "num_denoising_steps": 4},
+            }
+        },
+        "rewards": {"letters": {"use": "my_rewards.py:late_letters"}},
+        "learner": {"lr": 0.01},
+        "evaluate": {"enabled": False},
+        "tracking": {"report": False, "tensorboard": False},
+    }
+    for case in CASES:
+        *path, last = case.section
+        section = recipe
+        for key in path:
+            section = section[key]
+        section[last] = {"use": uses[case.name], "mark": str(folder / f"{case.name}.called")}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "recipe.yaml"
+
+
+RUN = """
+import sys
+# An editable install may find the package before the path is searched; the copy on the path is meant.
+sys.meta_path[:] = [finder for finder in sys.meta_path if finder.__module__.startswith("_frozen_importlib")]
+from unigrpo.__main__ import main
+main()
+"""
+
+
+def train(recipe: Path, python_path: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(python_path)}
+    arguments = ["train", str(recipe), "--out", str(recipe.parent / "run")]
+    command = [sys.executable, "-c", RUN, *arguments]
+    return subprocess.run(command, cwd=recipe.parent, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("is_users", [False, True], ids=["a file of the folder", "a user's file"])
+def test_a_new_choice_of_every_kind_trains_and_touches_one_file(is_users: bool, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    for folder, place in PACKAGES.items():
+        shutil.copytree(ROOT / folder, package / place, ignore=shutil.ignore_patterns("__pycache__"))
+    uses = {}
+    for case in CASES:
+        file = tmp_path / f"{case.name}_of_mine.py" if is_users else package / "unigrpo" / case.folder / "throwaway.py"
+        file.write_text(case.source)
+        uses[case.name] = f"{file.name}:Mine" if is_users else "throwaway"
+    done = train(recipe_with(tmp_path, uses), package)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in tmp_path.glob("*.called")} == {f"{case.name}.called" for case in CASES}
+
+
+def test_an_unknown_choice_is_named_with_the_nearest_and_an_unknown_parameter_with_the_known(tmp_path: Path) -> None:
+    recipe = recipe_with(tmp_path, {case.name: "token" for case in CASES})
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe)
+    for line in ("kl: there is no 'token'; known: k1, k2, k3", "ratio.mark: token takes no such argument"):
+        assert line in str(caught.value)
