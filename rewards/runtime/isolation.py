@@ -90,14 +90,9 @@ class IsolatedScoring:
     on_failure: Callable[[int, Outcome], None]
     """Told of each failed item, so that the caller can stop when there are too many."""
 
-    def score(self, items: Sequence[int], *, units: Sequence[Sequence[int]] | None = None) -> dict[int, Outcome]:
-        """Return the outcome of each item.
-
-        Args:
-            items: in the order in which they are called.
-            units: the same items in the parts that must stay together; None is one by one.
-        """
-        return self._attempt([tuple(unit) for unit in units or [(item,) for item in items]], is_retry=False)
+    def score(self, units: Sequence[_Unit]) -> dict[int, Outcome]:
+        """Return the outcome of each item, called in the order given; the items of a unit stay together."""
+        return self._attempt(list(units), is_retry=False)
 
     def _attempt(self, units: list[_Unit], *, is_retry: bool) -> dict[int, Outcome]:
         if not units:

@@ -94,19 +94,14 @@ class StepLog:
                 "max_failed_fraction is how many it may fail on"
             )
 
-    def note_reply(self, places: Mapping[int, int], reply: Reply) -> None:
-        """Keep what a call logged.
-
-        Args:
-            places: this step's rows in the call, with the place of each.
-            reply: of the call.
-        """
+    def note_reply(self, rows: Sequence[int], reply: Reply) -> None:
+        """Keep what a call of some rows logged."""
         with self._lock:
             for name, value in reply.metrics.items():
                 total, count = self._sums.get(name, (0.0, 0))
-                self._sums[name] = (total + value * len(places), count + len(places))
+                self._sums[name] = (total + value * len(rows), count + len(rows))
             for column, values in reply.extras.items():
-                self.extras.setdefault(column, {}).update({row: values[place] for row, place in places.items()})
+                self.extras.setdefault(column, {}).update(zip(rows, values, strict=True))
 
     @property
     def num_timeouts(self) -> int:
