@@ -88,7 +88,7 @@ def test_the_pool_is_whole_after_any_number_of_hangs(pool: RewardPool) -> None:
         table = pool.score(rollouts(texts)).table
         assert table.status[0].tolist() == [TIMEOUT, OK, OK, OK]
     processes = pool._scorers["function"]._processes
-    assert len(workers) == 2
+    assert len(processes) == 2
     assert all(process._child.is_alive for process in processes)
     start_s = time.perf_counter()
     assert (pool.score(rollouts(["a"] * 8)).table.status == OK).all()
