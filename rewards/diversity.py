@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from unigrpo.plugin import CodeReference, PluginError, resolve
+from unigrpo.plugin import CodeReference
 from unigrpo.rewards.text.answers import completion_text
-from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
+from unigrpo.rewards.vision.pictures import is_picture, log_refusals, made_tool, settled
 
 SIDE = 32
 """Pictures are compared at 32 x 32 pixels: layout and colour, not texture."""
@@ -71,7 +71,7 @@ class Diversity:
         """
         if pictures not in ("pixels", "hash"):
             raise ValueError(f"pictures {pictures!r}; give pixels or hash, or an embedder")
-        self._embed: Any = None if embedder is None else _made(embedder, embedder_arguments)
+        self._embed: Any = None if embedder is None else made_tool(embedder, embedder_arguments)
         self._compare: Callable[[list[Image.Image]], np.ndarray] = {"pixels": pixel_distances, "hash": hash_distances}[
             pictures
         ]
@@ -185,12 +185,3 @@ def _digest(picture: Any) -> bytes:
     if isinstance(picture, Image.Image):
         return hashlib.blake2b(picture.tobytes(), digest_size=16, key=f"{picture.mode}{picture.size}".encode()).digest()
     return hashlib.blake2b(repr(picture).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _made(named: str | Embedder, arguments: Mapping[str, Any] | None) -> Any:
-    made = resolve(named) if isinstance(named, str) else named
-    if isinstance(made, type):
-        made = made(**(arguments or {}))
-    if not callable(made):
-        raise PluginError(f"embedder {named!r} is a {type(made).__name__}; name a class with __call__")
-    return made

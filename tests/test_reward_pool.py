@@ -269,7 +269,7 @@ def test_text_rewards_of_256_rollouts_take_a_fraction_of_a_second(text_pool: Rew
     texts = [f"<think>{'because ' * 100}</think> \\boxed{{{number % 7}}}" for number in range(256)]
     rollouts = [rollout(text, number=number) for number, text in enumerate(texts)]
     start_s = time.perf_counter()
-    table = text_pool.score(rollouts)
+    table = text_pool.score(rollouts).table
     assert time.perf_counter() - start_s < 1.0
     assert table.values[:, 0].tolist() == [float(number % 7 == 5) for number in range(256)]
     assert table.values[:, 1].tolist() == [1.0] * 256
@@ -277,5 +277,5 @@ def test_text_rewards_of_256_rollouts_take_a_fraction_of_a_second(text_pool: Rew
 
 def test_power_towers_are_wrong_and_the_rest_is_scored(text_pool: RewardPool) -> None:
     texts = [r"\boxed{9^9^9^9}", r"\boxed{10^{10^{10}}}", r"\boxed{\sqrt{25}}", r"\boxed{5}"]
-    table = text_pool.score([rollout(text, number=number) for number, text in enumerate(texts)])
+    table = text_pool.score([rollout(text, number=number) for number, text in enumerate(texts)]).table
     assert table.values[:, 0].tolist() == [0.0, 0.0, 1.0, 1.0]
