@@ -123,13 +123,13 @@ class RemoteChild:
 
     def _get(self, reference: Any, timeout_s: float) -> Any:
         """Return what the actor answered, waiting for its place the first time."""
-        patience_s = timeout_s + _GRACE_S + (0.0 if self._is_placed else self._start_timeout_s)
+        deadline_s = timeout_s + _GRACE_S + (0.0 if self._is_placed else self._start_timeout_s)
         try:
-            answer = self._ray.get(reference, timeout=patience_s)
+            answer = self._ray.get(reference, timeout=deadline_s)
         except self._ray.exceptions.GetTimeoutError as error:
             self.kill()
             raise ChildDiedError(
-                f"no answer from its node in {patience_s:g} s, or no node of the cluster has room for it"
+                f"no answer from its node in {deadline_s:g} s, or no node of the cluster has room for it"
             ) from error
         except self._ray.exceptions.RayActorError as error:
             self.kill()
