@@ -49,8 +49,6 @@ def test_an_item_that_hangs_gets_the_minimum_and_the_others_their_value(name: st
         table = scored.table
         assert_only_the_guilty_item_pays(table, RewardStatus.TIMEOUT)
         assert table.values[GUILTY, 0] == 0.0
-        assert scored.stats["it"].timeout_rate == 1 / len(BATCH)
-        assert scored.stats["it"].error_rate == 0.0
         assert scored.stats["it"].num_restarts == 2
         again = pool.score(rollouts[:3]).table
         assert (again.status == RewardStatus.OK).all()

@@ -107,8 +107,7 @@ class Child:
             ChildDiedError: if the child has ended.
             ChildTimeoutError: after ``timeout_s`` seconds.
         """
-        with self._ends(f"gave no answer in {timeout_s:g} s"):
-            return wire.receive(self._socket, timeout_s)
+        return wire.decode(self.receive_frame(timeout_s=timeout_s))
 
     def send_frame(self, frame: bytes, *, timeout_s: float) -> None:
         """Send a message that is encoded already; as :meth:`send`."""

@@ -114,8 +114,6 @@ class RewardScorer:
         num_known = sum(keys.get(row) in known for row in rows)
         stats = RewardStats(
             num_items=len(rows),
-            num_errors=log.num_errors,
-            num_timeouts=log.num_timeouts,
             num_restarts=self._new_restarts(),
             seconds=time.perf_counter() - start_s,
             metrics=log.metrics,
