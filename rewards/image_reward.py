@@ -15,7 +15,6 @@ from unigrpo.rewards.vision.pictures import picture_values
 from unigrpo.rewards.vision.published_weights import open_published, require_reachable
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
 BATCH_SIZE = 32
@@ -67,13 +66,15 @@ class ImageReward:
             ValueError: for an empty range, or a checkpoint or vocabulary that is not ImageReward's.
             FileNotFoundError: if either is neither here nor to be had.
         """
+        from safetensors.torch import load_file
+
         if not low < high:
             raise ValueError(f"low {low} and high {high} leave no range; give low below high")
         self.range = (float(low), float(high))
         self._device = device
         file = open_published(checkpoint)
         self.fingerprint = sha256_of(file)
-        blip = load_blip(_tensors(file), num_vision_heads=num_vision_heads, num_text_heads=num_text_heads)
+        blip = load_blip(load_file(file), num_vision_heads=num_vision_heads, num_text_heads=num_text_heads)
         blip.modules.to(device)
         self._blip = blip
         self._tokenizer = _tokenizer(vocabulary, blip.sizes.vocabulary)
@@ -112,12 +113,6 @@ class ImageReward:
             batch = (torch.from_numpy(pixels), tokens.input_ids[part], tokens.attention_mask[part])
             found.append(self._blip.scores(*(tensor.to(self._device) for tensor in batch)).double().cpu())
         return np.asarray(torch.cat(found).numpy())
-
-
-def _tensors(file: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(file)
 
 
 def _tokenizer(vocabulary: str, num_rows: int) -> Any:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from unigrpo.rewards.process.child import Child
 from unigrpo.settings import RewardSettings
 
+if TYPE_CHECKING:
+    from unigrpo.rewards.process.remote_child import RemoteChild
 
-class AnyChild(Protocol):
-    """A child process, here or on another machine; see :class:`unigrpo.rewards.process.child.Child`."""
-
-    @property
-    def is_alive(self) -> bool:
-        """Return whether it runs and may be asked."""
-
-    def send(self, message: Mapping[str, Any], *, timeout_s: float = 60.0) -> None:
-        """Send a message."""
-
-    def receive(self, *, timeout_s: float) -> dict[str, Any]:
-        """Return the next message."""
-
-    def kill(self) -> None:
-        """End it and all that it started."""
+AnyChild: TypeAlias = "Child | RemoteChild"
+"""A child process, here or on another machine."""
 
 
 def start_child(settings: RewardSettings, folder: Path | None = None) -> AnyChild:

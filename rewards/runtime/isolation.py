@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.process.adapt import RewardContractError
@@ -69,22 +69,12 @@ class ItemError(RuntimeError):
         self.traceback = traceback
 
 
-class Call(Protocol):
-    """One try at some items, by their index.
-
-    Raises:
-        ChildTimeoutError, ChildDiedError, ItemError, RewardContractError: see the module.
-    """
-
-    def __call__(self, items: Sequence[int]) -> Reply:
-        """Return one outcome an item."""
-
-
 @dataclass(kw_only=True, slots=True)
 class IsolatedScoring:
     """The outcomes of a batch, gathered item by item."""
 
-    call: Call
+    call: Callable[[Sequence[int]], Reply]
+    """One try at some items; raises ChildTimeoutError, ChildDiedError, ItemError or RewardContractError, see above."""
     name: str
     minimum: float
     on_failure: Callable[[int, Outcome], None]
