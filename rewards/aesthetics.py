@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.rewards.vision.open_clip_towers import open_clip_body
-from unigrpo.rewards.vision.pictures import is_picture, read_pictures
+from unigrpo.rewards.vision.pictures import picture_values
 from unigrpo.rewards.vision.published_weights import WeightsError, open_published
 
 if TYPE_CHECKING:
@@ -77,25 +77,12 @@ class Aesthetics:
     def __call__(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
     ) -> list[float | None]:
-        """Return one value a completion; None for text, 0 for a picture that cannot be read.
+        """Return one value a completion; None for text, 0 for a picture that cannot be read."""
+        return picture_values(completions, self._scores, refused=self.range[0], log_metric=log_metric)
 
-        Args:
-            prompts: not read.
-            completions: pictures.
-            log_metric: told of the fraction of refused pictures.
-            columns: not read.
-        """
-        rows = [row for row, completion in enumerate(completions) if is_picture(completion)]
-        pictures = read_pictures([completions[row] for row in rows], log_metric)
-        values: list[float | None] = [None] * len(completions)
-        for row in rows:
-            values[row] = self.range[0]
-        readable = {row: p for row, p in zip(rows, pictures, strict=True) if isinstance(p, Image.Image)}
-        if readable:
-            scores = self._body.encode_pictures(list(readable.values())) @ self._weight + self._bias
-            for row, score in zip(readable, np.clip(scores, *self.range), strict=True):
-                values[row] = float(score)
-        return values
+    def _scores(self, pictures: dict[int, Image.Image]) -> list[float]:
+        scores = self._body.encode_pictures(list(pictures.values())) @ self._weight + self._bias
+        return np.asarray(np.clip(scores, *self.range)).tolist()
 
 
 def affine_head(tensors: Mapping[str, Tensor], name: str) -> tuple[np.ndarray, float]:

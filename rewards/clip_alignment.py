@@ -70,14 +70,7 @@ class ClipAlignment:
         """Return one value a completion; None for a text whose prompt has no picture.
 
         An empty text and a generated picture that cannot be read get 0; a text whose prompt's pictures cannot be read
-        is ``Failed``.
-
-        Args:
-            prompts: captions, for pictures.
-            completions: pictures, or texts.
-            images: of each prompt, its pictures; with several, the mean over them counts.
-            log_metric: called with the fraction of texts that had to be cut and of pictures that were refused.
-            columns: not read.
+        is ``Failed``. Where a prompt has several pictures, the mean over them counts.
         """
         shown = images if images is not None else [None] * len(prompts)
         items = [_item(*item) for item in zip(prompts, completions, shown, strict=True)]

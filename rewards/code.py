@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from unigrpo.rewards.sandboxing.code_runs import BrokenTestsError, Clock, Verdict, run_locally
-from unigrpo.rewards.sandboxing.code_tasks import COLUMNS, Task, extract_program, read_task
+from unigrpo.rewards.sandboxing.code_tests import COLUMNS, CodeTests, extract_program, read_tests
 from unigrpo.rewards.sandboxing.sandbox import Limits, Sandbox
 from unigrpo.rewards.sandboxing.sandbox_harness import UnshippableError
 from unigrpo.rewards.sandboxing.sandbox_http import RemoteSandbox
@@ -79,14 +79,14 @@ class Code:
         self._score = score
         self._num_parallel = num_parallel
         clock = Clock(test_s=timeout_s, total_s=total_timeout_s)
-        self._judged: Callable[[str, Task], Verdict]
+        self._judged: Callable[[str, CodeTests], Verdict]
         if sandbox_url is not None:
             remote = RemoteSandbox(sandbox_url, clock=clock, memory_mb=memory_mb)
             self._judged = remote.run
         else:
             limits = Limits(memory_mb=memory_mb, cpu_s=int(total_timeout_s) + 2)
             sandbox = Sandbox(limits=limits, python=python, allow_unsafe_local=allow_unsafe_local)
-            self._judged = lambda program, task: run_locally(sandbox, program, task, clock)
+            self._judged = lambda program, tests: run_locally(sandbox, program, tests, clock)
 
     def __call__(
         self,
@@ -106,7 +106,7 @@ class Code:
                 f"Code got {len(completions)} completions and {len(found[wrong[0]])} of {wrong[0]}; give one each"
             )
         items = [
-            (completion_text(completion), read_task({name: column[index] for name, column in found.items()}))
+            (completion_text(completion), read_tests({name: column[index] for name, column in found.items()}))
             for index, completion in enumerate(completions)
         ]
         with ThreadPoolExecutor(self._num_parallel, thread_name_prefix="sandbox") as executor:
@@ -117,14 +117,14 @@ class Code:
                 log_metric("no_program_fraction", float(verdict.reason == _NO_PROGRAM))
         return [None if verdict is None else self._value(verdict) for verdict in verdicts]
 
-    def _verdict(self, text: str | None, task: Task | None) -> Verdict | None:
-        if text is None or task is None:
+    def _verdict(self, text: str | None, tests: CodeTests | None) -> Verdict | None:
+        if text is None or tests is None:
             return None
         program = extract_program(text)
         if program is None:
-            return Verdict(num_passed=0, num_tests=task.num_tests, reason=_NO_PROGRAM)
+            return Verdict(num_passed=0, num_tests=tests.num_tests, reason=_NO_PROGRAM)
         try:
-            verdict = self._judged(program, task)
+            verdict = self._judged(program, tests)
         except (BrokenTestsError, UnshippableError) as error:
             _LOGGER.warning("the tests of an item cannot run and are left out: %s", error)
             return None

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from unigrpo.plugin import CodeReference, PluginError, resolve
+from unigrpo.plugin import CodeReference, resolve
 from unigrpo.rewards.vision import geneval
 from unigrpo.rewards.vision.detection import ColorReader, Detection, Detector
 from unigrpo.rewards.vision.geneval import Wanted
-from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
+from unigrpo.rewards.vision.pictures import is_picture, made_tool, picture_values
 
 MASK2FORMER = "unigrpo.rewards.vision.detector_mask2former:Mask2FormerDetector"
 CLIP_COLORS = "unigrpo.rewards.vision.color_clip:ClipColors"
@@ -88,7 +88,7 @@ class Compositional:
         if max_objects < 1 or position_margin < 0:
             raise ValueError(f"max_objects {max_objects}, position_margin {position_margin}; give 1 or more, 0 or more")
         self._mode = mode
-        self._detector: Detector = _made(detector, detector_arguments)
+        self._detector: Detector = made_tool(detector, detector_arguments)
         self.fingerprint = str(getattr(self._detector, "fingerprint", ""))
         self._colors: Any = resolve(colors) if isinstance(colors, str) else colors
         self._color_arguments = color_arguments
@@ -108,40 +108,25 @@ class Compositional:
     ) -> list[float | None]:
         """Return one value a completion; None for text, and where nothing was asked; 0 for a picture without pixels.
 
-        Args:
-            prompts: not read.
-            completions: pictures.
-            include: of each prompt, [{class, count, color, position}].
-            exclude: of each prompt, [{class, count}].
-            tag: of each prompt; ``counting`` has a threshold of its own.
-            log_metric: called with the fraction of pictures that were refused.
-            columns: not read.
-
         Raises:
             ValueError: for clauses that cannot be judged, see :func:`unigrpo.rewards.vision.geneval.parse_wanted`.
         """
         nothing = [None] * len(completions)
-        asked = zip(completions, include or nothing, exclude or nothing, tag or nothing, strict=True)
-        wanted = [
-            _wanted_or_none(clauses, limits, kind) if is_picture(completion) else None
-            for completion, clauses, limits, kind in asked
-        ]
-        rows = [row for row, clauses in enumerate(wanted) if clauses is not None]
-        values: list[float | None] = [None] * len(completions)
-        shown = [settled(completions[row]) for row in rows]
-        if log_metric is not None:
-            log_refusals(shown, log_metric)
-        whole = {row: picture for row, picture in zip(rows, shown, strict=True) if isinstance(picture, Image.Image)}
-        judged = self._judge(list(whole.values()), [clauses for row in whole if (clauses := wanted[row]) is not None])
-        for row in rows:
-            values[row] = 0.0
-        for row, value in zip(whole, judged, strict=True):
-            values[row] = value
-        return values
+        clauses = zip(completions, include or nothing, exclude or nothing, tag or nothing, strict=True)
+        wanted = {
+            row: geneval.parse_wanted(present, absent, kind)
+            for row, (completion, present, absent, kind) in enumerate(clauses)
+            if is_picture(completion) and (present or absent)
+        }
+        return picture_values(
+            completions,
+            lambda read: self._judge(list(read.values()), [wanted[row] for row in read]),
+            refused=0.0,
+            asked=[row in wanted for row in range(len(completions))],
+            log_metric=log_metric,
+        )
 
     def _judge(self, pictures: list[Image.Image], wanted: list[Wanted]) -> list[float]:
-        if not pictures:
-            return []
         detected = self._detector(pictures, [clauses.labels for clauses in wanted])
         if len(detected) != len(pictures):
             raise ValueError(
@@ -177,23 +162,7 @@ class Compositional:
         if not unnamed:
             return
         if isinstance(self._colors, type):
-            self._colors = _made(self._colors, self._color_arguments)
+            self._colors = made_tool(self._colors, self._color_arguments)
         given = self._colors([(pictures[row], found[row][label][rank]) for row, label, rank in unnamed])
         for (row, label, rank), name in zip(unnamed, given, strict=True):
             found[row][label][rank] = replace(found[row][label][rank], color=name)
-
-
-def _wanted_or_none(
-    include: Sequence[Mapping[str, Any]] | None, exclude: Sequence[Mapping[str, Any]] | None, tag: str | None
-) -> Wanted | None:
-    """Return the clauses of a prompt, None where it has none."""
-    return geneval.parse_wanted(include, exclude, tag) if include or exclude else None
-
-
-def _made(named: Any, arguments: Mapping[str, Any] | None) -> Any:
-    made = resolve(named) if isinstance(named, str) else named
-    if isinstance(made, type):
-        made = made(**(arguments or {}))
-    if not callable(made):
-        raise PluginError(f"{named!r} is a {type(made).__name__}; name a class with __call__ as 'module:Class'")
-    return made

@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from unigrpo.lru import LruCache
@@ -119,7 +120,8 @@ class Correctness:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as settings: a worker belongs to one process."""
-        return (_make, (self._deadline_s, self._sources, self._equality))
+        settings = {"deadline_s": self._deadline_s, "sources": self._sources, "equality": self._equality}
+        return (partial(Correctness, **settings), ())
 
     def __call__(self, *, completions: Sequence[Any], answer: Sequence[Any], **columns: object) -> list[Any]:
         """Return 1 (right), 0 (wrong) or None (no gold answer, or one that cannot be read) for each completion.
@@ -256,10 +258,6 @@ class Correctness:
         self.num_timeouts += 1
         _LOGGER.warning("comparing %r with %r: %s", pair.prediction[:80], pair.gold[:80], reason)
         return TimedOut(0.0, f"comparing {pair.prediction[:80]!r}: {reason}")
-
-
-def _make(deadline_s: float, sources: tuple[AnswerSource, ...], equality: Equality) -> Correctness:
-    return Correctness(deadline_s=deadline_s, sources=sources, equality=equality)
 
 
 def judge_cheaply(

@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from unigrpo.plugin import CodeReference, PluginError, resolve
+from unigrpo.plugin import CodeReference
 from unigrpo.rewards.text.answers import completion_text
-from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
+from unigrpo.rewards.vision.pictures import is_picture, log_refusals, made_tool, settled
 
 SIDE = 32
 """Pictures are compared at 32 x 32 pixels: layout and colour, not texture."""
@@ -71,7 +71,7 @@ class Diversity:
         """
         if pictures not in ("pixels", "hash"):
             raise ValueError(f"pictures {pictures!r}; give pixels or hash, or an embedder")
-        self._embed: Any = None if embedder is None else _made(embedder, embedder_arguments)
+        self._embed: Any = None if embedder is None else made_tool(embedder, embedder_arguments)
         self._compare: Callable[[list[Image.Image]], np.ndarray] = {"pixels": pixel_distances, "hash": hash_distances}[
             pictures
         ]
@@ -85,15 +85,7 @@ class Diversity:
         log_metric: Any = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Return one value a completion: None for one that has no other to be compared with, 0 for a broken picture.
-
-        Args:
-            prompts: completions of equal ones form a group.
-            completions: texts or pictures.
-            images: of each prompt, its pictures; groups differ by them, too.
-            log_metric: called with the fraction of pictures that were refused.
-            columns: not read.
-        """
+        """Return one value a completion: None for one that has no other to be compared with, 0 for a broken picture."""
         shown = {row: settled(one) for row, one in enumerate(completions) if is_picture(one)}
         if log_metric is not None:
             log_refusals(list(shown.values()), log_metric)
@@ -107,7 +99,9 @@ class Diversity:
             values_of = self._of_pictures({row: one for row, one in whole.items() if isinstance(one, Image.Image)})
             values_of |= {row: 0.0 for row, one in whole.items() if not isinstance(one, Image.Image)}
             texts = {row: completion_text(completions[row]) for row in rows if row not in shown}
-            values_of |= _of_texts({row: text for row, text in texts.items() if text is not None})
+            known = {row: text for row, text in texts.items() if text is not None}
+            if len(known) >= 2:
+                values_of |= _to_others(list(known), text_distances(list(known.values())))
             for row, value in values_of.items():
                 values[row] = value
         return values
@@ -119,10 +113,6 @@ class Diversity:
             return _to_others(list(pictures), self._compare(list(pictures.values())))
         vectors = np.asarray(self._embed(list(pictures.values())), dtype=np.float64)
         return _to_others(list(pictures), cosine_distances(vectors))
-
-
-def _of_texts(texts: dict[int, str]) -> dict[int, float]:
-    return _to_others(list(texts), text_distances(list(texts.values()))) if len(texts) >= 2 else {}
 
 
 def _to_others(rows: list[int], distances: np.ndarray) -> dict[int, float]:
@@ -185,12 +175,3 @@ def _digest(picture: Any) -> bytes:
     if isinstance(picture, Image.Image):
         return hashlib.blake2b(picture.tobytes(), digest_size=16, key=f"{picture.mode}{picture.size}".encode()).digest()
     return hashlib.blake2b(repr(picture).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _made(named: str | Embedder, arguments: Mapping[str, Any] | None) -> Any:
-    made = resolve(named) if isinstance(named, str) else named
-    if isinstance(made, type):
-        made = made(**(arguments or {}))
-    if not callable(made):
-        raise PluginError(f"embedder {named!r} is a {type(made).__name__}; name a class with __call__")
-    return made

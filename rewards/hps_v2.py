@@ -8,11 +8,11 @@ precision, whose steps of 2e-4 are visible beside the differences within a group
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unigrpo.rewards.vision.clip_body import prompt_cosines, shared_body
+from unigrpo.rewards.vision.clip_body import PromptAlignment, shared_body
 from unigrpo.rewards.vision.open_clip_towers import OpenClipTowers
 from unigrpo.rewards.vision.published_weights import open_published
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class HpsV2:
+class HpsV2(PromptAlignment):
     """``scale`` times the cosine of picture and prompt under HPS v2.1 or v2, 0 where it is negative.
 
     Range: 0 to ``scale``; pictures of today's generators have 0.23 to 0.29 (v2) or 0.24 to 0.34 (v2.1).
@@ -34,7 +34,7 @@ class HpsV2:
         hps_v2: {use: "unigrpo.rewards.hps_v2:HpsV2", arguments: {weights: hps_v2.1, device: cuda}, tasks: [imagine]}
     """
 
-    wanted_columns = ()
+    name = "hps_v2"
     is_deterministic = True
 
     def __init__(
@@ -69,20 +69,6 @@ class HpsV2:
             device,
             lambda: _HpsTowers(model, path, device=device, antialias=antialias),
         )
-
-    def __call__(
-        self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
-    ) -> list[float | None]:
-        """Return one value a completion; None for text, 0 for a picture that cannot be read or has an empty prompt.
-
-        Args:
-            prompts: what the pictures should show.
-            completions: pictures.
-            log_metric: told of the fraction of prompts that had to be cut, and of refused pictures.
-            columns: not read.
-        """
-        cosines = prompt_cosines(self._body, prompts, completions, name="hps_v2", log_metric=log_metric)
-        return [None if cosine is None else self._scale * max(0.0, cosine) for cosine in cosines]
 
 
 class _HpsTowers(OpenClipTowers):

@@ -11,11 +11,10 @@ import numpy as np
 from unigrpo.files import sha256_of
 from unigrpo.rewards.text.answers import completion_text
 from unigrpo.rewards.vision.blip import MAX_TOKENS, NUM_TEXT_HEADS, NUM_VISION_HEADS, load_blip, pixels_of, tokenizer_of
-from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, read_pictures
+from unigrpo.rewards.vision.pictures import picture_values
 from unigrpo.rewards.vision.published_weights import open_published, require_reachable
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
 BATCH_SIZE = 32
@@ -67,13 +66,15 @@ class ImageReward:
             ValueError: for an empty range, or a checkpoint or vocabulary that is not ImageReward's.
             FileNotFoundError: if either is neither here nor to be had.
         """
+        from safetensors.torch import load_file
+
         if not low < high:
             raise ValueError(f"low {low} and high {high} leave no range; give low below high")
         self.range = (float(low), float(high))
         self._device = device
         file = open_published(checkpoint)
         self.fingerprint = sha256_of(file)
-        blip = load_blip(_tensors(file), num_vision_heads=num_vision_heads, num_text_heads=num_text_heads)
+        blip = load_blip(load_file(file), num_vision_heads=num_vision_heads, num_text_heads=num_text_heads)
         blip.modules.to(device)
         self._blip = blip
         self._tokenizer = _tokenizer(vocabulary, blip.sizes.vocabulary)
@@ -81,33 +82,21 @@ class ImageReward:
     def __call__(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
     ) -> list[float | None]:
-        """Return one value a completion; None for a text.
-
-        Args:
-            prompts: captions.
-            completions: PIL images; anything else does not apply.
-            log_metric: called with the fraction of scores that were clipped and of prompts that were cut.
-            columns: not read.
-        """
-        values: list[float | None] = [None] * len(completions)
+        """Return one value a completion; None for a text, ``low`` for a picture that cannot be read."""
         texts = [completion_text(prompt) for prompt in prompts]
-        rows = [row for row, picture in enumerate(completions) if is_picture(picture) and texts[row] is not None]
         low, high = self.range
-        read = dict(zip(rows, read_pictures([completions[row] for row in rows], log_metric), strict=True))
-        for row in rows:
-            values[row] = low
-        shown = {row: picture for row, picture in read.items() if not isinstance(picture, RefusedPicture)}
-        rows = list(shown)
-        if not rows:
-            return values
-        scores = self._scores([str(texts[row]) for row in rows], list(shown.values()))
-        for row, score in zip(rows, scores.tolist(), strict=True):
-            values[row] = min(high, max(low, score))
-        if log_metric is not None:
-            log_metric("image_reward/clipped_fraction", float(np.mean((scores < low) | (scores > high))))
-            lengths = [len(ids) for ids in self._tokenizer([str(texts[row]) for row in rows]).input_ids]
-            log_metric("image_reward/truncated_fraction", float(np.mean(np.array(lengths) > MAX_TOKENS)))
-        return values
+
+        def score(pictures: dict[int, Image.Image]) -> list[float]:
+            captions = [str(texts[row]) for row in pictures]
+            scores = self._scores(captions, list(pictures.values()))
+            if log_metric is not None:
+                log_metric("image_reward/clipped_fraction", float(np.mean((scores < low) | (scores > high))))
+                lengths = [len(ids) for ids in self._tokenizer(captions).input_ids]
+                log_metric("image_reward/truncated_fraction", float(np.mean(np.array(lengths) > MAX_TOKENS)))
+            return [min(high, max(low, score)) for score in scores.tolist()]
+
+        asked = [text is not None for text in texts]
+        return picture_values(completions, score, refused=low, asked=asked, log_metric=log_metric)
 
     def _scores(self, texts: list[str], pictures: list[Image.Image]) -> np.ndarray:
         """Return [N] float64 scores without bounds."""
@@ -124,12 +113,6 @@ class ImageReward:
             batch = (torch.from_numpy(pixels), tokens.input_ids[part], tokens.attention_mask[part])
             found.append(self._blip.scores(*(tensor.to(self._device) for tensor in batch)).double().cpu())
         return np.asarray(torch.cat(found).numpy())
-
-
-def _tensors(file: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(file)
 
 
 def _tokenizer(vocabulary: str, num_rows: int) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from unigrpo.rewards.vision.pictures import RefusedPicture, pictures_by_row
+from unigrpo.rewards.vision.pictures import picture_values
 
 QUALITY = 95
 
@@ -54,22 +54,12 @@ class JpegSize:
     def __call__(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
     ) -> list[float | None]:
-        """Return one value a completion; None for text, the least for a picture that cannot be read.
+        """Return one value a completion; None for text, the least for a picture that cannot be read."""
+        return picture_values(
+            completions, lambda read: map(self._value, read.values()), refused=self.range[0], log_metric=log_metric
+        )
 
-        Args:
-            prompts: not read.
-            completions: pictures.
-            log_metric: called with the fraction of pictures that were refused.
-            columns: not read.
-        """
-        values: list[float | None] = [None] * len(completions)
-        for row, picture in pictures_by_row(completions, log_metric).items():
-            values[row] = self._value(picture)
-        return values
-
-    def _value(self, rgb: Image.Image | RefusedPicture) -> float:
-        if isinstance(rgb, RefusedPicture):
-            return self.range[0]
+    def _value(self, rgb: Image.Image) -> float:
         file = io.BytesIO()
         rgb.save(file, format="JPEG", quality=QUALITY)
         return self._sign * min(1.0, file.tell() / 1000 / self._scale)

@@ -37,7 +37,7 @@ class _Question:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Tally:
+class _Counts:
     """What a call of the reward logs."""
 
     raw: list[str | None]
@@ -195,12 +195,12 @@ class Judge:
         ]
         questions = [row for row in rows if isinstance(row, _Question)]
         replies = iter(self._asked(questions))
-        tally = _Tally(raw=[])
+        counts = _Counts(raw=[])
         values: list[float | Failed | None] = []
         for row in rows:
-            tally.raw.append(None)
-            values.append(self._value(next(replies), tally) if isinstance(row, _Question) else row)
-        self._log(questions, tally, log_metric, log_extra, getattr(trainer_state, "global_step", 0))
+            counts.raw.append(None)
+            values.append(self._value(next(replies), counts) if isinstance(row, _Question) else row)
+        self._log(questions, counts, log_metric, log_extra, getattr(trainer_state, "global_step", 0))
         return values
 
     def close(self) -> None:
@@ -255,39 +255,39 @@ class Judge:
         answers = self._client.ask(bodies)
         return [answers[place] for place in places_of]
 
-    def _value(self, reply: Answer | Failed, tally: _Tally) -> float | Failed:
+    def _value(self, reply: Answer | Failed, counts: _Counts) -> float | Failed:
         if isinstance(reply, Failed):
-            tally.raw[-1] = reply.reason[:_NUM_LOGGED_CHARACTERS]
+            counts.raw[-1] = reply.reason[:_NUM_LOGGED_CHARACTERS]
             return reply
-        tally.seconds.append(reply.seconds)
-        tally.num_retries += reply.num_tries - 1
+        counts.seconds.append(reply.seconds)
+        counts.num_retries += reply.num_tries - 1
         try:
             choice = choice_of(reply.document)
             verdict: Verdict = self._mode.verdict(choice)
         except VerdictError as error:
-            tally.raw[-1] = str(error)[:_NUM_LOGGED_CHARACTERS]
+            counts.raw[-1] = str(error)[:_NUM_LOGGED_CHARACTERS]
             return Failed(f"judge {self._model}: {error}")
-        tally.raw[-1] = f"{verdict.value:.3f} {_said(choice)}"[:_NUM_LOGGED_CHARACTERS]
-        tally.masses.append(verdict.mass)
+        counts.raw[-1] = f"{verdict.value:.3f} {_said(choice)}"[:_NUM_LOGGED_CHARACTERS]
+        counts.masses.append(verdict.mass)
         return verdict.value
 
-    def _log(self, questions: Sequence[_Question], tally: _Tally, log_metric: Any, log_extra: Any, step: int) -> None:
+    def _log(self, questions: Sequence[_Question], counts: _Counts, log_metric: Any, log_extra: Any, step: int) -> None:
         if step != self._step:
             self._step, self._num_logged = step, 0
         shown = [question.shown for question in questions if question.shown is not None]
         if log_metric is not None and questions:
-            log_metric("judge/num_retries", tally.num_retries)
-            if tally.seconds:
-                log_metric("judge/latency_s", sum(tally.seconds) / len(tally.seconds))
-            if tally.masses:
-                log_metric("judge/answer_mass", sum(tally.masses) / len(tally.masses))
+            log_metric("judge/num_retries", counts.num_retries)
+            if counts.seconds:
+                log_metric("judge/latency_s", sum(counts.seconds) / len(counts.seconds))
+            if counts.masses:
+                log_metric("judge/answer_mass", sum(counts.masses) / len(counts.masses))
             if shown:
                 log_metric("judge/cut_fraction", sum(text.is_cut for text in shown) / len(shown))
                 log_metric("judge/injection_fraction", sum(text.num_removed > 0 for text in shown) / len(shown))
         left = NUM_LOGGED - self._num_logged
         if log_extra is not None and left > 0:
             raw: list[str | None] = []
-            for text in tally.raw:
+            for text in counts.raw:
                 raw.append(text if left > 0 else None)
                 left -= text is not None
             self._num_logged = NUM_LOGGED - max(left, 0)

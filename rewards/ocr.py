@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from unigrpo.plugin import CodeReference, PluginError, resolve
-from unigrpo.rewards.vision.pictures import is_picture, log_refusals, settled
+from unigrpo.plugin import CodeReference
+from unigrpo.rewards.vision.pictures import made_tool, picture_values
 
 RAPIDOCR = "unigrpo.rewards.vision.recognizer_rapidocr:RapidOcrRecognizer"
 MAX_TARGET_LENGTH = 1000
@@ -65,12 +65,7 @@ class Ocr:
             ImportError: with the line to install it, if the recogniser's package is missing.
             PluginError: if there is no such recogniser.
         """
-        made = resolve(recognizer) if isinstance(recognizer, str) else recognizer
-        if isinstance(made, type):
-            made = made(**(recognizer_arguments or {}))
-        if not callable(made):
-            raise PluginError(f"recognizer {recognizer!r} is a {type(made).__name__}; name a class with __call__")
-        self._recognizer: Any = made
+        self._recognizer: Recognizer = made_tool(recognizer, recognizer_arguments)
         self._is_case_sensitive, self._counts_spaces = is_case_sensitive, counts_spaces
 
     def __call__(
@@ -84,35 +79,25 @@ class Ocr:
     ) -> list[float | None]:
         """Return one value a completion; None for text, and where no text is asked; 0 for a picture without pixels.
 
-        Args:
-            prompts: not read.
-            completions: pictures.
-            text: of each prompt, what its picture should say.
-            log_metric: called with the fraction of pictures that were refused.
-            columns: not read.
-
         Raises:
             ValueError: for a target of more than 1,000 characters, or a recogniser that loses a picture.
         """
         targets = [self._target(target) for target in text or [None] * len(completions)]
-        rows = [
-            row
-            for row, (completion, target) in enumerate(zip(completions, targets, strict=True))
-            if is_picture(completion) and target
-        ]
-        shown = [settled(completions[row]) for row in rows]
-        if log_metric is not None:
-            log_refusals(shown, log_metric)
-        whole = {row: picture for row, picture in zip(rows, shown, strict=True) if isinstance(picture, Image.Image)}
-        read = self._recognizer(list(whole.values())) if whole else []
-        if len(read) != len(whole):
-            raise ValueError(
-                f"the recogniser returned {len(read)} lists for {len(whole)} pictures; wanted one list of lines each"
-            )
-        values: list[float | None] = [0.0 if row in set(rows) else None for row in range(len(completions))]
-        for row, lines in zip(whole, read, strict=True):
-            values[row] = likeness(self._normal(" ".join(lines)), str(targets[row]))
-        return values
+
+        def score(pictures: dict[int, Image.Image]) -> list[float]:
+            read = self._recognizer(list(pictures.values()))
+            if len(read) != len(pictures):
+                raise ValueError(
+                    f"the recogniser returned {len(read)} lists for {len(pictures)} pictures; wanted one list of lines "
+                    "each"
+                )
+            return [
+                likeness(self._normal(" ".join(lines)), str(targets[row]))
+                for row, lines in zip(pictures, read, strict=True)
+            ]
+
+        asked = [bool(target) for target in targets]
+        return picture_values(completions, score, refused=0.0, asked=asked, log_metric=log_metric)
 
     def _target(self, target: Any) -> str | None:
         if target is None:

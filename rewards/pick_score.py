@@ -5,11 +5,10 @@ A ViT-H/14 CLIP trained further on the choices of an application's users, in tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unigrpo.rewards.vision.clip_body import prompt_cosines, shared_body
+from unigrpo.rewards.vision.clip_body import PromptAlignment, shared_body
 from unigrpo.rewards.vision.open_clip_towers import LOCAL_PREFIX
 from unigrpo.rewards.vision.published_weights import HUB_PREFIX, WeightsError, open_published, require_reachable
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "model.safetensors"
 
 
-class PickScore:
+class PickScore(PromptAlignment):
     """The model's own scale (about 100) times the cosine of picture and prompt, 0 where it is negative.
 
     Range: 0 to ``scale``; pictures of today's generators have 17 to 24 on the model's own scale. Peers differ: the
@@ -34,7 +33,7 @@ class PickScore:
         pick_score: {use: "unigrpo.rewards.pick_score:PickScore", arguments: {device: cuda}, tasks: [imagine]}
     """
 
-    wanted_columns = ()
+    name = "pick_score"
     is_deterministic = True
 
     def __init__(
@@ -71,20 +70,6 @@ class PickScore:
         )
         self._scale = self._body.towers.logit_scale if scale is None else scale
         self.range = (0.0, self._scale)
-
-    def __call__(
-        self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
-    ) -> list[float | None]:
-        """Return one value a completion; None for text, 0 for a picture that cannot be read or has an empty prompt.
-
-        Args:
-            prompts: what the pictures should show.
-            completions: pictures.
-            log_metric: told of the fraction of prompts that had to be cut, and of refused pictures.
-            columns: not read.
-        """
-        cosines = prompt_cosines(self._body, prompts, completions, name="pick_score", log_metric=log_metric)
-        return [None if cosine is None else self._scale * max(0.0, cosine) for cosine in cosines]
 
 
 class _TransformersTowers:

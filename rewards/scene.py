@@ -8,7 +8,7 @@ not matter.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import permutations
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.pictures import as_rgb
-from unigrpo.rewards.vision.pictures import RefusedPicture, pictures_by_row
+from unigrpo.rewards.vision.pictures import picture_values
 
 Found = tuple[str, str, int, int]
 """(colour, shape, row, column)."""
@@ -126,12 +126,6 @@ class Scene:
             raise ValueError(f"exact_weight is {exact_weight}; give a share from 0 (partial credit only) to 1")
         self._exact_weight = exact_weight
 
-    def _value(self, rgb: Image.Image | RefusedPicture, asked: Sequence[Sequence[str]], relation: str | None) -> float:
-        if isinstance(rgb, RefusedPicture):
-            return 0.0
-        credit = _partial_credit(read_scene(rgb), asked, relation)
-        return (1 - self._exact_weight) * credit + self._exact_weight * (credit == 1)
-
     def __call__(
         self,
         *,
@@ -142,27 +136,18 @@ class Scene:
         log_metric: Any = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Return one value a completion; None for text, and where no objects or no relation was asked.
-
-        Args:
-            prompts: not read.
-            completions: PIL images.
-            objects: of each prompt, [[colour, shape], [colour, shape]].
-            relation: of each prompt, how the first stands to the second: left of, right of, above or below.
-            log_metric: called with the fraction of pictures that were refused.
-            columns: not read.
-        """
+        """Return one value a completion; None for text, and where no objects or no relation was asked."""
         nothing = [None] * len(completions)
-        wanted = [
-            None if asked is None or how is None else (asked, how)
-            for asked, how in zip(objects or nothing, relation or nothing, strict=True)
-        ]
-        judged = [None if scene is None else one for one, scene in zip(completions, wanted, strict=True)]
-        values: list[float | None] = [None] * len(completions)
-        for row, picture in pictures_by_row(judged, log_metric).items():
-            scene = wanted[row]
-            values[row] = None if scene is None else self._value(picture, *scene)
-        return values
+        scenes = enumerate(zip(objects or nothing, relation or nothing, strict=True))
+        wanted = {row: (asked, how) for row, (asked, how) in scenes if asked is not None and how is not None}
+
+        def score(pictures: dict[int, Image.Image]) -> Iterator[float]:
+            for row, picture in pictures.items():
+                credit = _partial_credit(read_scene(picture), *wanted[row])
+                yield (1 - self._exact_weight) * credit + self._exact_weight * (credit == 1)
+
+        asked = [row in wanted for row in range(len(completions))]
+        return picture_values(completions, score, refused=0.0, asked=asked, log_metric=log_metric)
 
 
 def _partial_credit(found: list[Found], asked: Sequence[Sequence[str]], relation: str | None) -> float:

@@ -59,9 +59,9 @@ def test_a_file_starts_where_the_recipe_says_and_not_in_the_working_directory(
     monkeypatch.chdir(elsewhere)
     settings = RewardSettings(use="unigrpo.rewards.adapters:Trl", arguments={"function": "theirs.py:score"})
     with RewardPool({"it": settings}, folder=folder) as pool:
-        assert pool.score([rollout("a")]).values.tolist() == [[1.0]]
+        assert pool.score([rollout("a")]).table.values.tolist() == [[1.0]]
     with RewardPool({"it": settings}) as pool:
-        assert pool.score([rollout("a")]).values.tolist() == [[0.0]]
+        assert pool.score([rollout("a")]).table.values.tolist() == [[0.0]]
 
 
 def test_a_made_function_gets_the_columns_that_it_names() -> None:

@@ -8,7 +8,7 @@ import pytest
 from unigrpo.rewards.code import Code
 from unigrpo.rewards.sandboxing import sandbox
 from unigrpo.rewards.sandboxing.code_answers import equals, is_same_output, to_data
-from unigrpo.rewards.sandboxing.code_tasks import Task, extract_program, read_task
+from unigrpo.rewards.sandboxing.code_tests import CodeTests, extract_program, read_tests
 from unigrpo.rewards.sandboxing.sandbox import Sandbox, SandboxUnavailableError
 from unigrpo.testing.conformance import check_reward
 
@@ -192,11 +192,11 @@ def test_total_time_ends_many_slow_tests() -> None:
 
 
 def test_columns_may_be_written_as_json() -> None:
-    assert read_task({"tests": '["assert a", "assert b"]'}) == Task(tests=("assert a", "assert b"))
-    assert read_task({"tests": "assert a"}) == Task(tests=("assert a",))
-    assert read_task({"inputs": "5", "outputs": "6"}) == Task(runs=(("5", "6"),))
-    assert read_task({"inputs": ["5"], "outputs": []}) is None
-    assert read_task({"cases": [[[1], 2]]}) is None, "no entry point"
+    assert read_tests({"tests": '["assert a", "assert b"]'}) == CodeTests(tests=("assert a", "assert b"))
+    assert read_tests({"tests": "assert a"}) == CodeTests(tests=("assert a",))
+    assert read_tests({"inputs": "5", "outputs": "6"}) == CodeTests(runs=(("5", "6"),))
+    assert read_tests({"inputs": ["5"], "outputs": []}) is None
+    assert read_tests({"cases": [[[1], 2]]}) is None, "no entry point"
 
 
 @pytest.mark.parametrize(

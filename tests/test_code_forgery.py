@@ -10,7 +10,7 @@ import pytest
 
 from unigrpo.rewards.code import Code
 from unigrpo.rewards.sandboxing.code_runs import Clock, ReportError, run_locally
-from unigrpo.rewards.sandboxing.code_tasks import Task
+from unigrpo.rewards.sandboxing.code_tests import CodeTests
 from unigrpo.rewards.sandboxing.sandbox import SandboxUnavailableError
 from unigrpo.rewards.sandboxing.sandbox_harness import Channel, decode
 from unigrpo.rewards.sandboxing.sandbox_judge import Client, StandIn
@@ -20,7 +20,7 @@ TAKE_OVER = '''
 PAYLOAD = """
 import sys
 frame = sys._getframe()
-while frame and type(frame.f_locals.get('self')).__name__ != 'Judge':
+while frame and type(frame.f_locals.get('self')).__name__ != 'CodeTestRunner':
     frame = frame.f_back
 judge = frame.f_locals['self']
 for n in range(len(judge._order['tests'])):
@@ -279,7 +279,7 @@ PASSED = {"index": 1, "passed": True, "reason": ""}
     ],
 )
 def test_local_judge_that_reports_what_it_cannot_is_an_error(reports: list[dict[str, Any]], message: str) -> None:
-    task, clock = Task(tests=("assert f() == 1", "assert f() == 2")), Clock(test_s=5, total_s=5)
+    task, clock = CodeTests(tests=("assert f() == 1", "assert f() == 2")), Clock(test_s=5, total_s=5)
     assert run_locally(ForgedJudge(PASSED), "", task, clock).num_passed == 1  # type: ignore[arg-type]
     with pytest.raises(ReportError, match=message):
         run_locally(ForgedJudge(*reports), "", task, clock)  # type: ignore[arg-type]

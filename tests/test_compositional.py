@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 from PIL import Image
+from scene_detector import SceneDetector
 
 from unigrpo.plugin import PluginError
 from unigrpo.quickstart.scenes import Item, Scene, random_scene, render
 from unigrpo.rewards.compositional import Compositional
 from unigrpo.rewards.vision.detection import Detection
-from unigrpo.rewards.vision.detector_scene import SceneDetector
 from unigrpo.rewards.vision.pictures import RefusedPicture
 from unigrpo.testing.conformance import check_reward
 
-READER = "unigrpo.rewards.vision.detector_scene:SceneDetector"
+READER = "scene_detector:SceneDetector"
 
 
 def item(words):

@@ -15,7 +15,8 @@ from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.correctness import AlgebraError, Correctness
 from unigrpo.rewards.runtime.pool import RewardPool
-from unigrpo.rewards.runtime.worker_process import RewardLoadError
+from unigrpo.rewards.runtime.process import RewardLoadError
+from unigrpo.rewards.runtime.step_log import RewardStats
 from unigrpo.settings import RewardSettings
 from unigrpo.train import ScoringStopped, stop_requests
 
@@ -125,34 +126,33 @@ def test_a_start_longer_than_the_timeout_of_a_call_costs_no_answer(
     right = [rf"\boxed{{x^2+{2 * number}x+{number**2}}}" for number in range(1, 6)]
     with RewardPool({"it": RewardSettings(use=use, arguments=arguments, timeout_s=2.0)}) as pool:
 
-        def status(*texts: str, gold: str) -> list[int]:
-            return (
-                pool.score([rollout(text, number=n, answer=gold) for n, text in enumerate(texts)]).status[:, 0].tolist()
-            )
+        def score(*texts: str, gold: str) -> tuple[list[int], RewardStats]:
+            scored = pool.score([rollout(text, number=n, answer=gold) for n, text in enumerate(texts)])
+            pool.remember(scored)
+            return scored.table.status[:, 0].tolist(), scored.stats["it"]
 
-        assert status(right[0], gold="(x+1)^2") == [ok]
+        assert score(right[0], gold="(x+1)^2")[0] == [ok]
         algebra = algebra_process(psutil.Process())
         worker = algebra.parent()
         assert worker is not None
         worker.kill()
         psutil.wait_procs([worker, algebra], timeout=5)
-        assert status(right[1], gold="(x+2)^2") == [ok]
-        assert pool.last_stats["it"].num_restarts == 1
+        status, stats = score(right[1], gold="(x+2)^2")
+        assert (status, stats.num_restarts) == ([ok], 1)
         for _ in range(2):
-            assert status(BOMB, right[2], gold="(x+3)^2") == [late, ok]
-            assert pool.last_stats["it"].num_restarts == 0
-        assert pool.last_stats["it"].num_known == 1  # The right one; the other was scored again.
-        table = pool.score([rollout(right[3], answer="(x+4)^2")])
+            status, stats = score(BOMB, right[2], gold="(x+3)^2")
+            assert (status, stats.num_restarts) == ([late, ok], 0)
+        assert stats.num_known == 1  # The right one; the other was scored again.
+        table = pool.score([rollout(right[3], answer="(x+4)^2")]).table
         assert table.values[:, 0].tolist() == [1.0]
 
 
 def test_timeouts_that_a_reward_reports_stop_no_run() -> None:
     settings = RewardSettings(use=f"{SPECIMENS}:timed_out")
     with RewardPool({"it": settings}) as pool:
-        table = pool.score([rollout(f"{number}", number=number) for number in range(8)])
+        table = pool.score([rollout(f"{number}", number=number) for number in range(8)]).table
         assert table.status[:, 0].tolist() == [RewardStatus.TIMEOUT] * 8
         assert table.values[:, 0].tolist() == [0.0] * 8
-        assert pool.last_stats["it"].timeout_rate == 1.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

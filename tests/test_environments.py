@@ -16,8 +16,8 @@ from unigrpo.recipe.load import RecipeError, load_rewards
 from unigrpo.rewards.process import environments
 from unigrpo.rewards.process.env_worker import source_folder
 from unigrpo.rewards.process.environments import EnvError, interpreter_of
-from unigrpo.rewards.runtime.process import RewardLoadError
-from unigrpo.rewards.runtime.worker_process import RewardWorker
+from unigrpo.rewards.runtime.isolation import Reply, outcomes_of
+from unigrpo.rewards.runtime.process import RewardLoadError, RewardProcess
 from unigrpo.settings import EnvSettings, RewardSettings
 
 REWARD = """
@@ -62,15 +62,21 @@ def quiet(_: str) -> None:
     """No one waits."""
 
 
-def worker(folder: Path, name: str, env: dict[str, Any], **arguments: Any) -> RewardWorker:
+def worker(folder: Path, name: str, env: dict[str, Any], **arguments: Any) -> RewardProcess:
     settings = RewardSettings(use=f"mine.py:{name}", arguments=arguments, env=EnvSettings(**env))
-    return RewardWorker(name="it", settings=settings, folder=folder, start_timeout_s=120.0)
+    process = RewardProcess(settings=settings, folder=folder, start_timeout_s=120.0)
+    process.add("it", settings)
+    return process
 
 
-def values(one: RewardWorker, completions: list[Any]) -> list[float | None]:
+def call(one: RewardProcess, completions: list[Any]) -> Reply:
+    columns = {"prompts": ["?"] * len(completions), "completions": completions}
+    return outcomes_of(one.exchange({"reward": "it", "columns": columns, "step": 0}, timeout_s=60.0))
+
+
+def values(one: RewardProcess, completions: list[Any]) -> list[float | None]:
     try:
-        reply = one.call({"prompts": ["?"] * len(completions), "completions": completions}, 0)
-        return [outcome.value for outcome in reply.outcomes]
+        return [outcome.value for outcome in call(one, completions).outcomes]
     finally:
         one.close()
 
@@ -95,7 +101,7 @@ def test_a_reward_of_a_file_runs_under_a_bare_interpreter_that_sees_none_of_our_
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     one = worker(tmp_path, "bare", {"python": "bare/bin/python"})
     try:
-        reply = one.call({"prompts": ["?", "?"], "completions": ["a b c", "d"]}, 0)
+        reply = call(one, ["a b c", "d"])
     finally:
         one.close()
     assert [outcome.value for outcome in reply.outcomes] == [0.3, 0.1]

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from unigrpo.rewards.image_reward import ImageReward
-from unigrpo.rewards.runtime.process import RewardLoadError
-from unigrpo.rewards.runtime.worker_process import RewardWorker
+from unigrpo.rewards.runtime.isolation import outcomes_of
+from unigrpo.rewards.runtime.process import RewardLoadError, RewardProcess
 from unigrpo.settings import EnvSettings, RewardSettings
 
 GOLDEN = Path(__file__).parent / "golden" / "imagereward_tiny"
@@ -65,15 +65,17 @@ def test_the_original_package_in_its_own_environment_gives_our_scores(
         "prompts": [prompt for prompt in PROMPTS for _ in shown],
         "completions": [picture for _ in PROMPTS for picture in shown],
     }
-    worker = RewardWorker(name="packaged", settings=packaged, folder=Path(__file__).parent, start_timeout_s=1200.0)
+    process = RewardProcess(settings=packaged, folder=Path(__file__).parent, start_timeout_s=1200.0)
+    process.add("packaged", packaged)
+    message = {"reward": "packaged", "columns": columns, "step": 0}
     try:
-        theirs = [outcome.value for outcome in worker.call(columns, 0).outcomes]
+        theirs = [outcome.value for outcome in outcomes_of(process.exchange(message, timeout_s=300.0)).outcomes]
     except RewardLoadError as error:
         if "Could not find a version" in str(error) or "connection" in str(error).lower():
             pytest.skip(f"the package index is not reachable: {error}")
         raise
     finally:
-        worker.close()
+        process.close()
     ours = ImageReward(**files, low=-100.0, high=100.0, num_vision_heads=4, num_text_heads=6)(**columns)
     wanted, given = np.array(theirs, dtype=np.float64), np.array(ours, dtype=np.float64)
     assert wanted.std() > 1.0

@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from unigrpo.rewards.pick_score import PickScore
-from unigrpo.rewards.vision.clip_body import prompt_cosines
 from unigrpo.rewards.vision.pictures import RefusedPicture
 from unigrpo.rewards.vision.published_weights import WeightsError
 from unigrpo.testing.conformance import check_reward
@@ -55,7 +54,7 @@ def expected(folder, texts, shown):
 def test_value_is_the_logit_of_the_model_itself(reward, folder):
     texts = [TEXTS[index % len(TEXTS)] for index in range(5)]
     wanted = expected(folder, texts, pictures())
-    cosines = prompt_cosines(reward._body, texts, pictures(), name="pick_score")
+    cosines = reward._body.cosines(texts, pictures())
     assert [reward.range[1] * cosine for cosine in cosines] == pytest.approx(wanted, abs=2e-3)
     assert np.std(wanted) > 0.5
     held = [max(0.0, value) for value in wanted]

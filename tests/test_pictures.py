@@ -41,7 +41,7 @@ def sent(picture):
     frame = wire.encode({"picture": picture})
     num_document, num_payload = struct.unpack(">QQ", frame[:16])
     assert len(frame) == 16 + num_document + num_payload
-    return wire.decode(frame[16 : 16 + num_document], frame[16 + num_document :])["picture"]
+    return wire.decode(frame)["picture"]
 
 
 def refusal_of(content):

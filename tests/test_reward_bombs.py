@@ -86,15 +86,16 @@ def test_correctness_scores_the_others_and_nothing_is_left_behind() -> None:
     settings = RewardSettings(use="unigrpo.rewards.correctness:Correctness", timeout_s=60)
     expected = [float(number % 2 == 0) for number in range(3, 27)]
     with RewardPool({"correctness": settings}) as pool:
-        assert pool.score(plain("before")).values[:, 0].tolist() == expected
+        assert pool.score(plain("before")).table.values[:, 0].tolist() == expected
         before = memory_of_all(), num_processes()
         for attempt in ("one", "two"):
             rollouts, rows = mixed(attempt)
-            table = pool.score(rollouts)
+            scored = pool.score(rollouts)
+            table = scored.table
             assert np.delete(table.values[:, 0], rows).tolist() == expected
             assert table.values[rows, 0].tolist() == [0.0] * 4
-            assert pool.last_stats["correctness"].num_restarts == 0
-        assert pool.score(plain("after")).values[:, 0].tolist() == expected
+            assert scored.stats["correctness"].num_restarts == 0
+        assert pool.score(plain("after")).table.values[:, 0].tolist() == expected
         assert num_processes() == before[1]
         assert memory_of_all() == pytest.approx(before[0], rel=0.1)
 
@@ -106,12 +107,13 @@ def test_a_reward_without_guards_is_killed_replaced_and_costs_the_others_nothing
     with RewardPool({"mine": settings}, folder=tmp_path) as pool:
         pool.score(plain("before"))
         before = memory_of_all(), num_processes()
-        table = pool.score(rollouts)
+        scored = pool.score(rollouts)
+        table = scored.table
         assert np.delete(table.values[:, 0], rows).tolist() == [1.0] * len(PLAIN)
         assert table.values[rows, 0].tolist() == [0.0] * 4
         assert set(table.status[rows, 0].tolist()) <= {RewardStatus.TIMEOUT, RewardStatus.OK}
-        assert pool.last_stats["mine"].num_restarts >= 4
-        assert pool.score(plain("after")).values[:, 0].tolist() == [1.0] * len(PLAIN)
+        assert scored.stats["mine"].num_restarts >= 4
+        assert pool.score(plain("after")).table.values[:, 0].tolist() == [1.0] * len(PLAIN)
         assert num_processes() == before[1]
         assert memory_of_all() == pytest.approx(before[0], rel=0.1)
 

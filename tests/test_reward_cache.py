@@ -29,6 +29,13 @@ def rollouts(texts, **prompt):
     return [rollout(text, number=number, **prompt) for number, text in enumerate(texts)]
 
 
+def score(pool, rows, **settings):
+    """Score a step whose values later steps know."""
+    scored = pool.score(rows, **settings)
+    pool.remember(scored)
+    return scored
+
+
 def lines(counter):
     return counter.read_text().split() if counter.exists() else []
 
@@ -37,12 +44,14 @@ def test_equal_items_are_scored_once_and_kept_for_later_steps(tmp_path):
     counter = tmp_path / "count"
     with RewardPool({"it": reward("counted", counter)}) as pool:
         # Prompts p0 (four rows) and p1 ask the same with the same answer, so only the texts tell items apart.
-        first = pool.score(rollouts(TEXTS))
+        scored = score(pool, rollouts(TEXTS))
+        first = scored.table
         assert sorted(lines(counter)) == ["a", "bb", "ccc"]
-        assert pool.last_stats["it"].num_repeats == 3
-        second = pool.score(rollouts([*TEXTS, "dddd"]), step=1)
+        assert scored.stats["it"].num_repeats == 3
+        scored = score(pool, rollouts([*TEXTS, "dddd"]), step=1)
+        second = scored.table
         assert sorted(lines(counter)) == ["a", "bb", "ccc", "dddd"]
-        assert pool.metrics()["reward/it/cache_hit_rate"] == pytest.approx(6 / 7)
+        assert scored.metrics["reward/it/cache_hit_rate"] == pytest.approx(6 / 7)
     assert first.values[:, 0].tolist() == [1.0, 2.0, 1.0, 3.0, 2.0, 1.0]
     assert second.values[:, 0].tolist() == [1.0, 2.0, 1.0, 3.0, 2.0, 1.0, 4.0]
 
@@ -53,16 +62,16 @@ def test_equal_items_are_scored_once_and_kept_for_later_steps(tmp_path):
 def test_another_wanted_column_is_another_item(tmp_path, changed, num_more):
     counter = tmp_path / "count"
     with RewardPool({"it": reward("counted", counter)}) as pool:
-        pool.score(rollouts(["a"]))
-        pool.score(rollouts(["a"], **changed))
+        score(pool, rollouts(["a"]))
+        score(pool, rollouts(["a"], **changed))
     assert len(lines(counter)) == 1 + num_more
 
 
 def test_columns_that_a_reward_does_not_want_do_not_count(tmp_path):
     counter = tmp_path / "count"
     with RewardPool({"it": reward("Weights", counter)}) as pool:
-        pool.score(rollouts(["a"], columns={"level": 1}))
-        pool.score(rollouts(["a"], columns={"level": 2}))
+        score(pool, rollouts(["a"], columns={"level": 1}))
+        score(pool, rollouts(["a"], columns={"level": 2}))
     assert len(lines(counter)) == 1
 
 
@@ -71,7 +80,7 @@ def test_pictures_count_by_their_pixels(tmp_path):
     white, black = np.full((4, 5, 3), 255, np.uint8), np.zeros((4, 5, 3), np.uint8)
     with RewardPool({"it": reward("counted", counter)}) as pool:
         made = [rollout(None, number=n, image=image) for n, image in enumerate([white, black, white.copy()])]
-        assert pool.score(made).values[:, 0].tolist() == [5.0] * 3
+        assert score(pool, made).table.values[:, 0].tolist() == [5.0] * 3
     assert len(lines(counter)) == 2
 
 
@@ -79,7 +88,7 @@ def test_failures_and_none_are_not_kept(tmp_path):
     counter = tmp_path / "count"
     with RewardPool({"it": reward("fails_on_bomb", counter, max_failed_fraction=1.0)}) as pool:
         for _ in range(2):
-            table = pool.score(rollouts(["bomb", "none", "ok", "bomb"]))
+            table = score(pool, rollouts(["bomb", "none", "ok", "bomb"])).table
             error, absent = RewardStatus.ERROR, RewardStatus.NOT_APPLICABLE
             assert table.status[:, 0].tolist() == [error, absent, RewardStatus.OK, error]
             given = lines(counter)
@@ -90,8 +99,8 @@ def test_failures_and_none_are_not_kept(tmp_path):
 def test_by_default_every_one_of_eight_equal_completions_is_scored():
     settings = {"rarity": reward("rarity"), "chance": reward("chance")}
     with RewardPool(settings) as pool:
-        table = pool.score(rollouts(["a"] * 8))
-        assert len(set(pool.score(rollouts(["a"] * 8)).values[:, 1]) - set(table.values[:, 1])) == 8
+        table = score(pool, rollouts(["a"] * 8)).table
+        assert len(set(score(pool, rollouts(["a"] * 8)).table.values[:, 1]) - set(table.values[:, 1])) == 8
     assert table.values[:, 0].tolist() == [1 / 8] * 8
     assert len(set(table.values[:, 1])) == 8
 
@@ -102,7 +111,7 @@ def test_what_says_nothing_is_kept_only_where_the_recipe_says_so(tmp_path, name,
     counter = tmp_path / "count"
     with RewardPool({"it": reward(name, counter, **settings)}) as pool:
         for _ in range(2):
-            pool.score(rollouts(["a", "a"]))
+            score(pool, rollouts(["a", "a"]))
     assert len(lines(counter)) == num_scored
 
 
@@ -110,20 +119,20 @@ def test_what_says_nothing_is_kept_only_where_the_recipe_says_so(tmp_path, name,
 def test_nothing_is_kept_of_a_reward_that_asks_somebody_or_where_the_recipe_says_off(tmp_path, name, settings):
     counter = tmp_path / "count"
     with RewardPool({"it": reward(name, counter, **settings)}) as pool:
-        pool.score(rollouts(["a"]))
-        pool.score(rollouts(["a"]))
+        score(pool, rollouts(["a"]))
+        score(pool, rollouts(["a"]))
     assert lines(counter) == ["a", "a"]
 
 
 def test_what_a_reward_logs_is_of_the_items_it_was_asked(tmp_path):
     with RewardPool({"it": reward("logs"), "more": reward("extras")}) as pool:
-        pool.score(rollouts(["a", "b", "a"]))
-        assert pool.last_stats["it"].metrics == {"number": 2.0}
-        assert pool.last_stats["more"].extras == {"text": ("a", "b", "a")}
-        pool.score(rollouts(["a", "c"]))
-        assert pool.last_stats["it"].metrics == {"number": 1.0}
-        assert pool.last_stats["more"].extras == {"text": (None, "c")}
-        assert pool.metrics()["reward/it/number"] == 1.0
+        scored = score(pool, rollouts(["a", "b", "a"]))
+        assert scored.stats["it"].metrics == {"number": 2.0}
+        assert scored.stats["more"].extras == {"text": ("a", "b", "a")}
+        scored = score(pool, rollouts(["a", "c"]))
+        assert scored.stats["it"].metrics == {"number": 1.0}
+        assert scored.stats["more"].extras == {"text": (None, "c")}
+        assert scored.metrics["reward/it/number"] == 1.0
 
 
 def test_a_file_is_shared_between_runs_until_weights_or_arguments_change(tmp_path):
@@ -131,7 +140,7 @@ def test_a_file_is_shared_between_runs_until_weights_or_arguments_change(tmp_pat
     disk = {"cache": "disk", "cache_file": str(file)}
     for arguments, expected in [({}, 1), ({}, 1), ({"fingerprint": "b"}, 2), ({"fingerprint": "b"}, 2)]:
         with RewardPool({"it": reward("Weights", counter, arguments=arguments, **disk)}) as pool:
-            assert pool.score(rollouts(["bb"])).values.tolist() == [[2.0]]
+            assert score(pool, rollouts(["bb"])).table.values.tolist() == [[2.0]]
         assert len(lines(counter)) == expected
 
 
@@ -146,8 +155,9 @@ def test_a_changed_module_beside_the_reward_makes_its_values_anew(tmp_path, monk
         for settings in ({"use": f"{tmp_path}/mine.py:score"}, of_trl):
             with RewardPool({"it": RewardSettings(**settings, **disk)}) as pool:
                 for _ in range(2):
-                    assert pool.score(rollouts(["a"])).values.tolist() == [[value]]
-                assert pool.last_stats["it"].num_known == 1
+                    scored = score(pool, rollouts(["a"]))
+                    assert scored.table.values.tolist() == [[value]]
+                assert scored.stats["it"].num_known == 1
 
 
 def test_a_changed_file_that_the_reward_does_not_import_keeps_its_values(tmp_path):
@@ -158,7 +168,7 @@ def test_a_changed_file_that_the_reward_does_not_import_keeps_its_values(tmp_pat
         (tmp_path / "random.py").write_text("no Python, and not what `import random` gives\n")
         settings = RewardSettings(use=f"{tmp_path}/mine.py:counted", arguments={"counter": str(counter)}, **disk)
         with RewardPool({"it": settings}) as pool:
-            pool.score(rollouts(["a"]))
+            score(pool, rollouts(["a"]))
     assert lines(counter) == ["a"]
 
 
@@ -185,10 +195,10 @@ def test_a_resumed_run_knows_what_its_journal_tells(tmp_path):
     counter = tmp_path / "count"
     settings = {"it": reward("counted", counter)}
     with RewardPool(settings) as pool:
-        table, keys = pool.score(rollouts(TEXTS)), pool.last_keys
+        first = pool.score(rollouts(TEXTS))
     with RewardPool(settings) as pool:
         pool.wait_until_loaded()
-        pool.remember(table, keys)
+        pool.remember(first)
         pool.score(rollouts(TEXTS))
     assert len(lines(counter)) == 3
 

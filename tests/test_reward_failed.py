@@ -7,8 +7,8 @@ import pytest
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.base import Failed
 from unigrpo.rewards.process.worker import judged
-from unigrpo.rewards.runtime.isolation import IsolatedScoring, Outcome, Reply
-from unigrpo.rewards.runtime.worker_process import RewardWorker
+from unigrpo.rewards.runtime.isolation import IsolatedScoring, Outcome, Reply, outcomes_of
+from unigrpo.rewards.runtime.process import RewardProcess
 from unigrpo.settings import RewardSettings
 
 REWARD = """
@@ -33,25 +33,27 @@ def test_failed_is_an_error_with_its_reason() -> None:
 def test_a_failed_item_leaves_the_others_alone_and_is_not_asked_again(tmp_path: Path, num_bombs: int) -> None:
     (tmp_path / "reward.py").write_text(REWARD)
     settings = RewardSettings(use=f"{tmp_path / 'reward.py'}:judge")
-    worker = RewardWorker(name="it", settings=settings, folder=None, start_timeout_s=60.0)
+    process = RewardProcess(settings=settings)
+    process.add("it", settings)
     texts = ["a", *["bomb"] * num_bombs, "b"]
     replies: list[Reply] = []
     failures: list[Outcome] = []
 
     def call(items: object) -> Reply:
         assert list(items) == list(range(len(texts)))  # type: ignore[call-overload]
-        replies.append(worker.call({"prompts": ["?"] * len(texts), "completions": texts}, 0))
+        message = {"reward": "it", "columns": {"prompts": ["?"] * len(texts), "completions": texts}, "step": 0}
+        replies.append(outcomes_of(process.exchange(message, timeout_s=60.0)))
         return replies[-1]
 
-    worker.open()
+    process.open()
     try:
-        worker.wait_until_loaded()
+        process.wait_until_loaded()
         scoring = IsolatedScoring(
             call=call, name="it", minimum=0.0, on_failure=lambda _, outcome: failures.append(outcome)
         )
-        outcomes = scoring.score(range(len(texts)))
+        outcomes = scoring.score([(item,) for item in range(len(texts))])
     finally:
-        worker.close()
+        process.close()
     assert [reply.metrics["calls"] for reply in replies] == [1.0]
     assert (outcomes[0].value, outcomes[len(texts) - 1].value) == (0.5, 0.5)
     assert [outcome.status for outcome in failures] == [RewardStatus.ERROR] * num_bombs

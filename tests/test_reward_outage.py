@@ -11,8 +11,8 @@ from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.isolation import RewardOutageError
 from unigrpo.rewards.runtime.pool import RewardPool
+from unigrpo.rewards.runtime.process import RewardLoadError
 from unigrpo.rewards.runtime.reward_checks import composition_problems, logged_only
-from unigrpo.rewards.runtime.worker_process import RewardLoadError
 from unigrpo.settings import RewardSettings
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
@@ -34,9 +34,9 @@ def test_an_outage_at_weight_0_is_a_metric_and_one_warning_with_three_samples(
     settings = {"held_out": specimen("always_raises", weight=0.0, **fraction), "length": specimen("length")}
     with caplog.at_level(logging.WARNING), RewardPool(settings) as pool:
         for _ in range(2):
-            table = pool.score(STEP)
-            assert pool.metrics()["reward/held_out/outage"] == 1.0
-            assert pool.last_stats["held_out"].num_errors == len(STEP)
+            scored = pool.score(STEP)
+            table = scored.table
+            assert scored.metrics["reward/held_out/outage"] == 1.0
     assert (table.status[:, 0] == RewardStatus.ERROR).all()
     assert table.total.tolist() == [number / 100 for number in range(1, 9)]
     (said,) = outages_said(caplog)
@@ -48,8 +48,9 @@ def test_a_reward_of_weight_0_that_always_hangs_is_out_after_five_items(caplog: 
     settings = {"held_out": specimen("always_hangs", weight=0.0, timeout_s=0.2), "length": specimen("length")}
     rows = [rollout("x", number=number) for number in range(40)]
     with RewardPool(settings, max_failed_fraction=1.0) as pool:
-        table = pool.score(rows)
-        assert pool.metrics()["reward/held_out/outage"] == 1.0
+        scored = pool.score(rows)
+        table = scored.table
+        assert scored.metrics["reward/held_out/outage"] == 1.0
     assert np.bincount(table.status[:, 0], minlength=5)[RewardStatus.TIMEOUT] == 5
     assert (table.status[:, 0] == RewardStatus.ERROR).sum() == 35
     (said,) = outages_said(caplog)
@@ -60,10 +61,11 @@ def test_what_was_scored_before_the_outage_is_kept_and_the_reward_is_asked_again
     settings = {"held_out": specimen("raise_on_bomb", weight=0.0, batch_size=1), "length": specimen("length")}
     bombs = [rollout(text, number=number) for number, text in enumerate(["x", *["bomb"] * 4, "y"])]
     with RewardPool(settings) as pool:
-        table = pool.score(bombs)
+        table = pool.score(bombs).table
         assert table.status[:, 0].tolist() == [RewardStatus.OK, *[RewardStatus.ERROR] * 5]
-        assert (pool.score(STEP).status[:, 0] == RewardStatus.OK).all()
-        assert pool.metrics()["reward/held_out/outage"] == 0.0
+        scored = pool.score(STEP)
+        assert (scored.table.status[:, 0] == RewardStatus.OK).all()
+        assert scored.metrics["reward/held_out/outage"] == 0.0
 
 
 def test_a_reward_of_weight_0_that_cannot_be_made_again_is_out_for_good(
@@ -78,7 +80,7 @@ def test_a_reward_of_weight_0_that_cannot_be_made_again_is_out_for_good(
     settings = {"held_out": RewardSettings(use=f"{tmp_path}/once.py:Once", weight=0.0), "length": specimen("length")}
     with RewardPool(settings) as pool:
         for _ in range(2):
-            assert (pool.score(STEP).status[:, 0] == RewardStatus.ERROR).all()
+            assert (pool.score(STEP).table.status[:, 0] == RewardStatus.ERROR).all()
     (said,) = outages_said(caplog)
     assert "could not be made: FileExistsError" in said
     with pytest.raises(RewardLoadError), RewardPool(settings) as pool:

@@ -14,7 +14,7 @@ from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.isolation import RewardOutageError
 from unigrpo.rewards.runtime.pool import MAX_ITEMS_A_CALL, RewardFailedError, RewardPool
-from unigrpo.rewards.runtime.worker_process import RewardLoadError, RewardPoolClosedError
+from unigrpo.rewards.runtime.process import RewardLoadError, RewardPoolClosedError
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Message
 
@@ -27,7 +27,7 @@ def specimen(name: str, **settings: object) -> RewardSettings:
 
 def score(texts: list[str], name: str, **settings: object) -> RewardTable:
     with RewardPool({"it": specimen(name, **settings)}) as pool:
-        return pool.score([rollout(text, number=number) for number, text in enumerate(texts)])
+        return pool.score([rollout(text, number=number) for number, text in enumerate(texts)]).table
 
 
 BATCH = [*("x" * number for number in range(1, 8)), "bomb", *("x" * number for number in range(8, 15))]
@@ -45,13 +45,12 @@ def assert_only_the_guilty_item_pays(table: RewardTable, status: RewardStatus) -
 def test_an_item_that_hangs_gets_the_minimum_and_the_others_their_value(name: str) -> None:
     with RewardPool({"it": specimen(name, timeout_s=1.0)}) as pool:
         rollouts = [rollout(text, number=number) for number, text in enumerate(BATCH)]
-        table = pool.score(rollouts)
+        scored = pool.score(rollouts)
+        table = scored.table
         assert_only_the_guilty_item_pays(table, RewardStatus.TIMEOUT)
         assert table.values[GUILTY, 0] == 0.0
-        assert pool.last_stats["it"].timeout_rate == 1 / len(BATCH)
-        assert pool.last_stats["it"].error_rate == 0.0
-        assert pool.last_stats["it"].num_restarts == 2
-        again = pool.score(rollouts[:3])
+        assert scored.stats["it"].num_restarts == 2
+        again = pool.score(rollouts[:3]).table
         assert (again.status == RewardStatus.OK).all()
 
 
@@ -75,11 +74,12 @@ def test_a_worker_killed_once_costs_nothing(tmp_path: Path) -> None:
 
 def test_a_worker_killed_between_steps_is_replaced() -> None:
     with RewardPool({"it": specimen("process_id")}) as pool:
-        first = int(pool.score([rollout("a")]).values[0, 0])
+        first = int(pool.score([rollout("a")]).table.values[0, 0])
         os.kill(first, 9)
-        second = int(pool.score([rollout("a")]).values[0, 0])
+        scored = pool.score([rollout("a")])
+        second = int(scored.table.values[0, 0])
         assert first != second
-        assert pool.last_stats["it"].num_restarts == 1
+        assert scored.stats["it"].num_restarts == 1
     assert not psutil.pid_exists(second)
 
 
@@ -159,7 +159,7 @@ def test_on_error_value_is_used() -> None:
 def test_on_error_drop_group_masks_every_reward_of_the_group() -> None:
     settings = {"it": specimen("raise_on_bomb", on_error="drop_group"), "other": specimen("length")}
     with RewardPool(settings) as pool:
-        table = pool.score([rollout(text, number=number) for number, text in enumerate(BATCH)])
+        table = pool.score([rollout(text, number=number) for number, text in enumerate(BATCH)]).table
     is_dropped = np.arange(len(BATCH)) // 4 == GUILTY // 4
     assert (np.isnan(table.values) == is_dropped[:, None]).all()
     assert np.isnan(table.total[is_dropped]).all()
@@ -170,7 +170,7 @@ def test_drop_group_spares_other_groups_of_the_same_prompt_id() -> None:
     rows = [rollout(text, number=number % 2, id="same") for number, text in enumerate(texts)]
     rows[4:] = [rollout(text, number=number, id="same", kind="understand") for number, text in enumerate("ab")]
     with RewardPool({"it": specimen("raise_on_bomb", on_error="drop_group")}) as pool:
-        assert np.isnan(pool.score(rows).values[:, 0]).tolist() == [True, True, False, False, False, False]
+        assert np.isnan(pool.score(rows).table.values[:, 0]).tolist() == [True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize("is_adapted", [False, True], ids=["function", "adapted"])
@@ -180,7 +180,7 @@ def test_the_warm_up_of_a_function_is_not_in_the_time_of_its_first_call(is_adapt
         arguments = {"function": settings.use}
         settings = RewardSettings(use="unigrpo.rewards.adapters:Trl", arguments=arguments, timeout_s=1.0)
     with RewardPool({"it": settings}) as pool:
-        table = pool.score([rollout("a")])
+        table = pool.score([rollout("a")]).table
     assert table.status.tolist() == [[RewardStatus.OK]]
 
 
@@ -193,8 +193,9 @@ def test_an_outage_of_a_function_that_is_slow_at_first_names_warm_up(settings: d
 def test_a_call_is_of_bounded_size_and_what_it_logs_comes_back() -> None:
     num_items = 2 * MAX_ITEMS_A_CALL + 10
     with RewardPool({"it": specimen("size_of_call")}) as pool:
-        table = pool.score([rollout(f"{number}", number=number) for number in range(num_items)])
-        stats = pool.last_stats["it"]
+        scored = pool.score([rollout(f"{number}", number=number) for number in range(num_items)])
+        table = scored.table
+        stats = scored.stats["it"]
     assert table.values[:, 0].tolist() == [64.0] * 128 + [10.0] * 10
     assert stats.metrics == {"size": pytest.approx((64 * 128 + 10 * 10) / 138)}
     assert stats.extras == {"text": tuple(str(number) for number in range(num_items))}
@@ -207,7 +208,7 @@ def test_tasks_filter_and_weights_make_the_total() -> None:
     }
     with RewardPool(settings) as pool:
         good = "<think>x</think> 5"
-        table = pool.score([rollout(good), rollout(good, kind="understand", id="other")])
+        table = pool.score([rollout(good), rollout(good, kind="understand", id="other")]).table
     assert table.names == ("length", "format")
     assert table.status[:, 0].tolist() == [RewardStatus.OK, RewardStatus.NOT_APPLICABLE]
     assert table.total.tolist() == pytest.approx([2.0 * len(good) / 100 + 0.5, 0.5])
@@ -217,21 +218,22 @@ def test_pictures_columns_and_ids_arrive_by_name() -> None:
     message = Message(role="user", text="?", images=(Image.new("RGB", (2, 2)), Image.new("L", (3, 3))))
     made = rollout(None, image=np.zeros((4, 7, 3), np.uint8), messages=(message,), columns={"difficulty": 3})
     with RewardPool({"it": specimen("images_and_columns")}) as pool:
-        assert pool.score([made]).values[0, 0] == 7 + 10 * 2 + 100 * 3 + 1000 * 3
+        assert pool.score([made]).table.values[0, 0] == 7 + 10 * 2 + 100 * 3 + 1000 * 3
 
 
 def test_async_functions_metrics_and_the_step() -> None:
     with RewardPool({"it": specimen("asynchronous")}) as pool:
-        table = pool.score([rollout("a", answer="abc")], step=7)
+        scored = pool.score([rollout("a", answer="abc")], step=7)
+        table = scored.table
         assert table.values[0, 0] == 10.0
-        assert pool.last_stats["it"].metrics == {"half": 0.5}
+        assert scored.stats["it"].metrics == {"half": 0.5}
 
 
 def test_several_workers_share_the_items_in_order() -> None:
     with RewardPool({"it": specimen("process_id", num_workers=3)}) as pool:
-        assert len(set(pool.score([rollout("a") for _ in range(9)]).values[:, 0])) == 3
+        assert len(set(pool.score([rollout("a") for _ in range(9)]).table.values[:, 0])) == 3
     with RewardPool({"it": specimen("length", num_workers=3)}) as pool:
-        table = pool.score([rollout(text, number=number) for number, text in enumerate(BATCH)])
+        table = pool.score([rollout(text, number=number) for number, text in enumerate(BATCH)]).table
     assert table.values[:, 0].tolist() == EXPECTED
 
 
@@ -265,7 +267,7 @@ def test_text_rewards_of_256_rollouts_take_a_fraction_of_a_second(text_pool: Rew
     texts = [f"<think>{'because ' * 100}</think> \\boxed{{{number % 7}}}" for number in range(256)]
     rollouts = [rollout(text, number=number) for number, text in enumerate(texts)]
     start_s = time.perf_counter()
-    table = text_pool.score(rollouts)
+    table = text_pool.score(rollouts).table
     assert time.perf_counter() - start_s < 1.0
     assert table.values[:, 0].tolist() == [float(number % 7 == 5) for number in range(256)]
     assert table.values[:, 1].tolist() == [1.0] * 256
@@ -273,5 +275,5 @@ def test_text_rewards_of_256_rollouts_take_a_fraction_of_a_second(text_pool: Rew
 
 def test_power_towers_are_wrong_and_the_rest_is_scored(text_pool: RewardPool) -> None:
     texts = [r"\boxed{9^9^9^9}", r"\boxed{10^{10^{10}}}", r"\boxed{\sqrt{25}}", r"\boxed{5}"]
-    table = text_pool.score([rollout(text, number=number) for number, text in enumerate(texts)])
+    table = text_pool.score([rollout(text, number=number) for number, text in enumerate(texts)]).table
     assert table.values[:, 0].tolist() == [0.0, 0.0, 1.0, 1.0]

@@ -35,8 +35,8 @@ def test_every_misbehaviour_of_every_form_has_its_outcome_and_moves_no_other_ite
         form: settings(form, placement="ray", num_cpus=0.1, num_workers=1, max_failed_fraction=1.0) for form in FORMS
     }
     with RewardPool(on_ray) as pool:
-        table = pool.score(rollouts(texts))
-        again = pool.score(rollouts(["abc", "de"]))
+        table = pool.score(rollouts(texts)).table
+        again = pool.score(rollouts(["abc", "de"])).table
     wanted = [OUTCOMES.get(text.removeprefix("bomb "), OK) for text in texts]
     assert [row.tolist() for row in table.status] == [[status] * len(FORMS) for status in wanted]
     own = np.array([len(text) / 2**20 for text in texts])
@@ -66,8 +66,9 @@ def test_an_interpreter_of_its_own_on_a_node(tmp_path: Path, monkeypatch: pytest
         max_failed_fraction=1.0,
     )
     with RewardPool({"own": on_ray}, folder=tmp_path) as pool:
-        table = pool.score(rollouts(["a", "bb", "die", "cccc"]))
-        stats = pool.last_stats["own"]
+        scored = pool.score(rollouts(["a", "bb", "die", "cccc"]))
+        table = scored.table
+        stats = scored.stats["own"]
     np.testing.assert_array_equal(table.values[:, 0], [0.1, 0.2, np.nan, 0.4])
     assert stats.metrics["is_own"] == 1.0
     assert stats.num_restarts >= 1

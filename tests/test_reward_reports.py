@@ -26,10 +26,11 @@ def test_values_beyond_the_range_are_counted_and_said_once(caplog: pytest.LogCap
     texts = ["low", "high", "rounded", "inside"]
     with RewardPool(specimen("beyond")) as pool, caplog.at_level(logging.WARNING):
         for _ in range(2):
-            table = pool.score([rollout(text, number=number) for number, text in enumerate(texts)])
-            assert pool.metrics()["reward/it/out_of_range_rate"] == 0.5
-        pool.score([rollout("inside")])
-        assert pool.metrics()["reward/it/out_of_range_rate"] == 0.0
+            scored = pool.score([rollout(text, number=number) for number, text in enumerate(texts)])
+            table = scored.table
+            assert scored.metrics["reward/it/out_of_range_rate"] == 0.5
+        scored = pool.score([rollout("inside")])
+        assert scored.metrics["reward/it/out_of_range_rate"] == 0.0
     assert table.values[:2, 0].tolist() == [-0.5, 3.0]
     said = [record.getMessage() for record in caplog.records if "outside of its range" in record.getMessage()]
     assert len(said) == 1
@@ -52,7 +53,7 @@ def test_a_column_that_no_prompt_has_is_named_once(use: str, column: str, caplog
     settings = {"it": RewardSettings(use=f"unigrpo.rewards.{use}")}
     with RewardPool(settings) as pool, caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert np.isnan(pool.score(rows).values).all()
+            assert np.isnan(pool.score(rows).table.values).all()
     said = [record.getMessage() for record in caplog.records if "have nothing in" in record.getMessage()]
     assert len(said) == 1
     assert (
@@ -69,7 +70,7 @@ def test_a_reward_that_applies_to_nothing_though_the_data_has_its_columns_is_not
         RewardPool({"it": RewardSettings(use="unigrpo.rewards.correctness:Correctness")}) as pool,
         caplog.at_level(logging.WARNING),
     ):
-        assert np.isnan(pool.score([picture]).values).all()
+        assert np.isnan(pool.score([picture]).table.values).all()
     assert not caplog.records
 
 
@@ -108,8 +109,8 @@ def test_what_a_reward_prints_goes_to_standard_error_with_escapes(capfd: pytest.
 
 def test_a_worker_that_was_killed_is_not_said_to_have_run_out_of_memory(caplog: pytest.LogCaptureFixture) -> None:
     with RewardPool({"it": RewardSettings(use=f"{SPECIMENS}:kills_itself", max_failed_fraction=1.0)}) as pool:
-        pool.score([rollout("a")])
-        assert "SIGKILL (killed from outside or out of memory)" in pool.last_reasons["it"][0]
+        scored = pool.score([rollout("a")])
+        assert "SIGKILL (killed from outside or out of memory)" in scored.reasons["it"][0]
 
 
 def test_ray_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

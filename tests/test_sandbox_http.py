@@ -17,13 +17,13 @@ import pytest
 
 from unigrpo.rewards.code import Code
 from unigrpo.rewards.sandboxing.code_runs import Clock
-from unigrpo.rewards.sandboxing.code_tasks import Task
+from unigrpo.rewards.sandboxing.code_tests import CodeTests
 from unigrpo.rewards.sandboxing.sandbox_http import RemoteSandbox, SandboxServerError
 
 ADD = "def add(a, b):\n    return a + b"
-SCRIPT = Task(runs=(("1 2\n", "3\n"),))
-TESTS = Task(tests=("assert add(1, 2) == 3", "assert add(2, 2) == 4"))
-CASES = Task(entry_point="add", cases=(([1, 1], 2), ([1, 2], 3)))
+SCRIPT = CodeTests(runs=(("1 2\n", "3\n"),))
+TESTS = CodeTests(tests=("assert add(1, 2) == 3", "assert add(2, 2) == 4"))
+CASES = CodeTests(entry_point="add", cases=(([1, 1], 2), ([1, 2], 3)))
 
 
 class Server(ThreadingHTTPServer):
@@ -165,14 +165,14 @@ def test_reward_is_the_same_as_at_home_for_all_kinds_of_tests(server: Server) ->
 
 def test_wanted_values_of_cases_and_scripts_never_travel(server: Server) -> None:
     sandbox = remote(server)
-    sandbox.run(ADD, Task(entry_point="add", cases=(([1, 2], "secret-7391"),)))
-    sandbox.run(ADD, Task(runs=(("1 2", "secret-7391"),)))
+    sandbox.run(ADD, CodeTests(entry_point="add", cases=(([1, 2], "secret-7391"),)))
+    sandbox.run(ADD, CodeTests(runs=(("1 2", "secret-7391"),)))
     assert len(server.requests) == 2
     assert "secret-7391" not in json.dumps(server.requests)
 
 
 def test_file_with_the_test_lines_is_gone_before_the_program_runs(server: Server) -> None:
-    verdict = remote(server).run(ADD, Task(tests=("assert add(1, 2) == 3",)))
+    verdict = remote(server).run(ADD, CodeTests(tests=("assert add(1, 2) == 3",)))
     assert (verdict.num_passed, server.left_over) == (1, [])
 
 
@@ -208,12 +208,12 @@ CHEATS = {
 @pytest.mark.parametrize("name", CHEATS)
 def test_cheat_earns_nothing_on_a_server(server: Server, name: str) -> None:
     sandbox = remote(server, total_s=4.0)
-    assert sandbox.run(CHEATS[name], Task(tests=("assert f() == 'secret-7391'",))).num_passed == 0
-    assert sandbox.run(CHEATS[name], Task(entry_point="f", cases=(([], "secret-73912"),))).num_passed == 0
+    assert sandbox.run(CHEATS[name], CodeTests(tests=("assert f() == 'secret-7391'",))).num_passed == 0
+    assert sandbox.run(CHEATS[name], CodeTests(entry_point="f", cases=(([], "secret-73912"),))).num_passed == 0
 
 
 def test_timeout_counts_against_the_program(server: Server) -> None:
-    verdict = remote(server, total_s=1.0).run("while True: pass", Task(runs=(("", "1"), ("", "2"))))
+    verdict = remote(server, total_s=1.0).run("while True: pass", CodeTests(runs=(("", "1"), ("", "2"))))
     assert (verdict.num_passed, verdict.num_tests, verdict.is_timeout) == (0, 2, True)
     assert len(server.requests) == 1, "the first one that hangs is enough"
 
@@ -233,14 +233,14 @@ def test_timeout_counts_against_the_program(server: Server) -> None:
 def test_bad_reply_is_an_error_of_the_server_not_of_the_program(server: Server, mood: str, message: str) -> None:
     server.mood = mood
     with pytest.raises(SandboxServerError, match=message):
-        remote(server).run(ADD, Task(tests=("assert add(1, 2) == 3",)) if mood == "huge" else SCRIPT)
+        remote(server).run(ADD, CodeTests(tests=("assert add(1, 2) == 3",)) if mood == "huge" else SCRIPT)
     assert len(server.requests) == 1
 
 
 def test_program_cannot_make_a_reply_too_long_to_read(server: Server) -> None:
-    printing = remote(server).run("print('x' * (20 << 20))", Task(runs=(("", "x"), ("", "y"))))
+    printing = remote(server).run("print('x' * (20 << 20))", CodeTests(runs=(("", "x"), ("", "y"))))
     assert (printing.num_passed, len(server.requests)) == (0, 1)
-    cases = Task(entry_point="f", cases=(([1], 1), *[([2], 2)] * 6))
+    cases = CodeTests(entry_point="f", cases=(([1], 1), *[([2], 2)] * 6))
     assert remote(server).run("def f(n): return 1 if n == 1 else '\"' * (3 << 20)", cases).num_passed == 1
 
 
@@ -260,7 +260,9 @@ def test_reply_without_the_wanted_output_or_nonce_is_no_point(server: Server) ->
     ],
 )
 @pytest.mark.parametrize("task", [SCRIPT, TESTS], ids=["script", "tests"])
-def test_output_that_is_no_text_is_an_error_of_the_server(server: Server, mood: str, message: str, task: Task) -> None:
+def test_output_that_is_no_text_is_an_error_of_the_server(
+    server: Server, mood: str, message: str, task: CodeTests
+) -> None:
     server.mood = mood
     with pytest.raises(SandboxServerError, match=message):
         remote(server).run(ADD, task)
@@ -274,7 +276,7 @@ def test_exit_code_that_is_no_number_is_an_error_of_the_server(server: Server) -
 
 @pytest.mark.parametrize("index", ["0", "1"])
 @pytest.mark.parametrize(("task", "said"), [(CASES, '"value": 2'), (TESTS, '"passed": true')], ids=["cases", "tests"])
-def test_report_of_one_test_counts_once(server: Server, task: Task, said: str, index: str) -> None:
+def test_report_of_one_test_counts_once(server: Server, task: CodeTests, said: str, index: str) -> None:
     server.mood = "forged"
     report = f'{{{said}, "index": {index}}}'
     server.reports = [report]

@@ -319,7 +319,7 @@ def test_saved_rollouts_can_be_scored_again(tmp_path: Path) -> None:
         rollouts.append(rollout(None, image=np.asarray(picture), columns=prompt.columns, **fields))
     settings = {"scene": RewardSettings(use="unigrpo.rewards.scene:Scene")}
     with RewardPool(settings) as pool:
-        table = pool.score(rollouts)
+        table = pool.score(rollouts).table
     write_samples(tmp_path / "step.jsonl", [(one, table, row) for row, one in enumerate(rollouts)])
     again = score_items(settings, read_items(tmp_path / "step.jsonl"), batch_size=4)
     assert [item.values["scene"] for item in again.items] == table.values[:, 0].tolist()
@@ -357,7 +357,7 @@ def test_a_lone_surrogate_is_shown_and_written_as_its_escape(
 def test_samples_and_pages_with_a_lone_surrogate_are_written(tmp_path: Path) -> None:
     made = rollout("\ud800 x", columns={"note": "\udfff"})
     with RewardPool({"it": RewardSettings(use=f"{SPECIMENS}:length")}) as pool:
-        table = pool.score([made])
+        table = pool.score([made]).table
     write_samples(tmp_path / "step.jsonl", [(made, table, 0)])
     record = json.loads((tmp_path / "step.jsonl").read_text())
     assert (record["completion"], record["note"]) == ("\ud800 x", "\udfff")

@@ -187,11 +187,11 @@ class ChatClient:
         except ValueError as error:  # What aiohttp raises for some headers that are not HTTP.
             raise _UselessError(self._cleaned(f"{self._url} sent what is not HTTP: {error}")) from error
         if status == 429 or status >= 500:
-            raise _RefusedError(self._complaint(status, payload), retry_after_s(wanted_s))
+            raise _RefusedError(self._problem(status, payload), retry_after_s(wanted_s))
         if 300 <= status < 400:
             raise _UselessError(f"{self._url} redirects (HTTP {status}), which is refused; give the final url")
         if status != 200:
-            raise _UselessError(self._complaint(status, payload))
+            raise _UselessError(self._problem(status, payload))
         try:
             document = json.loads(payload)
         except (ValueError, RecursionError) as error:
@@ -214,7 +214,7 @@ class ChatClient:
         bound = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (num_tries - 1))
         return bound * self._jitter.uniform(0.5, 1.0)
 
-    def _complaint(self, status: int, payload: bytes) -> str:
+    def _problem(self, status: int, payload: bytes) -> str:
         return f"{self._url} said HTTP {status}: {self._excerpt(payload)}"
 
     def _excerpt(self, payload: bytes) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.rewards.judging import judge_guard
-from unigrpo.rewards.process import marks
+from unigrpo.rewards.process import tags
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -133,13 +133,13 @@ class LaunchedServer:
             model = _served_model(self._port)
             seconds = time.monotonic() - start_s
             if self._guard.poll() is not None:
-                raise LaunchError(self._complaint(f"ended with code {self._guard.returncode} after {seconds:.0f} s"))
+                raise LaunchError(self._problem(f"ended with code {self._guard.returncode} after {seconds:.0f} s"))
             if model is not None:
                 _LOGGER.info("judge: %s is ready after %.0f s on port %d", model, seconds, self._port)
                 return model or self._launch.model
             if seconds > self._launch.start_timeout_s:
                 raise LaunchError(
-                    self._complaint(f"did not answer within start_timeout_s: {self._launch.start_timeout_s:g}")
+                    self._problem(f"did not answer within start_timeout_s: {self._launch.start_timeout_s:g}")
                 )
             if time.monotonic() > next_word_s:
                 next_word_s += _PROGRESS_S
@@ -147,7 +147,7 @@ class LaunchedServer:
                 _LOGGER.info("judge: waiting for the server since %.0f s: %s", seconds, last)
             time.sleep(_POLL_S)
 
-    def _complaint(self, what: str) -> str:
+    def _problem(self, what: str) -> str:
         lines = tail(self._log, _NUM_LINES_SHOWN)
         end = "\n".join(f"  {line}" for line in lines) if lines else "  (no output)"
         return f"the judge's server {what}. The end of its log, {self._log}:\n{end}"
@@ -191,8 +191,7 @@ def _environment(gpus: tuple[int, ...] | None) -> dict[str, str]:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in _WORKERS_OWN
-        and not name.startswith(marks.PREFIX)  # A kill of this process must leave the guard.
+        if name not in _WORKERS_OWN and not name.startswith(tags.PREFIX)  # A kill of this process must leave the guard.
     }
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))

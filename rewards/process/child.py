@@ -3,7 +3,7 @@
 A child is a fresh interpreter (``python -m MODULE``), not a fork and not ``multiprocessing``: a script without a
 ``__main__`` guard, a thread, an asyncio loop and a Ray actor can all start one, no signal handler of the parent is
 touched, and nothing of the parent is inherited but one socket. What it started dies with it: it leads its own process
-group, and its environment has a mark (:mod:`unigrpo.rewards.process.marks`) by which those are found that left the
+group, and its environment has a tag (:mod:`unigrpo.rewards.process.tags`) by which those are found that left the
 group. Where there is no /proc, only the group dies.
 
 When its parent dies, even by SIGKILL, the socket closes and the child's reader thread ends all of these; a call that
@@ -27,10 +27,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from unigrpo.rewards.process import marks, wire
+from unigrpo.rewards.process import tags, wire
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_MEMBER_VARIABLE = marks.PREFIX + "GROUP"
+_MEMBER_VARIABLE = tags.PREFIX + "GROUP"
 """Set inside a child: what it starts in turn stays in its process group, so that one kill ends all."""
 _CPU_GRACE_S = 5.0
 _CPU_FACTOR = 4.0
@@ -67,7 +67,7 @@ class Child:
         environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         leads_group = _MEMBER_VARIABLE not in environment
         environment[_MEMBER_VARIABLE] = "1"
-        mark = marks.add_mark(environment)
+        tag = tags.add_tag(environment)
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments],
@@ -79,7 +79,7 @@ class Child:
             )
         self._process = process
         self._socket = ours
-        self._finalizer = weakref.finalize(self, _end, process, ours, leads_group, mark, os.getpid())
+        self._finalizer = weakref.finalize(self, _end, process, ours, leads_group, tag, os.getpid())
 
     @property
     def pid(self) -> int:
@@ -107,8 +107,7 @@ class Child:
             ChildDiedError: if the child has ended.
             ChildTimeoutError: after ``timeout_s`` seconds.
         """
-        with self._ends(f"gave no answer in {timeout_s:g} s"):
-            return wire.receive(self._socket, timeout_s)
+        return wire.decode(self.receive_frame(timeout_s=timeout_s))
 
     def send_frame(self, frame: bytes, *, timeout_s: float) -> None:
         """Send a message that is encoded already; as :meth:`send`."""
@@ -121,23 +120,23 @@ class Child:
             return wire.receive_frame(self._socket, timeout_s)
 
     @contextlib.contextmanager
-    def _ends(self, complaint: str) -> Iterator[None]:
+    def _ends(self, problem: str) -> Iterator[None]:
         """Turn a closed or silent socket into how the child ended."""
         try:
             yield
         except wire.WireClosedError as error:
-            death = ChildDiedError(self._obituary())
+            death = ChildDiedError(self._exit_report())
             death.is_out_of_cpu_time = self._process.returncode == -signal.SIGPROF
             raise death from error
         except wire.WireTimeoutError as error:
             self.kill()
-            raise ChildTimeoutError(f"process {self.pid} {complaint} and was killed") from error
+            raise ChildTimeoutError(f"process {self.pid} {problem} and was killed") from error
 
     def kill(self) -> None:
         """End the child and all that it started; harmless when it is gone."""
         self._finalizer()
 
-    def _obituary(self) -> str:
+    def _exit_report(self) -> str:
         """Return how the child ended, after making sure that it has."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1.0)
@@ -150,7 +149,7 @@ class Child:
 
 
 def _end(
-    process: subprocess.Popen[bytes], connection: socket.socket, leads_group: bool, mark: str, owner_pid: int
+    process: subprocess.Popen[bytes], connection: socket.socket, leads_group: bool, tag: str, owner_pid: int
 ) -> None:
     connection.close()
     if os.getpid() != owner_pid:
@@ -161,7 +160,7 @@ def _end(
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     process.wait()
-    marks.end_marked(mark)
+    tags.end_tagged(tag)
 
 
 def limit_memory(num_gb: float) -> None:
@@ -240,9 +239,9 @@ def _reply(connection: socket.socket, reply: Mapping[str, Any]) -> None:
 
 def _end_all() -> NoReturn:
     """End this process and all that it started."""
-    mark = marks.own_mark()
-    if mark is not None:
-        marks.end_marked(mark)
+    tag = tags.own_tag()
+    if tag is not None:
+        tags.end_tagged(tag)
     if os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
         time.sleep(1.0)

@@ -54,7 +54,7 @@ def source_folder() -> Path:
     return folder
 
 
-def become(python: Path, descriptor: int) -> NoReturn:
+def exec_worker(python: Path, descriptor: int) -> NoReturn:
     """Replace this process by a worker under another interpreter, on the same socket."""
     os.set_inheritable(descriptor, True)
     command = [str(python), "-c", _START, str(source_folder()), str(descriptor)]
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
         wire.send(connection, {"error": str(error), "traceback": "", "is_contract": False})
         connection.detach()
         return
-    become(python, connection.detach())
+    exec_worker(python, connection.detach())
 
 
 if __name__ == "__main__":

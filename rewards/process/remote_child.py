@@ -7,7 +7,7 @@ death of the child, of the actor or of the node is the same ``ChildDiedError``, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unigrpo.ray_start import start_ray
@@ -26,20 +26,17 @@ class ChildHost:
         """Start the child."""
         self._child = Child(module, num_threads=num_threads, arguments=arguments)
 
-    def send(self, frame: bytes, timeout_s: float) -> tuple[str, str]:
+    def send(self, frame: bytes, timeout_s: float) -> tuple[str, str, bytes]:
         """Pass a frame on."""
-        try:
-            self._child.send_frame(frame, timeout_s=timeout_s)
-        except ChildDiedError as error:
-            return _DIED, str(error)
-        except ChildTimeoutError as error:
-            return _TIMED_OUT, str(error)
-        return "", ""
+        return self._answer(lambda: self._child.send_frame(frame, timeout_s=timeout_s))
 
     def receive(self, timeout_s: float) -> tuple[str, str, bytes]:
         """Return the child's next frame."""
+        return self._answer(lambda: self._child.receive_frame(timeout_s=timeout_s))
+
+    def _answer(self, ask: Callable[[], bytes | None]) -> tuple[str, str, bytes]:
         try:
-            return "", "", self._child.receive_frame(timeout_s=timeout_s)
+            return "", "", ask() or b""
         except ChildDiedError as error:
             return _DIED, str(error), b""
         except ChildTimeoutError as error:
@@ -108,12 +105,10 @@ class RemoteChild:
         """
         while self._sent:
             reference, send_timeout_s = self._sent.pop(0)
-            self._raise(*self._get(reference, send_timeout_s))
+            self._frame(reference, send_timeout_s)
         if self._actor is None:
             raise ChildDiedError("the process was ended")
-        kind, reason, frame = self._get(self._actor.receive.remote(timeout_s), timeout_s)
-        self._raise(kind, reason)
-        return wire.decode_frame(frame)
+        return wire.decode(self._frame(self._actor.receive.remote(timeout_s), timeout_s))
 
     def kill(self) -> None:
         """End the actor, with it the child and all that it started; harmless when they are gone."""
@@ -123,13 +118,13 @@ class RemoteChild:
 
     def _get(self, reference: Any, timeout_s: float) -> Any:
         """Return what the actor answered, waiting for its place the first time."""
-        patience_s = timeout_s + _GRACE_S + (0.0 if self._is_placed else self._start_timeout_s)
+        deadline_s = timeout_s + _GRACE_S + (0.0 if self._is_placed else self._start_timeout_s)
         try:
-            answer = self._ray.get(reference, timeout=patience_s)
+            answer = self._ray.get(reference, timeout=deadline_s)
         except self._ray.exceptions.GetTimeoutError as error:
             self.kill()
             raise ChildDiedError(
-                f"no answer from its node in {patience_s:g} s, or no node of the cluster has room for it"
+                f"no answer from its node in {deadline_s:g} s, or no node of the cluster has room for it"
             ) from error
         except self._ray.exceptions.RayActorError as error:
             self.kill()
@@ -137,7 +132,10 @@ class RemoteChild:
         self._is_placed = True
         return answer
 
-    def _raise(self, kind: str, reason: str) -> None:
+    def _frame(self, reference: Any, timeout_s: float) -> bytes:
+        """Return the frame that the actor answered with, or raise what its child met with."""
+        kind, reason, frame = self._get(reference, timeout_s)
         if kind:
             self.kill()
             raise ChildDiedError(reason) if kind == _DIED else ChildTimeoutError(reason)
+        return bytes(frame)

@@ -147,12 +147,17 @@ def _imported(module: str, sent: str) -> Any:
         ) from error
 
 
-def decode(document: bytes, payload: bytes) -> dict[str, Any]:
-    """Return the message of a frame; tuples come back as lists."""
-    parsed = json.loads(document)
-    blobs, start = [], 0
+def decode(frame: bytes) -> dict[str, Any]:
+    """Return the message of a whole frame; tuples come back as lists.
+
+    Raises:
+        WireUnreadableError: if it holds arrays or pictures and numpy or pillow is missing here.
+    """
+    start = _LENGTHS.size + _LENGTHS.unpack_from(frame)[0]
+    parsed = json.loads(frame[_LENGTHS.size : start])
+    blobs = []
     for size in parsed["sizes"]:
-        blobs.append(payload[start : start + size])
+        blobs.append(frame[start : start + size])
         start += size
     unpacked: dict[str, Any] = _unpack(parsed["message"], blobs, {})
     return unpacked
@@ -180,31 +185,20 @@ def send_frame(connection: socket.socket, frame: bytes, timeout_s: float | None 
 
 
 def receive(connection: socket.socket, timeout_s: float | None = None) -> dict[str, Any]:
-    """Return the next message.
+    """Return the next message, or raise as :func:`receive_frame` and :func:`decode` do."""
+    return decode(receive_frame(connection, timeout_s))
+
+
+def receive_frame(connection: socket.socket, timeout_s: float | None = None) -> bytes:
+    """Return the next message as it came.
 
     Raises:
         WireClosedError: if the other side has gone.
         WireTimeoutError: if it is not complete within ``timeout_s`` seconds.
-        WireUnreadableError: if it holds arrays or pictures and numpy or pillow is missing here.
     """
-    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-    num_document, num_payload = _LENGTHS.unpack(_receive_bytes(connection, _LENGTHS.size, deadline))
-    document = _receive_bytes(connection, num_document, deadline)
-    return decode(document, _receive_bytes(connection, num_payload, deadline))
-
-
-def receive_frame(connection: socket.socket, timeout_s: float | None = None) -> bytes:
-    """Return the next message as bytes for :func:`decode_frame`, for those who pass it on; see :func:`receive`."""
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     lengths = _receive_bytes(connection, _LENGTHS.size, deadline)
     return lengths + _receive_bytes(connection, sum(_LENGTHS.unpack(lengths)), deadline)
-
-
-def decode_frame(frame: bytes) -> dict[str, Any]:
-    """Return the message of a whole frame."""
-    start = _LENGTHS.size
-    stop = start + _LENGTHS.unpack(frame[:start])[0]
-    return decode(frame[start:stop], frame[stop:])
 
 
 def _receive_bytes(connection: socket.socket, num_bytes: int, deadline: float) -> bytes:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.process.adapt import RewardContractError
@@ -69,35 +69,20 @@ class ItemError(RuntimeError):
         self.traceback = traceback
 
 
-class Call(Protocol):
-    """One try at some items, by their index.
-
-    Raises:
-        ChildTimeoutError, ChildDiedError, ItemError, RewardContractError: see the module.
-    """
-
-    def __call__(self, items: Sequence[int]) -> Reply:
-        """Return one outcome an item."""
-
-
 @dataclass(kw_only=True, slots=True)
 class IsolatedScoring:
     """The outcomes of a batch, gathered item by item."""
 
-    call: Call
+    call: Callable[[Sequence[int]], Reply]
+    """One try at some items; raises ChildTimeoutError, ChildDiedError, ItemError or RewardContractError, see above."""
     name: str
     minimum: float
     on_failure: Callable[[int, Outcome], None]
     """Told of each failed item, so that the caller can stop when there are too many."""
 
-    def score(self, items: Sequence[int], *, units: Sequence[Sequence[int]] | None = None) -> dict[int, Outcome]:
-        """Return the outcome of each item.
-
-        Args:
-            items: in the order in which they are called.
-            units: the same items in the parts that must stay together; None is one by one.
-        """
-        return self._attempt([tuple(unit) for unit in units or [(item,) for item in items]], is_retry=False)
+    def score(self, units: Sequence[_Unit]) -> dict[int, Outcome]:
+        """Return the outcome of each item, called in the order given; the items of a unit stay together."""
+        return self._attempt(list(units), is_retry=False)
 
     def _attempt(self, units: list[_Unit], *, is_retry: bool) -> dict[int, Outcome]:
         if not units:

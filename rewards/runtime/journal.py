@@ -13,17 +13,23 @@ import numpy as np
 
 from unigrpo.files import write_atomically
 from unigrpo.reward_table import RewardStatus, RewardTable
+from unigrpo.rewards.runtime.step_log import RewardStats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredStep:
-    """All that a step's scoring leaves behind."""
+    """All that a step's scoring leaves behind; table, keys and metrics are journalled."""
 
     table: RewardTable
     keys: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    """As ``RewardPool.last_keys``: with the table, what later steps need not score again."""
+    """By reward, one a rollout: under which its value is kept, in hexadecimal; None where it is not. With the table
+    they are what later steps need not score again."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What the metric log says of the scoring."""
+    """What the metric log says of the scoring, apart from its values."""
+    reasons: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By reward, one a rollout: why it failed; empty where it did not."""
+    stats: Mapping[str, RewardStats] = field(default_factory=dict)
+    """By reward: how the step went for it."""
 
 
 def save_step(path: Path | str, scored: ScoredStep) -> None:

@@ -1,11 +1,22 @@
-"""All rewards of a step at once, each in worker processes that live as long as the run and can be killed."""
+"""All rewards of a step at once, each in worker processes that live as long as the run and can be killed.
+
+The trip of a completion to its reward and back, one object a line::
+
+    RewardPool        pool.py               all rewards at once; their values become the table of the step
+    RewardScorer      scorer.py             one reward: what is known is looked up, equal items go once, workers share
+    Calls             calls.py              some rows as columns in one call, in several where one fails (isolation.py)
+    RewardProcess     process.py            one worker process: loaded, asked in turns, replaced when it dies
+    Child             process/child.py      its socket, deadline and end; on a Ray cluster process/remote_child.py
+    Worker            process/worker.py     inside the process: makes each reward once, and answers calls
+    AdaptedReward     process/adapt.py      the function of the recipe with the columns that it names
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,13 +26,14 @@ import numpy as np
 from unigrpo.lru import LruCache
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.cache import MAX_ENTRIES_IN_MEMORY, DiskCache
+from unigrpo.rewards.runtime.calls import Step
 from unigrpo.rewards.runtime.digests import StepDigests
-from unigrpo.rewards.runtime.process import RewardProcess, child_of
+from unigrpo.rewards.runtime.journal import ScoredStep
+from unigrpo.rewards.runtime.process import RewardProcess
 from unigrpo.rewards.runtime.reward_checks import composition_problems, logged_only
-from unigrpo.rewards.runtime.scorer import RewardScorer, Step, result_of
+from unigrpo.rewards.runtime.scorer import RewardScorer, result_of
 from unigrpo.rewards.runtime.step_log import RewardStats
 from unigrpo.rewards.runtime.table import RewardFailedError, groups_of, ok_values, table_of, values_beyond
-from unigrpo.rewards.runtime.worker_process import RewardWorker
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Rollout
 
@@ -32,16 +44,14 @@ _LOGGER = logging.getLogger(__name__)
 MAX_ITEMS_A_CALL = RewardSettings.model_fields["batch_size"].default
 """Items that a reward gets in one call where the recipe does not say: its ``timeout_s`` is of a call, not of a step."""
 
-Keys = Mapping[str, Sequence[str | None]]
-"""By reward, one a rollout: under which its value is kept, in hexadecimal; None where it is not."""
-
 
 class RewardPool:
     """The rewards of a recipe, ready to score. Several threads may score at once.
 
     Example:
         >>> with RewardPool({"format": RewardSettings(use="unigrpo.rewards.format:Format")}) as pool:
-        ...     table = pool.score(rollouts)
+        ...     scored = pool.score(rollouts)
+        ...     pool.remember(scored)
     """
 
     def __init__(
@@ -73,31 +83,25 @@ class RewardPool:
         self._scorers: dict[str, RewardScorer] = {}
         only_logged = logged_only(settings)
         for name, reward in settings.items():
-            workers = [
-                RewardWorker(
-                    name=name,
-                    settings=reward,
-                    folder=folder,
-                    start_timeout_s=start_timeout_s,
-                    process=self._process(name, reward, number, folder, start_timeout_s),
-                )
-                for number in range(reward.num_workers)
-            ]
             fraction = reward.max_failed_fraction if max_failed_fraction is None else max_failed_fraction
             self._scorers[name] = RewardScorer(
-                name, reward, workers, self._memory, max_failed_fraction=fraction, is_logged_only=name in only_logged
+                name,
+                reward,
+                [self._process(name, reward, number, folder, start_timeout_s) for number in range(reward.num_workers)],
+                self._memory,
+                max_failed_fraction=fraction,
+                is_logged_only=name in only_logged,
             )
         self._executor: ThreadPoolExecutor | None = None
-        self.last_stats: dict[str, RewardStats] = {}
-        """By reward, of the last step."""
-        self.last_keys: Keys = {}
-        """Of the last step; with its table they are what :meth:`remember` takes."""
-        self._out_of_range: dict[str, float] = {}
-        """By reward, of the last step's values the fraction that lies outside of its range."""
         self._warned: set[str] = set()
-        self.last_reasons: dict[str, list[str]] = {}
-        """By reward, one a rollout of the last step: why it failed; empty where it did not."""
-        self.is_scoring = False
+        """Rewards that gave a value outside of their range."""
+        self._num_scoring = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_scoring(self) -> bool:
+        """Return whether any thread is in :meth:`score`."""
+        return self._num_scoring > 0
 
     def start(self) -> None:
         """Start all workers and return at once: rewards load while the caller loads a policy.
@@ -105,10 +109,11 @@ class RewardPool:
         Raises:
             RewardCacheError: if a ``cache_file`` cannot be used.
         """
-        if self._executor is None:
-            num_threads = max(1, sum(len(scorer.workers) for scorer in self._scorers.values()))
-            self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="reward")
-            self._open_files()
+        with self._lock:
+            if self._executor is None:
+                num_threads = max(1, sum(reward.num_workers for reward in self._settings.values()))
+                self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="reward")
+                self._open_files()
         for process in self._processes.values():
             process.open()
 
@@ -122,13 +127,14 @@ class RewardPool:
         for process in self._processes.values():
             process.wait_until_loaded()
 
-    def score(self, rollouts: Sequence[Rollout], *, step: int = 0, remember: bool = True) -> RewardTable:
+    def score(self, rollouts: Sequence[Rollout], *, step: int = 0) -> ScoredStep:
         """Return every reward of every rollout; the rewards run at the same time.
+
+        Later steps know its values once they are given to :meth:`remember`.
 
         Args:
             rollouts: N rollouts, in the order of the table's rows.
             step: the learner step, for rewards that ask for ``trainer_state``.
-            remember: whether to keep the values for later steps; false for what a resumed run may not do again.
 
         Raises:
             RewardContractError: if a reward does not return one value a completion.
@@ -137,16 +143,18 @@ class RewardPool:
             RewardLoadError: if a reward could not be made.
             KeyboardInterrupt: if a signal handler raises it meanwhile; then the workers have been ended.
         """
+        with self._lock:
+            self._num_scoring += 1
         try:
-            self.is_scoring = True
-            return self._score(rollouts, step, remember)
+            return self._score(rollouts, step)
         except KeyboardInterrupt:
             self._end_processes()
             raise
         finally:
-            self.is_scoring = False
+            with self._lock:
+                self._num_scoring -= 1
 
-    def _score(self, rollouts: Sequence[Rollout], step: int, remember: bool) -> RewardTable:
+    def _score(self, rollouts: Sequence[Rollout], step: int) -> ScoredStep:
         self.start()
         executor = self._executor
         assert executor is not None
@@ -159,33 +167,29 @@ class RewardPool:
             except KeyboardInterrupt:
                 self._end_processes()  # Else the threads would be waited for as long as the workers take.
                 raise
-        self.last_stats = {name: found.stats for name, found in scored.items()}
         ranges = [scorer.traits.range for scorer in self._scorers.values()]
         outcomes = {name: found.outcomes for name, found in scored.items()}
-        self.last_reasons = {name: [outcome.reason for outcome in found] for name, found in outcomes.items()}
+        stats = {name: found.stats for name, found in scored.items()}
         table = table_of(self._settings, ranges, rollouts, group_ids, outcomes)
-        self._note_out_of_range(table)
-        self.last_keys = {
-            name: [None if key is None else key.hex() for key in found.keys] for name, found in scored.items()
-        }
-        if remember:
-            self.remember(table, self.last_keys)
-        return table
+        return ScoredStep(
+            table=table,
+            keys={name: [key and key.hex() for key in found.keys] for name, found in scored.items()},
+            metrics=self._metrics(stats, self._out_of_range(table)),
+            reasons={name: [outcome.reason for outcome in found] for name, found in outcomes.items()},
+            stats=stats,
+        )
 
-    def remember(self, table: RewardTable, keys: Keys) -> None:
-        """Keep the values of a table for later steps: those that are numbers which a reward gave, and no others.
+    def remember(self, scored: ScoredStep) -> None:
+        """Keep the values of a step for later ones: those that are numbers which a reward gave, and no others.
 
-        A run that was resumed gives the tables of its journal, in order, and so knows what it knew before.
-
-        Args:
-            table: of N rollouts.
-            keys: as :attr:`last_keys` had them.
+        A run that was resumed gives the steps of its journal, in order, and so knows what it knew before.
         """
+        table = scored.table
         for column, name in enumerate(table.names):
             is_ok = (table.status[:, column] == RewardStatus.OK) & np.isfinite(table.values[:, column])
             values = {
                 bytes.fromhex(key): float(table.values[row, column])
-                for row, key in enumerate(keys.get(name, ()))
+                for row, key in enumerate(scored.keys.get(name, ()))
                 if key is not None and is_ok[row]
             }
             if values and name in self._scorers:
@@ -196,8 +200,8 @@ class RewardPool:
         """Return the rewards that count tokens; known once they are loaded."""
         return tuple(name for name, scorer in self._scorers.items() if scorer.traits.wants_completion_ids)
 
-    def metrics(self) -> dict[str, float]:
-        """Return what the metric log says of the last step's scoring, apart from its values.
+    def _metrics(self, stats: Mapping[str, RewardStats], out_of_range: Mapping[str, float]) -> dict[str, float]:
+        """Return what the metric log says of a step's scoring, apart from its values.
 
         ``reward/<name>/cache_hit_rate``: the fraction of its items that were not scored anew, because an equal one had
         been in an earlier step or stood in this one. ``reward/<name>/<metric>``: what it gave to ``log_metric``, over
@@ -206,22 +210,23 @@ class RewardPool:
         failed on more than its ``max_failed_fraction`` and the rest was not asked about, else 0.
         """
         found: dict[str, float] = {}
-        for name, stats in self.last_stats.items():
-            if stats.num_items:
-                found[f"reward/{name}/cache_hit_rate"] = stats.cache_hit_rate
-                found[f"reward/{name}/out_of_range_rate"] = self._out_of_range[name]
-                if self._scorers[name].is_logged_only:
-                    found[f"reward/{name}/outage"] = float(stats.is_out)
+        for name, of_reward in stats.items():
             prefix = f"reward/{name}/"
-            found |= {prefix + metric.removeprefix(f"{name}/"): value for metric, value in stats.metrics.items()}
+            if of_reward.num_items:
+                found[prefix + "cache_hit_rate"] = of_reward.cache_hit_rate
+                found[prefix + "out_of_range_rate"] = out_of_range[name]
+                if self._scorers[name].is_logged_only:
+                    found[prefix + "outage"] = float(of_reward.is_out)
+            found |= {prefix + metric.removeprefix(f"{name}/"): value for metric, value in of_reward.metrics.items()}
         return found
 
-    def _note_out_of_range(self, table: RewardTable) -> None:
-        """Count the values outside of their range, and warn of the first of each reward."""
+    def _out_of_range(self, table: RewardTable) -> dict[str, float]:
+        """Return by reward the fraction of its values outside of their range; warn of the first of each reward."""
+        fractions = {}
         for column, name in enumerate(table.names):
             values, (low, high) = ok_values(table, column), table.ranges[column]
             beyond = values_beyond(values, (low, high))
-            self._out_of_range[name] = len(beyond) / max(1, len(values))
+            fractions[name] = len(beyond) / max(1, len(values))
             if len(beyond) and name not in self._warned:
                 self._warned.add(name)
                 _LOGGER.warning(
@@ -232,6 +237,7 @@ class RewardPool:
                     low,
                     high,
                 )
+        return fractions
 
     def close(self) -> None:
         """End all workers."""
@@ -275,7 +281,5 @@ class RewardPool:
         """Return the process of a reward's worker: the one that its ``worker:`` names, or its own."""
         key = ("worker", reward.worker, number) if reward.worker is not None else ("reward", name, number)
         if key not in self._processes:
-            self._processes[key] = RewardProcess(
-                name=key[1], open_child=partial(child_of, reward, folder), start_timeout_s=start_timeout_s
-            )
+            self._processes[key] = RewardProcess(settings=reward, folder=folder, start_timeout_s=start_timeout_s)
         return self._processes[key]

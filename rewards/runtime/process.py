@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
+from unigrpo.rewards.process.child import ChildDiedError, ChildTimeoutError
+from unigrpo.rewards.process.placement import AnyChild, start_child
 from unigrpo.settings import RewardSettings
 
 _PAUSE_GRACE_S = 60.0
@@ -22,23 +23,6 @@ class RewardLoadError(RuntimeError):
 
 class RewardPoolClosedError(RuntimeError):
     """The pool was closed while it scored."""
-
-
-class AnyChild(Protocol):
-    """A child process, here or on another machine; see :class:`unigrpo.rewards.process.child.Child`."""
-
-    @property
-    def is_alive(self) -> bool:
-        """Return whether it runs and may be asked."""
-
-    def send(self, message: Mapping[str, Any], *, timeout_s: float = 60.0) -> None:
-        """Send a message."""
-
-    def receive(self, *, timeout_s: float) -> dict[str, Any]:
-        """Return the next message."""
-
-    def kill(self) -> None:
-        """End it and all that it started."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,9 +58,12 @@ class Traits:
 class RewardProcess:
     """One worker process, which holds one reward or several that share it; callers of several threads take turns."""
 
-    name: str
-    open_child: Callable[[], AnyChild]
-    start_timeout_s: float
+    settings: RewardSettings
+    """Of the first reward in it: where it runs, and under which interpreter."""
+    folder: Path | None = None
+    """Where relative paths start, of ``use:`` and of code that arguments name; None is the working directory."""
+    start_timeout_s: float = 600.0
+    """For making a reward, its downloads included."""
     num_restarts: int = 0
     traits: dict[str, Traits] = field(default_factory=dict)
     """By reward, once loaded."""
@@ -91,9 +78,15 @@ class RewardProcess:
     _turn: threading.RLock = field(default_factory=threading.RLock)
     """Of the conversation with the child."""
 
-    def add(self, name: str, order: Mapping[str, Any]) -> None:
+    def add(self, name: str, settings: RewardSettings) -> None:
         """Have the process make one more reward; before it is started."""
-        self._orders[name] = {**order, "name": name}
+        self._orders[name] = {
+            "name": name,
+            "use": settings.use,
+            "arguments": settings.arguments,
+            "folder": str(self.folder) if self.folder else None,
+            "memory_limit_gb": settings.memory_limit_gb,
+        }
 
     def open(self) -> None:
         """Start the process, also after :meth:`close`."""
@@ -115,10 +108,10 @@ class RewardProcess:
                 if self._failure is not None:
                     raise self._failure
                 if self._is_closed:
-                    raise RewardPoolClosedError(f"reward {self.name!r} was closed while it scored")
+                    raise RewardPoolClosedError(f"reward {next(iter(self._orders))!r} was closed while it scored")
                 self.num_restarts += self._child is not None
                 self._num_loaded = 0
-                self._child = self.open_child()
+                self._child = start_child(self.settings, self.folder)
             for order in self._orders.values():
                 self._child.send({"load": order})
 
@@ -161,7 +154,7 @@ class RewardProcess:
         with self._turn:
             self.wait_until_loaded()
             assert self._child is not None
-            self._child.send({**message, "takes_pauses": True})
+            self._child.send({**message, "deadline_s": timeout_s, "takes_pauses": True})
             return self._answer(self._child, timeout_s)
 
     def _answer(self, child: AnyChild, timeout_s: float) -> dict[str, Any]:
@@ -194,20 +187,3 @@ class RewardProcess:
             self._is_closed = True
             if self._child is not None:
                 self._child.kill()
-
-
-def child_of(settings: RewardSettings, folder: Path | None = None) -> AnyChild:
-    """Return a new child where the recipe places the reward, under the interpreter that it names.
-
-    Args:
-        settings: the reward's.
-        folder: the recipe's, where a relative ``env: {python: PATH}`` starts.
-    """
-    module, arguments = "unigrpo.rewards.process.worker", list[str]()
-    if settings.env is not None:
-        module, arguments = "unigrpo.rewards.process.env_worker", [settings.env.model_dump_json(), str(folder or "")]
-    if settings.placement == "ray":
-        from unigrpo.rewards.process.remote_child import RemoteChild
-
-        return RemoteChild(module, num_gpus=settings.num_gpus, num_cpus=settings.num_cpus, arguments=arguments)
-    return Child(module, arguments=arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,32 +16,19 @@ from unigrpo.lru import LruCache
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.cache import DiskCache
+from unigrpo.rewards.runtime.calls import Calls, Step
 from unigrpo.rewards.runtime.columns import empty_columns
-from unigrpo.rewards.runtime.digests import StepDigests, digest_of
+from unigrpo.rewards.runtime.digests import digest_of
 from unigrpo.rewards.runtime.isolation import Outcome, RewardOutageError
-from unigrpo.rewards.runtime.lane import Lane, Request
-from unigrpo.rewards.runtime.process import Traits
+from unigrpo.rewards.runtime.process import RewardLoadError, RewardProcess, Traits
 from unigrpo.rewards.runtime.step_log import RewardStats, StepLog
-from unigrpo.rewards.runtime.worker_process import RewardLoadError, RewardWorker
 from unigrpo.settings import RewardSettings
-from unigrpo.types import Rollout
 
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """A step that all rewards score at once."""
-
-    number: int
-    rollouts: Sequence[Rollout]
-    group_ids: Sequence[int]
-    """[N]."""
-    digests: StepDigests
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
+class ScoredReward:
     """What one reward made of a step."""
 
     outcomes: Sequence[Outcome]
@@ -57,23 +45,23 @@ class RewardScorer:
         self,
         name: str,
         settings: RewardSettings,
-        workers: Sequence[RewardWorker],
+        processes: Sequence[RewardProcess],
         memory: LruCache[bytes, float],
         *,
         max_failed_fraction: float,
         is_logged_only: bool = False,
     ) -> None:
-        """Set up; the workers are started by their pool.
+        """Set up; the processes are started by their pool.
 
         Args:
             name: in the recipe.
             settings: of the recipe.
-            workers: that share its items.
+            processes: of its workers, which share its items.
             memory: where values are kept.
             max_failed_fraction: of a step, beyond which the reward is out.
             is_logged_only: whether it then fails the rest of the step, and says so once, rather than stop the run.
         """
-        self.name, self.settings, self.workers = name, settings, workers
+        self.name, self.settings, self._processes = name, settings, processes
         self.disk: DiskCache | None = None
         """Set by the pool, where the recipe names a file."""
         self._memory = memory
@@ -84,12 +72,14 @@ class RewardScorer:
         self._has_warned_of_columns = False
         self._num_restarts = 0
         """At the end of the last step."""
-        self._lanes = [Lane(worker=worker, batch_size=settings.batch_size) for worker in workers]
+        self._lock = threading.Lock()
+        for process in processes:
+            process.add(name, settings)
 
     @property
     def traits(self) -> Traits:
         """Return what the reward says of itself; it must be loaded."""
-        return self.workers[0].traits
+        return self._processes[0].traits[self.name]
 
     @property
     def keeps_values(self) -> bool:
@@ -98,7 +88,7 @@ class RewardScorer:
             return self.traits.is_repeatable
         return self.settings.cache != "off" and not self.traits.needs_whole_groups
 
-    def score(self, step: Step, executor: Executor) -> Scored:
+    def score(self, step: Step, executor: Executor) -> ScoredReward:
         """Return one outcome a rollout, or raise as :meth:`RewardPool.score` says."""
         start_s = time.perf_counter()
         loss = self._load()
@@ -122,12 +112,9 @@ class RewardScorer:
             outcomes[row] = _kept(known[key]) if key is not None and is_known else found[stand_ins[row]]
         self._warn_of_columns(step, rows, outcomes)
         num_known = sum(keys.get(row) in known for row in rows)
-        num_restarts, self._num_restarts = self._num_restarts, sum(worker.num_restarts for worker in self.workers)
         stats = RewardStats(
             num_items=len(rows),
-            num_errors=log.num_errors,
-            num_timeouts=log.num_timeouts,
-            num_restarts=self._num_restarts - num_restarts,
+            num_restarts=self._new_restarts(),
             seconds=time.perf_counter() - start_s,
             metrics=log.metrics,
             extras=log.extras_of([stand_ins.get(row, row) for row in range(len(step.rollouts))]),
@@ -136,23 +123,29 @@ class RewardScorer:
             is_out=is_out,
         )
         kept_keys = [keys.get(row) if self.keeps_values else None for row in range(len(step.rollouts))]
-        return Scored(outcomes=outcomes, keys=kept_keys, stats=stats)
+        return ScoredReward(outcomes=outcomes, keys=kept_keys, stats=stats)
 
     def _load(self) -> RewardLoadError | None:
-        """Wait for the workers: a range is needed even where no rollout is of the reward's tasks.
+        """Wait for the processes: a range is needed even where no rollout is of the reward's tasks.
 
         Returns:
             Why a reward that is logged only, and that was made before, could not be made again.
         """
         try:
-            for worker in self.workers:
-                worker.wait_until_loaded()
+            for process in self._processes:
+                process.wait_until_loaded()
         except RewardLoadError as error:
             if not (self.is_logged_only and self._was_made):
                 raise
             return error
         self._was_made = True
         return None
+
+    def _new_restarts(self) -> int:
+        """Return the restarts since the last step."""
+        with self._lock:
+            before, self._num_restarts = self._num_restarts, sum(one.num_restarts for one in self._processes)
+            return self._num_restarts - before
 
     def keep(self, values: Mapping[bytes, float]) -> None:
         """Keep values for later steps."""
@@ -229,24 +222,22 @@ class RewardScorer:
         self, step: Step, rows: Sequence[int], log: StepLog, executor: Executor, found: dict[int, Outcome]
     ) -> None:
         """Add to ``found`` the outcomes of rows: shared out, then call by call."""
-        group_ids = step.group_ids if self.traits.needs_whole_groups else None
-        units = _units(rows, group_ids)
-        running = []
-        for index, lane in enumerate(self._lanes):
-            requests = [
-                Request(rollouts=step.rollouts, units=chunk, group_ids=group_ids, step=step.number, log=log)
-                for chunk in _chunks(units[index :: len(self._lanes)], self.settings.batch_size)
-            ]
-            if requests:
-                running.append(executor.submit(_score_all, lane, requests, found))
+        units = _units(rows, step.group_ids if self.traits.needs_whole_groups else None)
+        calls = Calls(reward=self.name, step=step, timeout_s=self.settings.timeout_s, log=log)
+
+        def score(process: RewardProcess, share: Sequence[tuple[int, ...]]) -> None:
+            for chunk in _chunks(share, self.settings.batch_size):
+                found.update(calls.score(process, chunk))
+
+        shares = [units[index :: len(self._processes)] for index in range(len(self._processes))]
+        running = [
+            executor.submit(score, process, share)
+            for process, share in zip(self._processes, shares, strict=True)
+            if share
+        ]
         # A mistake in the reward's code comes first: an outage beside it may be no reason to stop.
         for future in sorted(running, key=lambda one: not isinstance(one.exception(), RewardContractError)):
             result_of(future, running)
-
-
-def _score_all(lane: Lane, requests: Sequence[Request], found: dict[int, Outcome]) -> None:
-    for request in requests:
-        found |= lane.score(request)
 
 
 def result_of(future: Future[Any], siblings: Sequence[Future[Any]]) -> Any:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.runtime.isolation import Outcome, Reply, RewardOutageError
 
 _MIN_FAILURES_OF_AN_OUTAGE = 3
@@ -17,12 +16,9 @@ _SAMPLE_LENGTH = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardStats:
-    """How the last step went for one reward."""
+    """How a step went for one reward."""
 
     num_items: int
-    num_errors: int
-    """Items that are ERROR or INVALID."""
-    num_timeouts: int
     num_restarts: int
     """Workers replaced since the last step."""
     seconds: float
@@ -38,16 +34,6 @@ class RewardStats:
     """Items equal to another of the step, scored once."""
     is_out: bool = False
     """Whether so many items failed that the rest was not asked about; a reward that counts stops the run instead."""
-
-    @property
-    def error_rate(self) -> float:
-        """Return the failed fraction, timeouts apart."""
-        return self.num_errors / self.num_items if self.num_items else 0.0
-
-    @property
-    def timeout_rate(self) -> float:
-        """Return the fraction that hung."""
-        return self.num_timeouts / self.num_items if self.num_items else 0.0
 
     @property
     def cache_hit_rate(self) -> float:
@@ -79,7 +65,7 @@ class StepLog:
         with self._lock:
             self.failed[row] = outcome
             suspects = {row: failed for row, failed in self.failed.items() if not failed.is_from_reward}
-            num_failed = self._num_items(suspects)
+            num_failed = sum(self.num_equal.get(row, 1) for row in suspects)
         if (
             not outcome.is_from_reward
             and num_failed >= _MIN_FAILURES_OF_AN_OUTAGE
@@ -94,32 +80,14 @@ class StepLog:
                 "max_failed_fraction is how many it may fail on"
             )
 
-    def note_reply(self, places: Mapping[int, int], reply: Reply) -> None:
-        """Keep what a call logged.
-
-        Args:
-            places: this step's rows in the call, with the place of each.
-            reply: of the call.
-        """
+    def note_reply(self, rows: Sequence[int], reply: Reply) -> None:
+        """Keep what a call of some rows logged."""
         with self._lock:
             for name, value in reply.metrics.items():
                 total, count = self._sums.get(name, (0.0, 0))
-                self._sums[name] = (total + value * len(places), count + len(places))
+                self._sums[name] = (total + value * len(rows), count + len(rows))
             for column, values in reply.extras.items():
-                self.extras.setdefault(column, {}).update({row: values[place] for row, place in places.items()})
-
-    @property
-    def num_timeouts(self) -> int:
-        """Return the items that hung."""
-        return self._num_items(row for row, failed in self.failed.items() if failed.status is RewardStatus.TIMEOUT)
-
-    @property
-    def num_errors(self) -> int:
-        """Return the items that failed otherwise."""
-        return self._num_items(self.failed) - self.num_timeouts
-
-    def _num_items(self, rows: Iterable[int]) -> int:
-        return sum(self.num_equal.get(row, 1) for row in rows)
+                self.extras.setdefault(column, {}).update(zip(rows, values, strict=True))
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unigrpo.rewards.sandboxing.code_answers import equals, is_same_output, to_data
-from unigrpo.rewards.sandboxing.code_tasks import Task
+from unigrpo.rewards.sandboxing.code_tests import CodeTests
 from unigrpo.rewards.sandboxing.sandbox import START_TIMEOUT_S, Box, Sandbox, SandboxError
 from unigrpo.rewards.sandboxing.sandbox_harness import Channel, GoneError
 
@@ -47,26 +47,26 @@ class Clock:
     """For all tests of a program."""
 
 
-def run_locally(sandbox: Sandbox, program: str, task: Task, clock: Clock) -> Verdict:
+def run_locally(sandbox: Sandbox, program: str, tests: CodeTests, clock: Clock) -> Verdict:
     """Return how a program does.
 
     Raises:
         SandboxError: if the sandbox fails; what the program brings about is never an error.
         BrokenTestsError: if the tests cannot run.
     """
-    if task.tests:
+    if tests.tests:
         with sandbox.judge() as (channel, box):
-            return _run_tests(channel, box, program, task, clock)
+            return _run_tests(channel, box, program, tests, clock)
     with sandbox.candidate() as channel:
-        tally = Tally(task.num_tests, clock)
-        if task.cases:
-            _run_cases(channel, program, task, tally)
+        counts = TestCounts(tests.num_tests, clock)
+        if tests.cases:
+            _run_cases(channel, program, tests, counts)
         else:
-            _run_scripts(channel, program, task.runs, tally)
-        return tally.verdict()
+            _run_scripts(channel, program, tests.runs, counts)
+        return counts.verdict()
 
 
-class Tally:
+class TestCounts:
     """Counts what passed and asks for the next answer within the time that is left."""
 
     def __init__(self, num_tests: int, clock: Clock) -> None:
@@ -136,53 +136,53 @@ def shown(value: object) -> str:
         return f"a deep {type(value).__name__}"
 
 
-def enter_report(report: dict[str, Any], task: Task, tally: Tally) -> bool:
+def enter_report(report: dict[str, Any], tests: CodeTests, counts: TestCounts) -> bool:
     """Enter one report of a judge and return whether it is the last one.
 
     Raises:
-        ReportError: if it is of no test, of one that has been reported, or not of a kind that this task has.
+        ReportError: if it is of no test, of one that has been reported, or not of a kind that these tests have.
         BrokenTestsError: if it says that the tests cannot run.
     """
     if "broken" in report:
         raise BrokenTestsError(shown(report["broken"]))
     if "stopped" in report:
-        tally.stop(shown(report["stopped"]))
+        counts.stop(shown(report["stopped"]))
         return True
     if "done" in report:
         return True
     if "ready" in report or "loaded" in report:
         return False
-    if task.tests and isinstance(report.get("passed"), bool):
-        tally.claim(report.get("index"))
-        tally.count(report["passed"], shown(report.get("reason")))
-    elif task.cases and "value" in report:
-        wanted = task.cases[tally.claim(report.get("index"))][1]
-        tally.count(equals(report["value"], wanted), "a wrong value")
-    elif task.cases and "raised" in report:
-        tally.claim(report.get("index"))
-        tally.count(False, shown(report["raised"]))
+    if tests.tests and isinstance(report.get("passed"), bool):
+        counts.claim(report.get("index"))
+        counts.count(report["passed"], shown(report.get("reason")))
+    elif tests.cases and "value" in report:
+        wanted = tests.cases[counts.claim(report.get("index"))][1]
+        counts.count(equals(report["value"], wanted), "a wrong value")
+    elif tests.cases and "raised" in report:
+        counts.claim(report.get("index"))
+        counts.count(False, shown(report["raised"]))
     else:
-        kinds = "index and passed" if task.tests else "index and value or raised"
+        kinds = "index and passed" if tests.tests else "index and value or raised"
         raise ReportError(f"it reports {shown(report)}; wanted {kinds}")
     return False
 
 
-def _run_cases(channel: Channel, program: str, task: Task, tally: Tally) -> None:
-    loaded = tally.ask(channel, "load", task.setup, program)
+def _run_cases(channel: Channel, program: str, tests: CodeTests, counts: TestCounts) -> None:
+    loaded = counts.ask(channel, "load", tests.setup, program)
     if "reply" not in loaded:
-        tally.stop(_raised(loaded))
-    for given, wanted in task.cases:
-        if tally.is_over:
+        counts.stop(_raised(loaded))
+    for given, wanted in tests.cases:
+        if counts.is_over:
             return
-        target = tally.ask(channel, "get", task.entry_point)
-        if tally.is_over or "reply" not in target:
-            tally.count(False, _raised(target))
+        target = counts.ask(channel, "get", tests.entry_point)
+        if counts.is_over or "reply" not in target:
+            counts.count(False, _raised(target))
             continue
-        answer = tally.ask(channel, "call", target["reply"], [to_data(item) for item in given], {})
+        answer = counts.ask(channel, "call", target["reply"], [to_data(item) for item in given], {})
         reply = answer.get("reply")
         value = reply.get("value", _NOTHING) if isinstance(reply, dict) else _NOTHING
         is_right = "reply" in answer and equals(value, wanted)
-        tally.count(is_right, _raised(answer) if "reply" not in answer else "a wrong value")
+        counts.count(is_right, _raised(answer) if "reply" not in answer else "a wrong value")
 
 
 _NOTHING = {"nothing": 0}
@@ -193,47 +193,47 @@ def _raised(answer: dict[str, Any]) -> str:
     return ": ".join(text if isinstance(text, str) else "nonsense" for text in told)[:200]
 
 
-def _run_scripts(channel: Channel, program: str, runs: Sequence[tuple[str, str]], tally: Tally) -> None:
+def _run_scripts(channel: Channel, program: str, runs: Sequence[tuple[str, str]], counts: TestCounts) -> None:
     for given, wanted in runs:
-        left_s = tally.left_s
+        left_s = counts.left_s
         if left_s == 0:
-            tally.stop("gave no answer in time")
-        if tally.is_over:
+            counts.stop("gave no answer in time")
+        if counts.is_over:
             return
-        reply = tally.ask(channel, "run", program, given, left_s, MAX_OUTPUT, grace_s=1.0).get("reply")
-        if tally.is_over:
+        reply = counts.ask(channel, "run", program, given, left_s, MAX_OUTPUT, grace_s=1.0).get("reply")
+        if counts.is_over:
             return
         output, problem = (reply.get("output"), reply.get("problem")) if isinstance(reply, dict) else (None, "nonsense")
         has_passed = not problem and isinstance(output, str) and is_same_output(output, wanted)
-        tally.count(has_passed, problem if problem and isinstance(problem, str) else "a wrong output")
+        counts.count(has_passed, problem if problem and isinstance(problem, str) else "a wrong output")
 
 
-def _run_tests(channel: Channel, box: Box, program: str, task: Task, clock: Clock) -> Verdict:
+def _run_tests(channel: Channel, box: Box, program: str, tests: CodeTests, clock: Clock) -> Verdict:
     """Send the judge its order and read its reports; only those with the order's nonce count."""
     nonce = secrets.token_hex(16)
     order = {
         "nonce": nonce,
         "program": program,
-        "setup": task.setup,
-        "tests": task.tests,
-        "entry_point": task.entry_point,
+        "setup": tests.setup,
+        "tests": tests.tests,
+        "entry_point": tests.entry_point,
         "timeout_s": clock.test_s,
         "start_timeout_s": START_TIMEOUT_S,
     }
     _start_judge(channel, box, order)
-    tally = Tally(len(task.tests), clock)
+    counts = TestCounts(len(tests.tests), clock)
     is_last = False
     while not is_last:
-        if tally.left_s == 0:
-            tally.stop("gave no answer in time")
+        if counts.left_s == 0:
+            counts.stop("gave no answer in time")
             break
         try:
-            report = _next_report(channel, nonce, time.monotonic() + tally.left_s + 1.0)
+            report = _next_report(channel, nonce, time.monotonic() + counts.left_s + 1.0)
         except GoneError as error:
-            tally.stop(str(error))
+            counts.stop(str(error))
             break
-        is_last = enter_report(report, task, tally)
-    return tally.verdict()
+        is_last = enter_report(report, tests, counts)
+    return counts.verdict()
 
 
 def _start_judge(channel: Channel, box: Box, order: dict[str, Any]) -> None:
@@ -244,9 +244,9 @@ def _start_judge(channel: Channel, box: Box, order: dict[str, Any]) -> None:
         channel.send(order, end)
         report = _next_report(channel, order["nonce"], end) if ready == {"ready": True} else ready
     except GoneError as error:
-        raise SandboxError(f"the judge's sandbox {error}; {box.complaint()}") from error
+        raise SandboxError(f"the judge's sandbox {error}; {box.problem()}") from error
     if "ready" not in report:
-        raise SandboxError(f"a sandbox did not start: {report}; {box.complaint()}")
+        raise SandboxError(f"a sandbox did not start: {report}; {box.problem()}")
 
 
 def _next_report(channel: Channel, nonce: str, deadline: float) -> dict[str, Any]:

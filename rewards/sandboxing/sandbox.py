@@ -111,7 +111,7 @@ class Box:
         """Return the process id of bubblewrap, outside."""
         return self._process.pid
 
-    def complaint(self) -> str:
+    def problem(self) -> str:
         """End the box and return the last of what it printed before it was ready."""
         self.close()
         assert self._process.stderr is not None
@@ -335,7 +335,7 @@ def _expect_ready(channel: Channel, box: Box) -> None:
     try:
         message = channel.receive(time.monotonic() + START_TIMEOUT_S)
     except GoneError as error:
-        raise SandboxError(f"a sandbox did not start: {box.complaint()}") from error
+        raise SandboxError(f"a sandbox did not start: {box.problem()}") from error
     if message != {"ready": True}:
         raise SandboxError(f"a sandbox did not start: it said {message}")
 

@@ -18,8 +18,8 @@ import urllib.parse
 from typing import Any
 
 from unigrpo.rewards.sandboxing.code_answers import is_same_output, to_data
-from unigrpo.rewards.sandboxing.code_runs import Clock, ReportError, Tally, Verdict, enter_report, shown
-from unigrpo.rewards.sandboxing.code_tasks import Task
+from unigrpo.rewards.sandboxing.code_runs import Clock, ReportError, TestCounts, Verdict, enter_report, shown
+from unigrpo.rewards.sandboxing.code_tests import CodeTests
 from unigrpo.rewards.sandboxing.sandbox import SandboxError, joined_sources
 
 MAX_REPLY = 16 * 2**20
@@ -46,7 +46,7 @@ class RemoteSandbox:
     """Runs programs on a server.
 
     Example:
-        >>> RemoteSandbox("http://127.0.0.1:8080", clock=Clock(test_s=6, total_s=30)).run(program, task)
+        >>> RemoteSandbox("http://127.0.0.1:8080", clock=Clock(test_s=6, total_s=30)).run(program, tests)
     """
 
     def __init__(self, url: str, *, clock: Clock, memory_mb: int = 1024, queue_s: float = 60.0) -> None:
@@ -66,49 +66,49 @@ class RemoteSandbox:
             raise ValueError(f"sandbox_url is {url!r}; give http://host:port or https://host")
         self._parts, self._clock, self._memory_mb, self._queue_s = parts, clock, memory_mb, queue_s
 
-    def run(self, program: str, task: Task) -> Verdict:
+    def run(self, program: str, tests: CodeTests) -> Verdict:
         """Return how a program does.
 
         Raises:
             SandboxServerError: if the server gives no usable answer in time.
             BrokenTestsError: if the tests cannot run.
         """
-        tally = Tally(task.num_tests, self._clock)
-        if task.runs:
-            for given, wanted in task.runs:
-                if not tally.is_over:
-                    self._run_script(program, given, wanted, tally)
+        counts = TestCounts(tests.num_tests, self._clock)
+        if tests.runs:
+            for given, wanted in tests.runs:
+                if not counts.is_over:
+                    self._run_script(program, given, wanted, counts)
         else:
-            self._run_order(program, task, tally)
-        return tally.verdict()
+            self._run_order(program, tests, counts)
+        return counts.verdict()
 
-    def _run_script(self, program: str, given: str, wanted: str, tally: Tally) -> None:
-        left_s = tally.left_s
+    def _run_script(self, program: str, given: str, wanted: str, counts: TestCounts) -> None:
+        left_s = counts.left_s
         if left_s == 0:
-            tally.stop("gave no answer in time")
+            counts.stop("gave no answer in time")
             return
         try:
             result = self._run_code(program, given, left_s)
         except _ReplyTooLongError:
-            tally.stop(f"printed more than {MAX_REPLY} bytes")
+            counts.stop(f"printed more than {MAX_REPLY} bytes")
             return
         if _is_late(result):
-            tally.stop("gave no answer in time")
+            counts.stop("gave no answer in time")
             return
         output, code = self._text(result), result.get("return_code")
         if type(code) is not int:
             raise SandboxServerError(f"{self._parts.netloc} sent return_code {shown(code)}; wanted a number")
-        tally.count(code == 0 and is_same_output(output, wanted), f"ended with code {code}, or a wrong output")
+        counts.count(code == 0 and is_same_output(output, wanted), f"ended with code {code}, or a wrong output")
 
-    def _run_order(self, program: str, task: Task, tally: Tally) -> None:
+    def _run_order(self, program: str, tests: CodeTests, counts: TestCounts) -> None:
         order = {
             "nonce": secrets.token_hex(16),
-            "kind": "tests" if task.tests else "calls",
+            "kind": "tests" if tests.tests else "calls",
             "program": program,
-            "setup": task.setup,
-            "tests": task.tests,
-            "entry_point": task.entry_point,
-            "calls": [[to_data(item) for item in given] for given, _ in task.cases],
+            "setup": tests.setup,
+            "tests": tests.tests,
+            "entry_point": tests.entry_point,
+            "calls": [[to_data(item) for item in given] for given, _ in tests.cases],
             "timeout_s": self._clock.test_s,
             "start_timeout_s": self._clock.total_s,
         }
@@ -124,11 +124,11 @@ class RemoteSandbox:
             ]
             raise SandboxServerError(f"{self._parts.netloc}: the judge did not start; it said: {_end_of(told[0])}")
         try:
-            has_ended = any(enter_report(report, task, tally) for report in reports)
+            has_ended = any(enter_report(report, tests, counts) for report in reports)
         except ReportError as error:
             raise SandboxServerError(f"{self._parts.netloc} sent what is not the judge's: {error}") from error
         if not has_ended:
-            tally.stop("gave no answer in time" if is_late else "ended without a verdict")
+            counts.stop("gave no answer in time" if is_late else "ended without a verdict")
 
     def _text(self, result: dict[str, Any]) -> str:
         """Return what a program printed; a run that was cut off may come without."""

@@ -204,7 +204,7 @@ class StandIn:
         return self._ask("text")
 
 
-class Judge:
+class CodeTestRunner:
     """Runs the tests of one order and reports each."""
 
     def __init__(self, order: dict[str, Any], client: Client, send: Callable[[dict[str, Any]], None]) -> None:
@@ -350,7 +350,7 @@ def main(role: str, limits: dict[str, int]) -> None:
         return
     client = Client(Channel(descriptors[1]))
     order = control.receive()
-    judge = Judge(order, client, control.send)
+    judge = CodeTestRunner(order, client, control.send)
     with Trap() as trap:
         client.expect_ready(time.monotonic() + order["start_timeout_s"])
     if trap.error is not None:

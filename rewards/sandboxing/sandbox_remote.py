@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from unigrpo.rewards.sandboxing.sandbox_harness import Candidate, Channel, GoneError, Trap
-from unigrpo.rewards.sandboxing.sandbox_judge import Client, Judge
+from unigrpo.rewards.sandboxing.sandbox_judge import Client, CodeTestRunner
 
 _NOBODY = 65534
 _PR_SET_DUMPABLE = 4
@@ -46,7 +46,7 @@ def main(order: dict[str, Any], source: str) -> None:
         return
     with Trap() as trap:
         client = Client(Channel(ours.fileno()))
-        judge = Judge(order, client, _print)
+        judge = CodeTestRunner(order, client, _print)
         client.expect_ready(time.monotonic() + order["start_timeout_s"])
         judge.report(ready=True)
         if order["kind"] == "tests":
@@ -100,7 +100,7 @@ def _hide() -> None:
         raise OSError("prctl failed")
 
 
-def _call(order: dict[str, Any], judge: Judge, client: Client) -> None:
+def _call(order: dict[str, Any], judge: CodeTestRunner, client: Client) -> None:
     """Report what each call gives, as it came; what was wanted never travels."""
     try:
         client.deadline = time.monotonic() + order["timeout_s"]

@@ -173,29 +173,27 @@ def _pixel_key(picture: Image.Image) -> tuple[tuple[int, int], bytes]:
     return picture.size, hashlib.sha256(picture.tobytes()).digest()
 
 
-def prompt_cosines(
-    body: ClipBody, prompts: Sequence[Any], completions: Sequence[Any], *, name: str, log_metric: Any = None
-) -> list[float | None]:
-    """Return the cosine of each generated picture with its prompt.
+class PromptAlignment:
+    """A reward that is ``_scale`` times the cosine of a generated picture and its prompt, 0 where it is negative."""
 
-    Args:
-        body: the model.
-        prompts: texts.
-        completions: pictures; what is none gets None.
-        name: of the reward, for the metric ``NAME/truncated_fraction``.
-        log_metric: told of the fraction of prompts that had to be cut, and of refused pictures.
+    name: str
+    """Of the metric ``NAME/truncated_fraction``, of the prompts that had to be cut."""
+    wanted_columns = ()
+    _body: ClipBody
+    _scale: float
 
-    Returns:
-        One value a completion, in [-1, 1]; -1 for a picture that cannot be read, and for one of an empty prompt.
-    """
-    texts = [completion_text(prompt) for prompt in prompts]
-    rows = [row for row, text in enumerate(texts) if text is not None and is_picture(completions[row])]
-    asked = [(texts[row] or "").strip() for row in rows]
-    values: list[float | None] = [None] * len(completions)
-    pictures = read_pictures([completions[row] for row in rows], log_metric)
-    if any(asked) and log_metric is not None:
-        distinct = {text for text in asked if text}
-        log_metric(f"{name}/truncated_fraction", len(body.truncated(list(distinct))) / len(distinct))
-    for row, cosine in zip(rows, body.cosines(asked, pictures), strict=True):
-        values[row] = -1.0 if cosine is None else cosine
-    return values
+    def __call__(
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
+    ) -> list[float | None]:
+        """Return one value a completion; None for text, 0 for a picture that cannot be read or has an empty prompt."""
+        texts = [completion_text(prompt) for prompt in prompts]
+        rows = [row for row, text in enumerate(texts) if text is not None and is_picture(completions[row])]
+        asked = [(texts[row] or "").strip() for row in rows]
+        pictures = read_pictures([completions[row] for row in rows], log_metric)
+        if any(asked) and log_metric is not None:
+            distinct = {text for text in asked if text}
+            log_metric(f"{self.name}/truncated_fraction", len(self._body.truncated(list(distinct))) / len(distinct))
+        values: list[float | None] = [None] * len(completions)
+        for row, cosine in zip(rows, self._body.cosines(asked, pictures), strict=True):
+            values[row] = 0.0 if cosine is None else self._scale * max(0.0, cosine)
+        return values

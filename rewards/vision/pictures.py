@@ -7,7 +7,7 @@ of the answer. How pictures become 8-bit RGB, and which are refused, is said in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.pictures import MAX_PIXELS, PictureError, RefusalKind, as_rgb
+from unigrpo.plugin import PluginError, resolve
 
 _PLAIN_MODES = ("L", "RGB", "RGBA")
 
@@ -72,6 +73,44 @@ def pictures_by_row(
     """Return by row what :func:`read_pictures` makes of the completions that are pictures."""
     rows = [row for row, completion in enumerate(completions) if is_picture(completion)]
     return dict(zip(rows, read_pictures([completions[row] for row in rows], log_metric), strict=True))
+
+
+def picture_values(
+    completions: Sequence[Any],
+    score: Callable[[dict[int, Image.Image]], Iterable[float]],
+    *,
+    refused: float,
+    asked: Sequence[bool] | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+) -> list[float | None]:
+    """Return one value a completion; None for a text, and where nothing was asked.
+
+    Args:
+        completions: texts and pictures.
+        score: called with the readable pictures by row, if there are any; it gives a value each, in that order.
+        refused: value of a picture that cannot be read.
+        asked: of each row, whether the reward applies; None is to all.
+        log_metric: as of :func:`read_pictures`.
+    """
+    rows = [row for row, one in enumerate(completions) if is_picture(one) and (asked is None or asked[row])]
+    read = dict(zip(rows, read_pictures([completions[row] for row in rows], log_metric), strict=True))
+    whole = {row: picture for row, picture in read.items() if isinstance(picture, Image.Image)}
+    found = dict.fromkeys(rows, refused) | dict(zip(whole, score(whole) if whole else (), strict=True))
+    return [found.get(row) for row in range(len(completions))]
+
+
+def made_tool(named: Any, arguments: Mapping[str, Any] | None) -> Any:
+    """Return a detector, recogniser or embedder: an object as it is, a class that is named or given made first.
+
+    Raises:
+        PluginError: if there is none of that name, or it cannot be called.
+    """
+    made = resolve(named) if isinstance(named, str) else named
+    if isinstance(made, type):
+        made = made(**(arguments or {}))
+    if not callable(made):
+        raise PluginError(f"{named!r} is a {type(made).__name__}; name a class with __call__ as 'module:Class'")
+    return made
 
 
 def log_refusals(pictures: Sequence[Image.Image | RefusedPicture], log_metric: Callable[[str, float], None]) -> None:

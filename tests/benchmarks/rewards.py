@@ -257,7 +257,7 @@ ROWS = (
         items=compositions,
         share=0.5,
         note="the scene reader in place of Mask2Former, 64 x 64",
-        ours=reward("compositional:Compositional", detector="unigrpo.rewards.vision.detector_scene:SceneDetector"),
+        ours=reward("compositional:Compositional", detector="tests/scene_detector.py:SceneDetector"),
     ),
     Row(name="vqa_accuracy", ours=reward("vqa_accuracy:VQAAccuracy"), items=questions, note="ten answers a question"),
     Row(

@@ -106,7 +106,7 @@ def _score(run: Run, task: str) -> TaskScores:
         return run.pool.generate(units)
 
     sampled, greedy = rollouts(temperature=1.0), rollouts(temperature=0.0, remasking_temperature=0.0)
-    table = run.rewards.score([*sampled, *greedy], remember=False)  # A resumed run may not evaluate again.
+    table = run.rewards.score([*sampled, *greedy]).table  # Not remembered: a resumed run may not evaluate again.
     return TaskScores(
         sampled=sampled,
         sampled_table=_rows(table, slice(0, count)),

@@ -83,19 +83,17 @@ class Run:
         if path.exists():
             scored = load_step(path)
         else:
-            table = self.rewards.score(rollouts, step=step, remember=False)
-            scored = ScoredStep(table=table, keys=self.rewards.last_keys, metrics=self.rewards.metrics())
+            scored = self.rewards.score(rollouts, step=step)
             path.parent.mkdir(exist_ok=True)
             save_step(path, scored)
-        self.rewards.remember(scored.table, scored.keys)
+        self.rewards.remember(scored)
         return scored
 
     def remember_rewards(self) -> None:
         """Know the rewards of the steps done, as if this process had scored them."""
         for path in sorted((self.run_dir / REWARDS).glob("step_*.json")):
             if int(path.name[5:11]) <= self.num_done:
-                scored = load_step(path)
-                self.rewards.remember(scored.table, scored.keys)
+                self.rewards.remember(load_step(path))
 
     def deliver(self) -> None:
         """Load the learner's weights into the rollout actors; a pool that shares the policy only hears the version."""

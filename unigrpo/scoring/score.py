@@ -15,8 +15,10 @@ import numpy as np
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
 from unigrpo.legible import legible
-from unigrpo.reward_table import RewardStatus, RewardTable
-from unigrpo.rewards.runtime.pool import RewardPool, RewardStats
+from unigrpo.reward_table import RewardStatus
+from unigrpo.rewards.runtime.journal import ScoredStep
+from unigrpo.rewards.runtime.pool import RewardPool
+from unigrpo.rewards.runtime.step_log import RewardStats
 from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.scoring.items import PictureRefusedError, ScoreItem
 from unigrpo.settings import RewardSettings
@@ -149,11 +151,13 @@ def score_items(
         for batch in _batches(items, batch_size):
             rollouts, refusals = _readable(batch)
             readable = [rollout for rollout in rollouts if rollout is not None]
-            table = pool.score(readable) if readable else None
-            ranges = ranges if table is None else dict(zip(table.names, table.ranges, strict=True))
-            scored += _item_scores(tuple(settings), batch, rollouts, refusals, table, pool.last_reasons)
-            for name in settings if table is not None else ():
-                _note_time(times[name], pool.last_stats[name])
+            step = pool.score(readable) if readable else None
+            scored += _item_scores(tuple(settings), batch, rollouts, refusals, step)
+            if step is not None:
+                pool.remember(step)
+                ranges = dict(zip(step.table.names, step.table.ranges, strict=True))
+                for name, stats in step.stats.items():
+                    _note_time(times[name], stats)
             on_progress(len(scored))
     return Scores(
         items=tuple(scored),
@@ -279,13 +283,11 @@ def _item_scores(
     batch: Sequence[ScoreItem],
     rollouts: Sequence[Rollout | None],
     refusals: Sequence[str],
-    table: RewardTable | None,
-    reasons: Mapping[str, Sequence[str]],
+    step: ScoredStep | None,
 ) -> Iterator[ItemScores]:
-    totals = np.array([]) if table is None else table.unit_total
     row = 0
     for item, rollout, refusal in zip(batch, rollouts, refusals, strict=True):
-        if rollout is None or table is None:
+        if rollout is None or step is None:
             nothing: dict[str, None] = dict.fromkeys(names)
             yield ItemScores(
                 item=item,
@@ -296,6 +298,7 @@ def _item_scores(
                 refusal=refusal,
             )
             continue
+        table = step.table
         yield ItemScores(
             item=item,
             values=table.values_of(row),
@@ -304,8 +307,8 @@ def _item_scores(
                 name: RewardStatus(int(table.status[row, column])).name.lower()
                 for column, name in enumerate(table.names)
             },
-            reward=number_or_none(totals[row]),
-            reasons={name: legible(reason[row]) for name, reason in reasons.items() if reason[row]},
+            reward=number_or_none(table.unit_total[row]),
+            reasons={name: legible(reason[row]) for name, reason in step.reasons.items() if reason[row]},
         )
         row += 1
 

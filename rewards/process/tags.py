@@ -1,4 +1,4 @@
-"""The mark of a child process: a variable of its environment, by which all that it started is found and ended.
+"""The tag of a child process: a variable of its environment, by which all that it started is found and ended.
 
 A process group ends with one kill, but whoever calls ``setsid`` (``start_new_session=True``, a daemon) is no longer in
 it, and once its parent is gone no chain of parents leads to it either. Its environment stays what it was started with.
@@ -14,31 +14,31 @@ import time
 
 PREFIX = "UNIGRPO_CHILD_"
 """Of every variable that a child has from us."""
-_OWN = PREFIX + "MARK"
+_OWN = PREFIX + "TAG"
 _MAX_ROUNDS = 100
 _PAUSE_S = 0.01
 """Together a second, for those that start others while they are ended, or that the kernel holds on to."""
 
 
-def add_mark(environment: dict[str, str]) -> str:
-    """Add a new mark to the environment of a child, and return it; marks of the child's ancestors stay."""
-    mark = f"{_OWN}_{secrets.token_hex(8)}"
-    environment |= {mark: "1", _OWN: mark}
-    return mark
+def add_tag(environment: dict[str, str]) -> str:
+    """Add a new tag to the environment of a child, and return it; tags of the child's ancestors stay."""
+    tag = f"{_OWN}_{secrets.token_hex(8)}"
+    environment |= {tag: "1", _OWN: tag}
+    return tag
 
 
-def own_mark() -> str | None:
-    """Return the mark of this process, None where it is no child."""
+def own_tag() -> str | None:
+    """Return the tag of this process, None where it is no child."""
     return os.environ.get(_OWN)
 
 
-def end_marked(mark: str) -> None:
-    """Kill every other process that has a mark, until there is none; where there is no /proc, none is found.
+def end_tagged(tag: str) -> None:
+    """Kill every other process that has a tag, until there is none; where there is no /proc, none is found.
 
-    A process that was started with an emptied environment has no mark, and one of another user cannot be read.
+    A process that was started with an emptied environment has no tag, and one of another user cannot be read.
     """
     for _ in range(_MAX_ROUNDS):
-        pids = _marked(mark)
+        pids = _tagged(tag)
         if not pids:
             return
         for pid in pids:
@@ -47,8 +47,8 @@ def end_marked(mark: str) -> None:
         time.sleep(_PAUSE_S)
 
 
-def _marked(mark: str) -> list[int]:
-    wanted = f"\0{mark}=".encode()
+def _tagged(tag: str) -> list[int]:
+    wanted = f"\0{tag}=".encode()
     found = []
     for pid in _process_ids():
         with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:  # It ended, or is not ours.

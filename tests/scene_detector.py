@@ -1,4 +1,4 @@
-"""A detector for the rendered scenes of the demo: what :func:`unigrpo.rewards.scene.read_scene` reads from pixels."""
+"""A detector for the rendered scenes: what :func:`unigrpo.rewards.scene.read_scene` reads from pixels."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _LANGUAGES = ("python", "py", "python3")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class CodeTests:
     """The tests of one prompt; just one of the three kinds is there."""
 
     tests: tuple[str, ...] = ()
@@ -61,31 +61,31 @@ def extract_program(completion: str) -> str | None:
     return program if is_good else None
 
 
-def read_task(columns: Mapping[str, Any]) -> Task | None:
+def read_tests(columns: Mapping[str, Any]) -> CodeTests | None:
     """Return the tests of one item, None where it has none or they cannot be read (which is logged)."""
     try:
-        task = _read_task({name: value for name, value in columns.items() if value is not None})
+        tests = _read_tests({name: value for name, value in columns.items() if value is not None})
     except (ValueError, TypeError, KeyError) as error:
         _LOGGER.warning("the tests of an item cannot be read and are left out: %s", error)
         return None
-    return task if task.num_tests else None
+    return tests if tests.num_tests else None
 
 
-def _read_task(columns: Mapping[str, Any]) -> Task:
+def _read_tests(columns: Mapping[str, Any]) -> CodeTests:
     entry_point, setup = str(columns.get("entry_point", "")), str(columns.get("setup", ""))
     if columns.get("tests"):
-        return Task(tests=_texts(columns["tests"], "tests"), setup=setup, entry_point=entry_point)
+        return CodeTests(tests=_texts(columns["tests"], "tests"), setup=setup, entry_point=entry_point)
     if columns.get("cases"):
         if not entry_point:
             raise ValueError("cases need entry_point, the name of the function to call")
         cases = tuple(_case(case) for case in _listed(columns["cases"], "cases"))
-        return Task(cases=cases, entry_point=entry_point, setup=setup)
+        return CodeTests(cases=cases, entry_point=entry_point, setup=setup)
     if columns.get("inputs"):
         inputs, outputs = _texts(columns["inputs"], "inputs"), _texts(columns.get("outputs", []), "outputs")
         if len(inputs) != len(outputs):
             raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs; give one output an input")
-        return Task(runs=tuple(zip(inputs, outputs, strict=True)))
-    return Task()
+        return CodeTests(runs=tuple(zip(inputs, outputs, strict=True)))
+    return CodeTests()
 
 
 def _listed(value: Any, name: str) -> list[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from unigrpo.rewards.process import marks
+from unigrpo.rewards.process import tags
 from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
 from unigrpo.settings import EnvSettings
 
@@ -130,20 +130,20 @@ def test_what_left_the_group_is_ended_when_the_driver_is_killed(tmp_path: Path) 
 
 def test_a_child_of_a_child_has_both_marks_and_its_kill_spares_the_outer_one() -> None:
     environment = dict(os.environ)
-    outer = marks.add_mark(environment)
+    outer = tags.add_tag(environment)
     sleep = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
     first = subprocess.Popen(sleep, env=environment, stdout=subprocess.PIPE)
-    inner = marks.add_mark(environment)
+    inner = tags.add_tag(environment)
     second = subprocess.Popen(sleep, env=environment, stdout=subprocess.PIPE)
     with first, second:
         for process in (first, second):
             assert process.stdout is not None
             process.stdout.readline()
         assert inner != outer
-        marks.end_marked(inner)
+        tags.end_tagged(inner)
         assert second.wait(5) == -signal.SIGKILL
         assert first.poll() is None
-        marks.end_marked(outer)
+        tags.end_tagged(outer)
         assert first.wait(5) == -signal.SIGKILL
 
 
