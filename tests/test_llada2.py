@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from unigrpo.models import load_policy
 from unigrpo.models.policies.llada2 import Llada2Policy
-from unigrpo.rollouts import sample
+from unigrpo.rollouts import sample_ids
 from unigrpo.types import ModelInput
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,7 +78,7 @@ def fill(policy: Llada2Policy, ids: torch.Tensor, case: dict[str, Any], **change
         changes |= {"max_editing_rounds": case.get("max_post_steps", 16)}
     else:
         steps = min(case["steps"], case["gen_length"] // case.get("minimal_topk", 1))
-    return sample(
+    return sample_ids(
         policy,
         functional.pad(ids, (0, num_open), value=MASK),
         num_denoising_steps=steps * -(-num_open // block),
@@ -120,7 +120,7 @@ def test_editing_ends_without_a_mask_where_the_mask_is_the_likeliest_token() -> 
 def test_no_round_edits_where_none_is_allowed() -> None:
     policy, case = load("llada21_tiny"), {**cases("llada21_tiny")[0], "max_post_steps": 0}
     ids = torch.arange(20, 28)[None]
-    never = fill(policy, ids, {**case, "editing_threshold": 1.1})
+    never = fill(policy, ids, {**case, "editing_threshold": 1.0})
     plain = fill(policy, ids, {**{k: v for k, v in case.items() if k != "editing_threshold"}, "steps": 8})
     assert torch.equal(never.token_ids, plain.token_ids)
     assert never.num_forward_rows == plain.num_forward_rows

@@ -138,7 +138,7 @@ def test_imagine_and_its_twin(policy: MmadaPolicy) -> None:
     assert canvas.unconditional_ids.tolist() == [IPAD, IPAD, IPAD, T2I, BOS, EOS, *picture]
     assert canvas.unconditional_is_padding.tolist() == [True] * 3 + [False] * 9
     span = canvas.open_spans[0]
-    assert (span.kind, span.start, span.stop, span.schedule) == ("image_codes", 7, 11, "cosine")
+    assert (span.kind, span.start, span.stop, span.schedule.use) == ("image_codes", 7, 11, "cosine")
     assert span.vocabulary_range == (LENGTH, LENGTH + 128)
     assert canvas.spans[-1].stop == 12
 
