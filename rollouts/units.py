@@ -31,6 +31,8 @@ class WorkUnit:
     sampling: SamplingSettings
     seeds: tuple[int, ...]
     """One a row: prompt by prompt, the samples of each together."""
+    keeps_features: bool = False
+    """Whether the features of its pictures stay with the rollouts, for the learner of this process."""
 
 
 def plan_units(
@@ -83,6 +85,7 @@ def generate(policy: Policy, unit: WorkUnit, version: PolicyVersion) -> Rollouts
     return Rollouts(
         items=tuple(_rollout(policy, unit, row, canvas, output, version) for row, canvas in enumerate(canvases)),
         group_ids=tuple(row // unit.group_size for row in range(len(canvases))),
+        image_features=tuple(canvas.image_features for canvas in encoded) if unit.keeps_features else (),
     )
 
 
@@ -92,8 +95,12 @@ def joined(parts: Sequence[Rollouts], num_redispatched: int = 0) -> Rollouts:
     for part in parts:
         start = group_ids[-1] + 1 if group_ids else 0
         group_ids += [start + group for group in part.group_ids]
-    items = tuple(rollout for part in parts for rollout in part)
-    return Rollouts(items=items, group_ids=tuple(group_ids), num_redispatched=num_redispatched)
+    return Rollouts(
+        items=tuple(rollout for part in parts for rollout in part),
+        group_ids=tuple(group_ids),
+        num_redispatched=num_redispatched,
+        image_features=tuple(features for part in parts for features in part.image_features),
+    )
 
 
 def _rollout(

@@ -120,7 +120,7 @@ def test_editing_ends_without_a_mask_where_the_mask_is_the_likeliest_token() -> 
 def test_no_round_edits_where_none_is_allowed() -> None:
     policy, case = load("llada21_tiny"), {**cases("llada21_tiny")[0], "max_post_steps": 0}
     ids = torch.arange(20, 28)[None]
-    never = fill(policy, ids, {**case, "editing_threshold": 1.0})
+    never = fill(policy, ids, {**case, "editing_threshold": 1.1})
     plain = fill(policy, ids, {**{k: v for k, v in case.items() if k != "editing_threshold"}, "steps": 8})
     assert torch.equal(never.token_ids, plain.token_ids)
     assert never.num_forward_rows == plain.num_forward_rows

@@ -45,10 +45,10 @@ def train_step(run: Run) -> dict[str, Any]:
     with timer.part("reward"):
         scored = run.score(step, rollouts)
         table = scored.table
-    groups = [row // recipe.group_size for row in range(len(rollouts))]
+    groups = rollouts.group_ids
     advantages = group_advantages(table, groups, recipe.advantages, fold(recipe.seed, step))
     batch = collate(rollouts, advantages.values, run.policy.vocabulary.pad_token_id, groups, run.policy.device)
-    batch = with_image_features(batch, [rollout.prompt for rollout in rollouts], run.policy)
+    batch = with_image_features(batch, rollouts, run.policy)
     draws = run.learner.draw(batch, step)  # one structured mask ratio a response and update
     with timer.part("logprobs"):
         old = run.learner.old_logprobs(batch, draws)

@@ -157,6 +157,8 @@ class Rollouts(Sequence[Rollout]):
     """[N]: the number of each rollout's prompt, from 0; a prompt that comes twice has two groups."""
     num_redispatched: int = 0
     """Work units that were generated again because their actor died."""
+    image_features: tuple[torch.Tensor | None, ...] = ()
+    """[P]: of each group, as its canvas held them; empty where a unit keeps none, or another process made them."""
 
     def __len__(self) -> int:
         """Return N."""

@@ -219,7 +219,7 @@ def _only_plan(state: SamplerState) -> FillPlan:
     if len(plans) != 1 or state.sampling.guidance_scale > 0 or state.sampling.editing_threshold is not None:
         raise ValueError(
             f"{len(plans)} open spans, guidance_scale {state.sampling.guidance_scale}, editing_threshold "
-            f"{state.sampling.editing_threshold}; a policy that denoises canvases fills one span of text without either"
+            f"{state.sampling.editing_threshold}; a policy of canvases fills one span of text, without guidance"
         )
     (plan,) = plans
     is_given = ~layout.is_open
