@@ -42,7 +42,7 @@ def shift_ids(token_ids: torch.Tensor, offsets: torch.Tensor, size: int) -> torc
 
 
 def with_image_features(batch: Batch, rollouts: Rollouts, policy: Policy) -> Batch:
-    """Return a batch with the features of its pictures, without gradient: the rollouts' own, else computed once a prompt.
+    """Return a batch with its pictures' features, without gradient: the rollouts' own, else computed once a prompt.
 
     Families that read no pixels give the batch back as it is.
 
