@@ -5,7 +5,7 @@ from typing import Any
 if __name__ == "rollouts":
     raise ImportError("import this package as `unigrpo.rollouts`, not as `rollouts`")
 
-__all__ = ["SampleOutput", "sample"]
+__all__ = ["SampleOutput", "sample", "sample_ids"]
 
 
 def __getattr__(name: str) -> Any:

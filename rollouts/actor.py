@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unigrpo.settings import LoraSettings, PolicySettings
-from unigrpo.types import PolicyVersion, Rollout
+from unigrpo.types import PolicyVersion, Rollouts
 
 if TYPE_CHECKING:
     from unigrpo.rollouts.units import WorkUnit
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class RolloutActor:
     """Loads the base once (its file is memory-mapped, so the actors of a node share it) and swaps trainable weights.
 
-    The class knows nothing of Ray: ``rollouts.pool`` wraps it.
+    The class knows nothing of Ray: ``rollouts.pools.ray`` wraps it.
     """
 
     def __init__(self, policy: PolicySettings, lora: LoraSettings, seed: int, num_threads: int | None) -> None:
@@ -46,7 +47,7 @@ class RolloutActor:
         self._version = state_version(state, step, "full" if self._policy.adapter is None else "adapter")
         return self._version
 
-    def generate(self, unit: WorkUnit) -> list[Rollout]:
+    def generate(self, unit: WorkUnit) -> Rollouts:
         """Return the unit's rollouts, marked with the version of the weights in use.
 
         Raises:
@@ -56,4 +57,4 @@ class RolloutActor:
 
         if self._version is None:
             raise RuntimeError("this rollout actor has no weights yet; call load() before generate()")
-        return generate(self._policy, unit, self._version)
+        return generate(self._policy, replace(unit, keeps_features=False), self._version)

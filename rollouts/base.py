@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from unigrpo.errors import UserError
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from unigrpo.rollouts.units import WorkUnit
-    from unigrpo.types import PolicyVersion, Rollout
+    from unigrpo.types import PolicyVersion, Rollouts
 
 
 class PolicyVersionMismatchError(RuntimeError):
@@ -27,25 +26,16 @@ class RolloutDeadlineError(UserError):
     """Nothing finished for as long as the recipe allows."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RolloutStats:
-    """What happened while a step's units were generated."""
-
-    num_redispatched: int = 0
-    """Units that were generated again because their actor died."""
-
-
 class RolloutPool(Protocol):
     """Generates work units with the policy that was last loaded."""
 
-    stats: RolloutStats
     shares_policy: ClassVar[bool]
     """Whether it samples with the learner's own policy, so that `load` needs the version alone."""
 
     def load(self, state: dict[str, torch.Tensor], version: PolicyVersion) -> None:
         """Deliver trainable weights to every actor; returns when each has echoed the version."""
 
-    def generate(self, units: Sequence[WorkUnit]) -> list[Rollout]:
+    def generate(self, units: Sequence[WorkUnit]) -> Rollouts:
         """Return the rollouts of all units, in the order of the units."""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One denoising step's token draw: head, guidance, temperature, confidence."""
+"""The tokens that one denoising step samples: head, guidance, temperature, confidence."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from unigrpo.models.base import Policy
-    from unigrpo.rollouts.orders.selection import Score
 
 ELEMENTS_PER_CHUNK = 1 << 25
 """Logits that exist at one time: rows go through the head in chunks of at most this many elements."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Draw:
-    """Tokens drawn at S open positions."""
+class SampledTokens:
+    """Tokens sampled at S open positions."""
 
     token_ids: torch.Tensor
     """[S] int64."""
@@ -27,7 +28,7 @@ class Draw:
     """[S] float32, nats: of the token, un-tempered and unguided."""
 
 
-def draw_tokens(
+def sample_tokens(
     policy: Policy,
     hidden: torch.Tensor,
     unconditional: torch.Tensor | None,
@@ -37,24 +38,24 @@ def draw_tokens(
     guidance_scale: float,
     uniforms: torch.Tensor,
     banned_id: int | None = None,
-    score: Score | None = None,
-) -> Draw:
-    """Draw one token at each position.
+    score: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] | None = None,
+) -> SampledTokens:
+    """Sample one token at each position.
 
     Guidance is ``unconditional + (1 + scale) (conditional - unconditional)`` (the reference's form for text and for
     pictures). Temperature 0 takes the arg max. Otherwise the inverse of the cumulative distribution is read at one
-    uniform a position, so that a draw depends on its own logits and uniform alone.
+    uniform a position, so that a token depends on its own logits and uniform alone.
 
     Args:
-        policy: the model whose head is applied; its ``banned_ids`` are not drawn, nor part of the confidence.
+        policy: the model whose head is applied; its ``banned_ids`` are not sampled, nor part of the confidence.
         hidden: [S, D] hidden states of the open positions.
         unconditional: [S, D] of the unconditional twin, or None without guidance.
-        vocabulary_range: half-open range of ids that may be drawn; None is all of V.
-        temperature: of the draw; it does not enter the confidence.
+        vocabulary_range: half-open range of ids that may be sampled; None is all of V.
+        temperature: of sampling; it does not enter the confidence.
         guidance_scale: 0 is no guidance.
         uniforms: [S] float64 in (0, 1).
-        banned_id: never drawn; it keeps its share of the confidence and of the log-probs, as in the released samplers.
-        score: what an order looks at; None is the log-prob of the token.
+        banned_id: never sampled; it keeps its share of confidence and log-probs, as in the released samplers.
+        score: an order's, `unigrpo.rollouts.orders.base.LogitOrder`; None is the log-prob of the token.
     """
     size = policy.vocabulary.size if vocabulary_range is None else vocabulary_range[1] - vocabulary_range[0]
     rows = max(1, ELEMENTS_PER_CHUNK // size)
@@ -68,25 +69,25 @@ def draw_tokens(
             guided = base + (1.0 + guidance_scale) * (logits - base)
         guided = _without(guided, getattr(policy, "banned_ids", ()), vocabulary_range, torch.finfo(guided.dtype).min)
         allowed = guided if banned_id is None else _without(guided, (banned_id,), vocabulary_range, -torch.inf)
-        drawn = choose(allowed, temperature, uniforms[chunk])
-        confidence = _logprob(guided, drawn)
-        logprobs = confidence if guided is logits else _logprob(logits, drawn)
-        parts.append((drawn, confidence if score is None else score(guided, drawn, temperature), logprobs))
+        sampled = sample_logits(allowed, temperature, uniforms[chunk])
+        confidence = _logprob(guided, sampled)
+        logprobs = confidence if guided is logits else _logprob(logits, sampled)
+        parts.append((sampled, confidence if score is None else score(guided, sampled, temperature), logprobs))
     token_ids, confidence, logprobs = (torch.cat(column) for column in zip(*parts, strict=True))
     offset = 0 if vocabulary_range is None else vocabulary_range[0]
-    return Draw(token_ids=token_ids + offset, confidence=confidence, logprobs=logprobs)
+    return SampledTokens(token_ids=token_ids + offset, confidence=confidence, logprobs=logprobs)
 
 
 def _without(
     logits: torch.Tensor, banned_ids: tuple[int, ...], vocabulary_range: tuple[int, int] | None, value: float
 ) -> torch.Tensor:
-    """Return the logits with a value at the ids that are not to be drawn; the same tensor where there are none."""
+    """Return the logits with a value at the ids that are not to be sampled; the same tensor where there are none."""
     start, stop = vocabulary_range or (0, logits.shape[-1])
     columns = [banned_id - start for banned_id in banned_ids if start <= banned_id < stop]
     return logits.index_fill(-1, torch.tensor(columns, device=logits.device), value) if columns else logits
 
 
-def choose(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
+def sample_logits(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
     """Return [S] tokens of logits [S, V] at one uniform each; the arg max at temperature 0."""
     if temperature == 0:
         return logits.argmax(dim=-1)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 
 from unigrpo.models.pictures.features import join_features, shift_ids
-from unigrpo.types import PICTURE_SCHEDULES, Canvas, Schedule, Span
+from unigrpo.plugin import make
+from unigrpo.settings import ScheduleChoice
+from unigrpo.types import Canvas, Span
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Vocabulary
+    from unigrpo.rollouts.schedules.base import Schedule
+    from unigrpo.settings import SamplingSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,24 +28,19 @@ class FillPlan:
     num_denoising_steps: int
     block_length: int
     schedule: Schedule
-    schedule_shift: float
     vocabulary_range: tuple[int, int] | None
     is_text: bool
     first_step: int
     """Denoising steps of the spans before it: keys the noise."""
 
     def __post_init__(self) -> None:
-        """Refuse a schedule that is not there.
+        """Refuse a range that holds no id.
 
         Raises:
-            ValueError: naming the known ones, or a shift that bends nothing.
+            ValueError: naming it.
         """
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule {self.schedule!r} is not known; wanted one of {', '.join(get_args(Schedule))}")
         if self.vocabulary_range is not None and not 0 <= self.vocabulary_range[0] < self.vocabulary_range[1]:
             raise ValueError(f"vocabulary_range is {self.vocabulary_range}; wanted start and stop with an id between")
-        if not 0 < self.schedule_shift < math.inf:
-            raise ValueError(f"schedule_shift is {self.schedule_shift}; wanted a finite number above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,19 +103,15 @@ def check_blocks(
     return block_length
 
 
-def plan_of_ids(
+def layout_of_ids(
     token_ids: torch.Tensor,
-    is_padding: torch.Tensor | None,
-    unconditional_ids: torch.Tensor | None,
-    unconditional_is_padding: torch.Tensor | None,
     vocabulary: Vocabulary,
+    sampling: SamplingSettings,
     *,
-    num_denoising_steps: int,
-    block_length: int | None,
-    schedule: Schedule,
-    schedule_shift: float,
-    vocabulary_range: tuple[int, int] | None,
-    needs_twin: bool,
+    is_padding: torch.Tensor | None = None,
+    unconditional_ids: torch.Tensor | None = None,
+    unconditional_is_padding: torch.Tensor | None = None,
+    vocabulary_range: tuple[int, int] | None = None,
     attention_block: int | None = None,
 ) -> Layout:
     """Lay out plain rows: one span a row, from the first to the last mask token, of one length in all rows.
@@ -128,7 +122,7 @@ def plan_of_ids(
     Raises:
         ValueError: if the rows' spans differ in length, or nothing is masked.
     """
-    device = token_ids.device
+    device, schedule = token_ids.device, make(sampling.schedule)
     is_padding = None if is_padding is None or not bool(is_padding.any()) else is_padding.to(device).bool()
     is_open = token_ids == vocabulary.mask_token_id
     if is_padding is not None:
@@ -139,7 +133,7 @@ def plan_of_ids(
         )
     first = is_open.to(torch.int8).argmax(dim=1)
     last = token_ids.shape[1] - 1 - is_open.flip(1).to(torch.int8).argmax(dim=1)
-    if schedule in PICTURE_SCHEDULES and vocabulary_range is not None:
+    if schedule.is_for_pictures and vocabulary_range is not None:
         is_code = is_open | ((token_ids >= vocabulary_range[0]) & (token_ids < vocabulary_range[1]))
         first, last = _grow(is_code, first, last)
     length = last - first + 1
@@ -150,15 +144,15 @@ def plan_of_ids(
     num_positions = int(length[0])
     plan = FillPlan(
         positions=first[:, None] + torch.arange(num_positions, device=device)[None],
-        num_denoising_steps=num_denoising_steps,
-        block_length=check_blocks(num_positions, num_denoising_steps, block_length, attention_block),
+        num_denoising_steps=sampling.num_denoising_steps,
+        block_length=check_blocks(num_positions, sampling.num_denoising_steps, sampling.block_length, attention_block),
         schedule=schedule,
-        schedule_shift=schedule_shift,
         vocabulary_range=vocabulary_range,
         is_text=vocabulary_range is None or vocabulary_range != vocabulary.image_range,
         first_step=0,
     )
     twin_ids, twin_padding = None, None
+    needs_twin = sampling.guidance_scale > 0
     if needs_twin and unconditional_ids is None:
         mask = torch.full_like(token_ids, vocabulary.mask_token_id)
         is_kept = is_open if is_padding is None else is_open | is_padding
@@ -195,7 +189,7 @@ def _positions(token_ids: torch.Tensor, is_padding: torch.Tensor | None) -> torc
     return ((~is_padding).long().cumsum(1) - 1).clamp(min=0)
 
 
-def plans_of_canvases(
+def layout_of_canvases(
     canvases: Sequence[Canvas],
     vocabulary: Vocabulary,
     device: torch.device,
@@ -235,8 +229,7 @@ def plans_of_canvases(
             positions=torch.minimum(starts + torch.arange(num_positions)[None], stops - 1).to(device),
             num_denoising_steps=num_steps,
             block_length=check_blocks(num_positions, num_steps, span.block_length, attention_block),
-            schedule=span.schedule,
-            schedule_shift=span.schedule_shift,
+            schedule=make(span.schedule or ScheduleChoice()),
             vocabulary_range=span.vocabulary_range,
             is_text=span.kind == "text",
             first_step=first_step,
@@ -267,8 +260,7 @@ def _shape(span: Span, attention_block: int | None) -> tuple[object, ...]:
     size, steps = span.stop - span.start, span.num_denoising_steps
     blocks = -(-size // (span.block_length or attention_block or size))
     length = None if attention_block else size
-    schedule = (span.schedule, span.schedule_shift)
-    return (span.kind, length, span.vocabulary_range, steps / blocks, span.block_length, *schedule)
+    return (span.kind, length, span.vocabulary_range, steps / blocks, span.block_length, repr(span.schedule))
 
 
 def _twins(

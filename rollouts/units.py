@@ -16,7 +16,7 @@ import numpy as np
 from unigrpo.rollouts.sampler import SampleOutput, sample
 from unigrpo.seeding import fold
 from unigrpo.settings import SamplingSettings
-from unigrpo.types import Canvas, PolicyVersion, Prompt, Rollout, Span
+from unigrpo.types import Canvas, PolicyVersion, Prompt, Rollout, Rollouts, Span
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
@@ -31,6 +31,8 @@ class WorkUnit:
     sampling: SamplingSettings
     seeds: tuple[int, ...]
     """One a row: prompt by prompt, the samples of each together."""
+    keeps_features: bool = False
+    """Whether the features of its pictures stay with the rollouts, for the learner of this process."""
 
 
 def plan_units(
@@ -72,27 +74,33 @@ def plan_units(
     return units
 
 
-def generate(policy: Policy, unit: WorkUnit, version: PolicyVersion) -> list[Rollout]:
+def generate(policy: Policy, unit: WorkUnit, version: PolicyVersion) -> Rollouts:
     """Return the unit's rollouts, prompt by prompt.
 
     Each prompt is encoded once (its pictures too) and shared by its group.
     """
-    sampling = unit.sampling
-    encoded = [policy.encode(prompt, sampling) for prompt in unit.prompts]
+    encoded = [policy.encode(prompt, unit.sampling) for prompt in unit.prompts]
     canvases = [canvas for canvas in encoded for _ in range(unit.group_size)]
-    output = sample(
-        policy,
-        canvases,
-        temperature=sampling.temperature,
-        guidance_scale=sampling.guidance_scale,
-        remasking=sampling.remasking,
-        remasking_temperature=sampling.remasking_temperature,
-        threshold=sampling.threshold,
-        editing_threshold=sampling.editing_threshold,
-        stop_at_eos=sampling.stop_at_eos,
-        seeds=unit.seeds,
+    output = sample(policy, canvases, unit.sampling, unit.seeds)
+    return Rollouts(
+        items=tuple(_rollout(policy, unit, row, canvas, output, version) for row, canvas in enumerate(canvases)),
+        group_ids=tuple(row // unit.group_size for row in range(len(canvases))),
+        image_features=tuple(canvas.image_features for canvas in encoded) if unit.keeps_features else (),
     )
-    return [_rollout(policy, unit, row, canvas, output, version) for row, canvas in enumerate(canvases)]
+
+
+def joined(parts: Sequence[Rollouts], num_redispatched: int = 0) -> Rollouts:
+    """Return the rollouts of several work units, in their order, their groups numbered anew."""
+    group_ids: list[int] = []
+    for part in parts:
+        start = group_ids[-1] + 1 if group_ids else 0
+        group_ids += [start + group for group in part.group_ids]
+    return Rollouts(
+        items=tuple(rollout for part in parts for rollout in part),
+        group_ids=tuple(group_ids),
+        num_redispatched=num_redispatched,
+        image_features=tuple(features for part in parts for features in part.image_features),
+    )
 
 
 def _rollout(

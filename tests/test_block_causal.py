@@ -12,7 +12,8 @@ from torch.nn import functional
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.models import load_policy
 from unigrpo.models.policies.sdar import SdarPolicy
-from unigrpo.rollouts import sample
+from unigrpo.rollouts import sample, sample_ids
+from unigrpo.settings import OrderChoice, SamplingSettings
 from unigrpo.types import Canvas, ModelInput, Span
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,8 +48,8 @@ ORDERS = ["low_confidence", "sequential", "random", "low_confidence_dynamic", "e
 def test_cache_changes_no_token(policy: SdarPolicy, remasking: Any, length: int) -> None:
     ids = functional.pad(torch.stack([prompt(length), prompt(length), prompt(length, 1)]), (0, 16), value=MASK)
     settings = {**WARM, "remasking": remasking, "threshold": 0.05}
-    kept = sample(policy, ids, **settings)
-    anew = sample(policy, ids, use_cache=False, **settings)
+    kept = sample_ids(policy, ids, **settings)
+    anew = sample_ids(policy, ids, use_cache=False, **settings)
     assert torch.equal(kept.token_ids, anew.token_ids)
     assert torch.equal(kept.committed_step, anew.committed_step)
     assert torch.allclose(kept.committed_logprobs, anew.committed_logprobs, atol=1e-5)
@@ -61,7 +62,7 @@ def test_finished_blocks_and_equal_prompts_go_through_the_model_once(policy: Sda
     handle = policy.module.model.embed_tokens.register_forward_hook(
         lambda _module, inputs, _output: sizes.append(inputs[0].numel())
     )
-    sample(policy, ids, **WARM)
+    sample_ids(policy, ids, **WARM)
     handle.remove()
     first, *others = sizes
     assert first == 2 * 44, "two prompts and their first block"
@@ -70,10 +71,15 @@ def test_finished_blocks_and_equal_prompts_go_through_the_model_once(policy: Sda
 
 def test_rows_of_different_prompts_equal_each_row_alone(policy: SdarPolicy) -> None:
     canvases = [canvas(3, 9, 0), canvas(8, 8, 1), canvas(14, 10, 2), canvas(8, 8, 1)]
-    settings: dict[str, Any] = {"temperature": 1.0, "remasking": "low_confidence_dynamic", "threshold": 0.05}
-    together = sample(policy, canvases, seeds=[1, 2, 3, 4], **settings)
+    sampling = SamplingSettings(
+        completion_length=8,
+        num_denoising_steps=8,
+        remasking=OrderChoice(use="low_confidence_dynamic", threshold=0.05),
+        stop_at_eos=False,
+    )
+    together = sample(policy, canvases, sampling, [1, 2, 3, 4])
     for row, each in enumerate(canvases):
-        alone = sample(policy, [each], seeds=[row + 1], **settings)
+        alone = sample(policy, [each], sampling, [row + 1])
         length = len(each.token_ids)
         assert torch.equal(together.token_ids[row, :length], alone.token_ids[0])
         assert torch.equal(together.committed_step[row, :length], alone.committed_step[0])
@@ -84,9 +90,9 @@ def test_rows_of_different_prompts_equal_each_row_alone(policy: SdarPolicy) -> N
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_a_rows_tokens_do_not_depend_on_padding(policy: SdarPolicy, side: str, use_cache: bool) -> None:
     ids = functional.pad(torch.stack([prompt(6), prompt(6, 1)]), (0, 10), value=MASK)
-    plain = sample(policy, ids, **{**WARM, "num_denoising_steps": 9}, use_cache=use_cache).token_ids
+    plain = sample_ids(policy, ids, **{**WARM, "num_denoising_steps": 9}, use_cache=use_cache).token_ids
     width = (3, 0) if side == "left" else (0, 3)
-    padded = sample(
+    padded = sample_ids(
         policy,
         functional.pad(ids, width, value=7),
         is_padding=functional.pad(torch.zeros_like(ids, dtype=torch.bool), width, value=True),
@@ -99,8 +105,8 @@ def test_a_rows_tokens_do_not_depend_on_padding(policy: SdarPolicy, side: str, u
 def test_stopping_at_eos_changes_nothing_up_to_it_and_saves_passes(policy: SdarPolicy) -> None:
     ids = functional.pad(torch.stack([prompt(6, seed) for seed in range(12)]), (0, 22), value=MASK)
     settings: dict[str, Any] = {"num_denoising_steps": 12, "temperature": 1.0, "vocabulary_range": (490, 493)}
-    whole = sample(policy, ids, **settings)
-    stopped = sample(policy, ids, stop_at_eos=True, **settings)
+    whole = sample_ids(policy, ids, **settings)
+    stopped = sample_ids(policy, ids, stop_at_eos=True, **settings)
     assert stopped.num_forward_rows < whole.num_forward_rows
     ends = 0
     for row in range(12):
@@ -116,19 +122,19 @@ def test_given_tokens_inside_the_span_stay_and_full_blocks_cost_nothing(policy: 
     ids = functional.pad(prompt(8)[None], (0, 16), value=MASK)
     ids[0, 12:16] = torch.arange(4)
     ids[0, 21] = 77
-    out = sample(policy, ids, num_denoising_steps=16)
+    out = sample_ids(policy, ids, num_denoising_steps=16)
     is_given = ids != MASK
     assert torch.equal(out.token_ids[is_given], ids[is_given])
     assert (out.committed_step[is_given] == -1).all()
     assert out.num_forward_rows == 4 + 4 + 3
-    anew = sample(policy, ids, num_denoising_steps=16, use_cache=False)
+    anew = sample_ids(policy, ids, num_denoising_steps=16, use_cache=False)
     assert torch.equal(out.token_ids, anew.token_ids)
 
 
 def test_a_span_that_ends_inside_a_block_sees_no_more_than_its_row(policy: SdarPolicy) -> None:
     ids = functional.pad(prompt(7)[None], (0, 6), value=MASK)
-    out = sample(policy, ids, num_denoising_steps=8, remasking="sequential")
-    anew = sample(policy, ids, num_denoising_steps=8, remasking="sequential", use_cache=False)
+    out = sample_ids(policy, ids, num_denoising_steps=8, remasking="sequential")
+    anew = sample_ids(policy, ids, num_denoising_steps=8, remasking="sequential", use_cache=False)
     assert torch.equal(out.token_ids, anew.token_ids)
     row = torch.cat((out.token_ids[:, :12], torch.tensor([[MASK]])), dim=1)
     assert out.token_ids[0, 12] == policy.logits(row)[0, 12].argmax()
@@ -137,7 +143,7 @@ def test_a_span_that_ends_inside_a_block_sees_no_more_than_its_row(policy: SdarP
 @torch.no_grad()
 def test_committed_logprobs_are_the_learners_own_at_the_committing_state(policy: SdarPolicy) -> None:
     ids = functional.pad(torch.stack([prompt(6), prompt(6, 1)]), (0, 14), value=MASK)
-    out = sample(policy, ids, num_denoising_steps=8, temperature=1.0)
+    out = sample_ids(policy, ids, num_denoising_steps=8, temperature=1.0)
     committed, num_scored = out.committed_step, 0
     for step in range(2):
         # One state of every block at once: what its own step `step` committed is scored, what came later is noise.
@@ -158,7 +164,7 @@ def test_mask_token_is_never_drawn_over_all_of_the_vocabulary(policy: SdarPolicy
         twisted.module.lm_head.weight[MASK] = 4 * twisted.hidden(ModelInput(token_ids=ids))[0, -1]
     assert (twisted.logits(ids)[0, 8:].argmax(-1) == MASK).any()
     for temperature in (0.0, 1.0):
-        out = sample(twisted, ids, num_denoising_steps=4, temperature=temperature)
+        out = sample_ids(twisted, ids, num_denoising_steps=4, temperature=temperature)
         assert not (out.token_ids == MASK).any()
 
 
@@ -169,7 +175,7 @@ def test_mask_token_is_never_drawn_over_all_of_the_vocabulary(policy: SdarPolicy
         ({"num_denoising_steps": 5}, "multiple of 2"),
         ({"num_denoising_steps": 12}, "at most 4 a block"),
         ({"num_denoising_steps": 4, "remasking": "origin"}, "is for full attention"),
-        ({"num_denoising_steps": 4, "schedule": "cosine"}, "with the linear schedule, not 'cosine'"),
+        ({"num_denoising_steps": 4, "schedule": "cosine"}, "such as linear, not Cosine"),
         ({"num_denoising_steps": 4, "remasking_temperature": 1.0}, "without remasking noise"),
     ],
 )
@@ -178,14 +184,14 @@ def test_impossible_settings_are_errors_that_say_what_is_wanted(
 ) -> None:
     ids = functional.pad(prompt(8)[None], (0, 8), value=MASK)
     with pytest.raises(ValueError, match=wanted):
-        sample(policy, ids, **arguments)
+        sample_ids(policy, ids, **arguments)
 
 
 def test_full_attention_refuses_editing() -> None:
     policy = load_policy(GOLDEN / "llada_tiny", dtype="float32", vocabulary={"mask_token_id": MASK})
     ids = functional.pad(prompt(8)[None], (0, 8), value=MASK)
     with pytest.raises(ValueError, match="for block-causal policies"):
-        sample(policy, ids, num_denoising_steps=8, editing_threshold=0.9)
+        sample_ids(policy, ids, num_denoising_steps=8, editing_threshold=0.9)
 
 
 def test_full_attention_commits_whatever_is_above_the_threshold() -> None:
@@ -193,9 +199,9 @@ def test_full_attention_commits_whatever_is_above_the_threshold() -> None:
     ids = functional.pad(prompt(8)[None], (0, 8), value=MASK)
     settings: dict[str, Any] = {"num_denoising_steps": 8, "remasking": "low_confidence_dynamic"}
     assert torch.equal(
-        sample(policy, ids, threshold=0.9999, **settings).token_ids,
-        sample(policy, ids, num_denoising_steps=8).token_ids,
+        sample_ids(policy, ids, threshold=0.9999, **settings).token_ids,
+        sample_ids(policy, ids, num_denoising_steps=8).token_ids,
     )
-    everything = sample(policy, ids, threshold=1e-9, **settings)
+    everything = sample_ids(policy, ids, threshold=1e-9, **settings)
     assert everything.num_forward_rows == 1
     assert torch.equal(everything.token_ids[0, 8:], policy.logits(ids)[0, 8:].argmax(-1))

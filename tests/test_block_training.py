@@ -24,9 +24,9 @@ from unigrpo.types import Batch, Message, PolicyVersion, Prompt, Rollout
 GOLDEN = Path(__file__).parent / "golden"
 PROMPTS = [Prompt(id=text, kind="reason", messages=(Message(role="user", text=text),)) for text in ("up", "away")]
 SETTINGS = {
-    "sdar_tiny": {"remasking": "low_confidence_dynamic", "threshold": 0.5},
+    "sdar_tiny": {"remasking": {"use": "low_confidence_dynamic", "threshold": 0.5}},
     "llada2_tiny": {"remasking": "low_confidence_static"},
-    "llada21_tiny": {"remasking": "low_confidence_dynamic", "threshold": 0.3, "editing_threshold": 0.1},
+    "llada21_tiny": {"remasking": {"use": "low_confidence_dynamic", "threshold": 0.3}, "editing_threshold": 0.1},
 }
 
 

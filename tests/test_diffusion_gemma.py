@@ -16,10 +16,11 @@ from unigrpo.models import load_policy
 from unigrpo.models.base import CanvasSampling, denoises_canvases
 from unigrpo.models.families import trains, untrained_tasks
 from unigrpo.models.policies.diffusion_gemma import DiffusionGemmaPolicy, canvas_sampling
-from unigrpo.rollouts import sample
+from unigrpo.rollouts import sample_ids
 from unigrpo.rollouts.engines.entropy_bound import EntropyBound, accept, entropies
-from unigrpo.rollouts.filling import Filling, HowToFill
-from unigrpo.rollouts.layout import plan_of_ids
+from unigrpo.rollouts.layout import layout_of_ids
+from unigrpo.rollouts.state import SamplerState
+from unigrpo.settings import SamplingSettings
 from unigrpo.types import ModelInput
 
 GOLDEN = Path(__file__).parent / "golden" / "diffusion_gemma_tiny"
@@ -98,44 +99,27 @@ class Recorded:
     def random_ids(self, canvas: int, step: int) -> torch.Tensor:
         return self.random[canvas * (self.num_steps + 1) + step - canvas * self.num_steps]
 
-    def draw(self, canvas: int, step: int, logits: torch.Tensor) -> torch.Tensor:
+    def sample(self, canvas: int, step: int, logits: torch.Tensor) -> torch.Tensor:
         self.entropy.append(entropies(logits))
         if self.is_greedy:
             assert torch.equal(logits.argmax(-1), self.drawn[step])
         return self.drawn[step]
 
 
-def filling_of(
+def state_of(
     policy: DiffusionGemmaPolicy, ids: torch.Tensor, num_open: int, num_steps: int, **changes: Any
-) -> Filling:
+) -> SamplerState:
     row = torch.cat([ids, torch.full((len(ids), num_open), MARK)], dim=1)
     is_padding = changes.pop("is_padding", None)
     if is_padding is not None:
         is_padding = torch.nn.functional.pad(is_padding, (0, num_open))
-    layout = plan_of_ids(
-        row,
-        is_padding,
-        None,
-        None,
-        policy.vocabulary,
+    sampling = SamplingSettings(
+        completion_length=num_open,
         num_denoising_steps=num_steps,
-        block_length=None,
-        schedule="linear",
-        schedule_shift=3.0,
-        vocabulary_range=None,
-        needs_twin=False,
+        **{"temperature": 0.0, "stop_at_eos": False} | changes,
     )
-    how = HowToFill(
-        temperature=0.0,
-        guidance_scale=0.0,
-        remasking="low_confidence",
-        remasking_temperature=0.0,
-        threshold=0.9,
-        editing_threshold=None,
-        max_editing_rounds=16,
-        stop_at_eos=False,
-    )
-    return Filling(policy, layout, torch.arange(len(ids)), replace(how, **changes))
+    layout = layout_of_ids(row, policy.vocabulary, sampling, is_padding=is_padding)
+    return SamplerState(policy, layout, torch.arange(len(ids)), sampling)
 
 
 def replayed(
@@ -154,12 +138,12 @@ def replayed(
     is_ended = case["eos_token_id"] < 512
     policy.vocabulary = replace(policy.vocabulary, eos_token_id=case["eos_token_id"] if is_ended else 1)
     num_canvases = -(-num_open // 8)
-    filling = filling_of(
+    state = state_of(
         policy, golden[f"in_{name}"], num_open, num_steps * num_canvases, is_padding=is_padding, stop_at_eos=is_ended
     )
     record = Recorded(golden[f"rnd_{name}"], golden[f"den_{name}"], num_steps, case["greedy"], [])
-    EntropyBound(filling, policy, record).fill()
-    return filling.ids, torch.stack(record.entropy)
+    EntropyBound(state, policy, record).fill()
+    return state.ids, torch.stack(record.entropy)
 
 
 CHAOTIC = "seeded_b1_defaults_bound"
@@ -254,7 +238,7 @@ def test_rows_depend_on_their_own_seed_and_neither_on_neighbors_nor_on_padding(
     ids = torch.randint(8, 500, (3, 9), generator=torch.Generator().manual_seed(0))
     rows = torch.cat([ids, torch.full((3, 12), MARK)], dim=1)
     settings = {"num_denoising_steps": 6, "temperature": temperature, "vocabulary_range": (0, 480)}
-    out = sample(policy, rows, seeds=[5, 6, 7], **settings)
+    out = sample_ids(policy, rows, seeds=[5, 6, 7], **settings)
     assert not (out.token_ids == MARK).any()
     assert torch.equal(out.token_ids[:, :9], ids)
     assert (out.token_ids[:, 9:] < 480).all()
@@ -263,14 +247,14 @@ def test_rows_depend_on_their_own_seed_and_neither_on_neighbors_nor_on_padding(
     assert (out.committed_logprobs[:, 9:] < 0).all()
     assert out.num_forward_rows == 3 * 6
     for row in range(3):
-        alone = sample(policy, rows[row : row + 1], seeds=[5 + row], **settings)
+        alone = sample_ids(policy, rows[row : row + 1], seeds=[5 + row], **settings)
         assert torch.equal(alone.token_ids[0], out.token_ids[row])
     is_padding = torch.zeros(3, 24, dtype=torch.bool)
     is_padding[:, :3] = True
     padded = torch.cat([torch.full((3, 3), 77), rows], dim=1)
-    found = sample(policy, padded, is_padding=is_padding, seeds=[5, 6, 7], **settings)
+    found = sample_ids(policy, padded, is_padding=is_padding, seeds=[5, 6, 7], **settings)
     assert torch.equal(found.token_ids[:, 3:], out.token_ids)
-    others = sample(policy, rows, seeds=[8, 9, 10], **settings)
+    others = sample_ids(policy, rows, seeds=[8, 9, 10], **settings)
     assert torch.equal(others.token_ids, out.token_ids) == (temperature == 0)
 
 
@@ -311,14 +295,14 @@ def test_the_learner_is_refused_with_the_reason(policy: DiffusionGemmaPolicy) ->
 def test_what_it_cannot_fill_is_refused(policy: DiffusionGemmaPolicy) -> None:
     rows = torch.cat([torch.full((1, 4), 9), torch.full((1, 16), MARK)], dim=1)
     with pytest.raises(ValueError, match="do not divide over 2 canvases"):
-        sample(policy, rows, num_denoising_steps=3)
+        sample_ids(policy, rows, num_denoising_steps=3)
     with pytest.raises(ValueError, match="without guidance"):
-        sample(policy, rows, num_denoising_steps=4, guidance_scale=1.0)
+        sample_ids(policy, rows, num_denoising_steps=4, guidance_scale=1.0)
     rows[0, 18:] = 9
     with pytest.raises(ValueError, match="at a row's end only"):
-        sample(policy, rows, num_denoising_steps=4)
+        sample_ids(policy, rows, num_denoising_steps=4)
     with pytest.raises(ValueError, match="no prompt to read"):
-        sample(policy, torch.full((1, 8), MARK), num_denoising_steps=4)
+        sample_ids(policy, torch.full((1, 8), MARK), num_denoising_steps=4)
 
 
 def test_settings_of_the_sampler_come_from_the_checkpoint() -> None:

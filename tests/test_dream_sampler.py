@@ -12,9 +12,10 @@ import torch
 
 from unigrpo.models import load_policy
 from unigrpo.models.policies.dream import DreamPolicy
-from unigrpo.rollouts import sample
-from unigrpo.rollouts.orders.selection import origin
-from unigrpo.rollouts.schedules.counts import dream_fraction
+from unigrpo.rollouts import sample_ids
+from unigrpo.rollouts.orders.base import Candidates
+from unigrpo.rollouts.orders.origin import Origin
+from unigrpo.rollouts.schedules.dream import Dream
 
 GOLDEN = Path(__file__).parent / "golden"
 MASK = 500
@@ -47,7 +48,7 @@ def test_tokens_and_order_equal_dreams_sampler(
     dream: DreamPolicy, golden: dict[str, torch.Tensor], case: dict[str, Any]
 ) -> None:
     assert min(case["min_argmax_margin"], case["min_selection_gap"]) >= 3e-5, "every case is strict"
-    out = sample(
+    out = sample_ids(
         dream, canvas(golden, case), num_denoising_steps=case["steps"], remasking=case["alg"], schedule="dream"
     )
     assert torch.equal(out.token_ids, golden[f"out_{case['name']}"])
@@ -64,7 +65,8 @@ def test_origin_equals_dreams_sampler_under_its_recorded_coins(
         is_masked = ids == MASK
         coins = torch.ones(ids.shape)
         coins[is_masked] = torch.rand(int(is_masked.sum()), generator=generator)
-        is_committed = origin(coins, is_masked, dream_fraction(step, ORIGIN["steps"]).expand(1))
+        share = Dream().fraction(step, ORIGIN["steps"]).expand(1)
+        is_committed = Origin().select(Candidates(scores=coins, is_masked=is_masked, share=share, noise=coins))
         assert int(is_committed.sum()) == ORIGIN["unmasked_per_step"][step]
         with torch.no_grad():
             ids = torch.where(is_committed, dream.logits(ids).argmax(-1), ids)
@@ -78,7 +80,7 @@ def test_every_order_fills_every_family_under_every_schedule(order: Any, schedul
     ids[:, :9] = torch.arange(27).view(3, 9)
     for name in ("dream_tiny", "llada_tiny"):
         policy = load_policy(GOLDEN / name, dtype="float32", vocabulary={"mask_token_id": MASK})
-        out = sample(
+        out = sample_ids(
             policy,
             ids,
             num_denoising_steps=5,
@@ -105,13 +107,13 @@ def test_padding_and_neighbors_change_no_token(dream: DreamPolicy, order: Any, s
         "temperature": 1.0,
         "remasking_temperature": 0.3,
     }
-    plain = sample(dream, ids, seeds=[5, 6, 7], **settings).token_ids
-    alone = sample(dream, ids[1:2], seeds=[6], **settings).token_ids
+    plain = sample_ids(dream, ids, seeds=[5, 6, 7], **settings).token_ids
+    alone = sample_ids(dream, ids[1:2], seeds=[6], **settings).token_ids
     filler, flags = torch.full((3, 5), 77), torch.ones(3, 5, dtype=torch.bool)
     blank = torch.zeros(ids.shape, dtype=torch.bool)
     parts = [(filler, flags), (ids, blank)] if side == "left" else [(ids, blank), (filler, flags)]
     is_padding = torch.cat([part[1] for part in parts], dim=1)
-    padded = sample(
+    padded = sample_ids(
         dream, torch.cat([part[0] for part in parts], dim=1), is_padding=is_padding, seeds=[5, 6, 7], **settings
     )
     assert torch.equal(alone[0], plain[1])
@@ -121,7 +123,7 @@ def test_padding_and_neighbors_change_no_token(dream: DreamPolicy, order: Any, s
 def test_origin_commits_as_many_as_the_schedule_says_in_the_mean(dream: DreamPolicy) -> None:
     ids = torch.full((64, 20), MASK)
     ids[:, :4] = torch.tensor([1, 2, 3, 4])
-    out = sample(dream, ids, num_denoising_steps=4, remasking="origin")
+    out = sample_ids(dream, ids, num_denoising_steps=4, remasking="origin")
     per_step = torch.stack([(out.committed_step == step).float().sum(1) for step in range(4)], dim=1)
     assert per_step.mean(0).tolist() == pytest.approx([4.0] * 4, abs=0.6)
     assert per_step[:, 0].std() > 1.0, "sqrt(16 * 1/4 * 3/4) = 1.7: the count itself is drawn"

@@ -32,7 +32,7 @@ def test_units_hold_whole_groups_of_one_kind_in_the_prompts_order():
     units = plan_units(mixed, group_size=4, rows_per_unit=8, seed=0, step=0)
     assert [len(unit.prompts) for unit in units] == [2, 2, 1, 2, 1]
     assert [prompt.id for unit in units for prompt in unit.prompts] == [prompt.id for prompt, _ in mixed]
-    assert {unit.sampling.schedule for unit in units[:3]} == {"linear"}
+    assert {unit.sampling.schedule.use for unit in units[:3]} == {"linear"}
 
 
 def test_a_seed_is_one_rows_alone_and_changes_with_the_step_and_the_run():

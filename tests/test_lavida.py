@@ -13,7 +13,10 @@ from unigrpo.models.llava import embed
 from unigrpo.models.pictures.tiles import cut_tiles, pool
 from unigrpo.models.policies.lavida import KeptPrompts, prefix_rows
 from unigrpo.rollouts import sample
-from unigrpo.rollouts.schedules.counts import linear_counts, mass_counts
+from unigrpo.rollouts.schedules.base import Progress, Schedule
+from unigrpo.rollouts.schedules.linear import Linear
+from unigrpo.rollouts.schedules.shift import Shift
+from unigrpo.rollouts.schedules.sine import Sine
 from unigrpo.supervised.rows import NoisyRows, Rows, with_complement
 from unigrpo.types import ModelInput
 
@@ -87,18 +90,16 @@ def test_tokens_equal_the_released_sampler(
     case = golden.case(name)
     assert case["min_argmax_margin"] > 3e-5 < case["min_selection_log_gap"]
     monkeypatch.setattr(golden.policy.module, "is_prefix", case["prefix_lm"])
+    schedule = {"use": SCHEDULES.get(case.get("schedule"), "linear"), **case.get("schedule_kwargs", {})}
     sampling = sampling_of(
-        case,
-        schedule=SCHEDULES.get(case.get("schedule"), "linear"),
-        schedule_shift=case.get("schedule_kwargs", {}).get("shift", 3.0),
+        case, schedule=schedule, remasking=ORDERS.get(case.get("remasking"), "low_confidence"), stop_at_eos=False
     )
     canvas = golden.canvas(golden.arrays[f"in_{name}"][0], [case["image"]], sampling)
     length = case["max_new_tokens"]
     if f"draft_{name}" in golden.arrays:
         ids = np.concatenate([canvas.token_ids[:-length], golden.arrays[f"draft_{name}"][0]])
         canvas = replace(canvas, token_ids=ids)
-    remasking = ORDERS.get(case.get("remasking"), "low_confidence")
-    out = sample(golden.policy, [canvas], remasking=remasking, use_cache=use_cache)
+    out = sample(golden.policy, [canvas], sampling, [0], use_cache=use_cache)
     assert out.token_ids[0, -length:].tolist() == golden.arrays[f"out_{name}"][0, -length:].tolist()
     steps = golden.arrays[f"history_{name}"][:, 0, -length:] != IDS["mask"]
     committed = out.committed_step[0, -length:].numpy()
@@ -110,16 +111,14 @@ def test_tokens_equal_the_released_sampler(
 def test_kept_prompts_give_the_tokens_of_recomputed_ones_in_a_mixed_batch(golden: Golden) -> None:
     case = golden.case("prefix_g24_b8_r05")
     ids = golden.arrays["in_prefix_g24_b8_r05"][0]
-    canvases = [golden.canvas(ids, [name], sampling_of(case)) for name in ("square", "big", "square", "tall")]
+    sampling = sampling_of(case, temperature=1.0, stop_at_eos=False)
+    canvases = [golden.canvas(ids, [name], sampling) for name in ("square", "big", "square", "tall")]
     canvases[2] = canvases[0]
-    runs = [
-        sample(golden.policy, canvases, temperature=1.0, seeds=[1, 2, 3, 4], use_cache=use_cache)
-        for use_cache in (True, False)
-    ]
+    runs = [sample(golden.policy, canvases, sampling, [1, 2, 3, 4], use_cache=use_cache) for use_cache in (True, False)]
     assert torch.equal(runs[0].token_ids, runs[1].token_ids)
     assert torch.equal(runs[0].committed_step, runs[1].committed_step)
     assert (runs[0].committed_logprobs - runs[1].committed_logprobs).abs().max() <= 1e-5
-    alone = sample(golden.policy, canvases[3:], temperature=1.0, seeds=[4])
+    alone = sample(golden.policy, canvases[3:], sampling, [4])
     assert alone.token_ids[0].tolist() == runs[0].token_ids[3, : len(canvases[3].token_ids)].tolist()
 
 
@@ -139,17 +138,17 @@ def test_every_schedule_of_the_table(golden: Golden) -> None:
         name, masked, steps = key.rsplit("_", 2)
         total, num_steps = torch.tensor([int(masked)]), int(steps)
         if name == "none":
-            found = linear_counts(total, num_steps)
+            schedule: Schedule = Linear()
         elif name == "cosine":
-            found = mass_counts(total, num_steps, "sine", 3.0)
+            schedule = Sine()
         else:
-            shift = 1.0 if name == "linear" else float(name.removeprefix("shift"))
-            found = mass_counts(total, num_steps, "shift", shift)
-        assert found[0].tolist() == wanted, key
+            schedule = Shift(shift=1.0 if name == "linear" else float(name.removeprefix("shift")))
+        start = {"num_at_start": total, "num_masked": total, "num_positions": int(masked), "num_steps": num_steps}
+        assert [int(schedule.count(Progress(**start, step=step))) for step in range(num_steps)] == wanted, key
 
 
 def test_a_shifted_schedule_with_more_steps_than_positions_commits_one_a_step() -> None:
-    assert mass_counts(torch.tensor([2, 0]), 4, "shift", 3.0).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
+    assert Shift().counts(torch.tensor([2, 0]), 4).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
 
 
 def test_who_sees_whom_in_prefix_mode_by_hand() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from unigrpo.models import load_policy
 from unigrpo.models.policies.llada2 import Llada2Policy
-from unigrpo.rollouts import sample
+from unigrpo.rollouts import sample_ids
 from unigrpo.types import ModelInput
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,7 +78,7 @@ def fill(policy: Llada2Policy, ids: torch.Tensor, case: dict[str, Any], **change
         changes |= {"max_editing_rounds": case.get("max_post_steps", 16)}
     else:
         steps = min(case["steps"], case["gen_length"] // case.get("minimal_topk", 1))
-    return sample(
+    return sample_ids(
         policy,
         functional.pad(ids, (0, num_open), value=MASK),
         num_denoising_steps=steps * -(-num_open // block),

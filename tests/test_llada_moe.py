@@ -14,7 +14,7 @@ from unigrpo.models.adapter import add_lora
 from unigrpo.models.families import policy_family
 from unigrpo.models.layers.experts import ExpertMixture
 from unigrpo.models.policies.llada_moe import LladaMoePolicy
-from unigrpo.rollouts import sample
+from unigrpo.rollouts import sample_ids
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput
 
@@ -60,7 +60,7 @@ def test_greedy_tokens_equal_the_reference(
     assert case["min_routing_gap"] > 1e-5
     prompt = golden[f"in_{case['name']}"]
     ids = torch.cat([prompt, torch.full((1, case["gen_length"]), MASK)], dim=1)
-    out = sample(policy, ids, num_denoising_steps=case["steps"], block_length=case["block_length"])
+    out = sample_ids(policy, ids, num_denoising_steps=case["steps"], block_length=case["block_length"])
     assert torch.equal(out.token_ids, golden[f"out_{case['name']}"])
 
 

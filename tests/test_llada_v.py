@@ -96,8 +96,9 @@ def test_tokens_equal_the_released_sampler(golden: Golden, name: str) -> None:
     case = golden.case(name)
     assert case["min_argmax_margin"] > 3e-5 < case["min_selection_log_gap"]
     pictures = [case["image"]] if case["image"] else []
-    canvas = golden.canvas(golden.arrays[f"in_{name}"][0], pictures, sampling_of(case))
-    found = sample(golden.policy, [canvas], guidance_scale=case.get("cfg_scale", 0.0)).token_ids[0]
+    sampling = sampling_of(case, stop_at_eos=False)
+    canvas = golden.canvas(golden.arrays[f"in_{name}"][0], pictures, sampling)
+    found = sample(golden.policy, [canvas], sampling, [0]).token_ids[0]
     assert found[-case["gen_length"] :].tolist() == golden.arrays[f"out_{name}"][0].tolist()
     assert found[: -case["gen_length"]].tolist() == canvas.token_ids[: -case["gen_length"]].tolist()
 
@@ -112,7 +113,11 @@ def test_given_text_after_the_answer_is_attended_to(golden: Golden) -> None:
         token_ids=np.concatenate([canvas.token_ids, suffix]),
         spans=(*canvas.spans, Span(kind="prompt", start=end, stop=end + len(suffix))),
     )
-    found = sample(golden.policy, [longer]).token_ids[0, end - case["gen_length"] :].tolist()
+    found = (
+        sample(golden.policy, [longer], sampling_of(case, stop_at_eos=False), [0])
+        .token_ids[0, end - case["gen_length"] :]
+        .tolist()
+    )
     assert found == golden.arrays["out_square_suffix"][0].tolist()
 
 
@@ -121,12 +126,14 @@ def test_a_stop_token_ends_the_answer_and_changes_nothing_before_it(golden: Gold
     stopping = Golden("lladav_tiny", eos=stop, pad=481)
     case = golden.case("square_stop")
     ids = golden.arrays["in_square_stop"][0]
-    out = sample(stopping.policy, [stopping.canvas(ids, ["square"], sampling_of(case))], stop_at_eos=True)
+    sampling = sampling_of(case)
+    out = sample(stopping.policy, [stopping.canvas(ids, ["square"], sampling)], sampling, [0])
     answer = out.token_ids[0, -case["gen_length"] :].tolist()
     wanted = golden.arrays["out_square_stop"][0].tolist()
     assert answer == wanted + [stop] * (len(answer) - len(wanted))
     assert out.num_forward_rows < case["steps"]  # the reference, which leaves what follows the stop, needs 6
-    endless = sample(golden.policy, [golden.canvas(ids, ["square"], sampling_of(case))])
+    canvas = golden.canvas(ids, ["square"], sampling)
+    endless = sample(golden.policy, [canvas], sampling_of(case, stop_at_eos=False), [0])
     assert endless.token_ids[0, -case["gen_length"] :].tolist() == golden.arrays["nostop_square_stop"][0].tolist()
 
 
@@ -134,8 +141,10 @@ def test_a_stop_token_ends_the_answer_and_changes_nothing_before_it(golden: Gold
 def test_tokens_equal_the_sampler_of_dllm_rl(golden: Golden, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden.policy, "banned_ids", (golden.policy.vocabulary.mask_token_id,))
     case = golden.case(name)
-    canvas = golden.canvas(golden.arrays[f"in_{name}"][0], [case["image"]], sampling_of(case))
-    out = sample(golden.policy, [canvas], remasking=OTHER_SAMPLER[name], threshold=case.get("unmask_threshold", 0.9))
+    above = {"threshold": case["unmask_threshold"]} if "unmask_threshold" in case else {}
+    sampling = sampling_of(case, stop_at_eos=False, remasking={"use": OTHER_SAMPLER[name], **above})
+    canvas = golden.canvas(golden.arrays[f"in_{name}"][0], [case["image"]], sampling)
+    out = sample(golden.policy, [canvas], sampling, [0])
     length = case["gen_length"]
     assert out.token_ids[0, -length:].tolist() == golden.arrays[f"out_{name}"][0].tolist()
 
@@ -225,9 +234,10 @@ def test_features_of_a_batch_share_one_table_and_rows_do_not_mix(policy) -> None
         policy.encode(question(Message(role="user", text=text, images=pictures)), SAMPLING)
         for text, pictures in (("Which colour?", (red,)), ("Which?", (blue, red)))
     ]
-    together = sample(policy, [canvases[0], canvases[1], canvases[0]], seeds=[1, 2, 1])
+    greedy = SAMPLING.model_copy(update={"temperature": 0.0, "stop_at_eos": False})
+    together = sample(policy, [canvases[0], canvases[1], canvases[0]], greedy, [1, 2, 1])
     for row, canvas in enumerate((canvases[0], canvases[1], canvases[0])):
-        alone = sample(policy, [canvas], seeds=[(1, 2, 1)[row]])
+        alone = sample(policy, [canvas], greedy, [(1, 2, 1)[row]])
         assert together.token_ids[row, : len(canvas.token_ids)].tolist() == alone.token_ids[0].tolist()
 
 

@@ -22,7 +22,7 @@ from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora
 from unigrpo.models.pictures.features import join_features, shift_ids, with_image_features
 from unigrpo.recipe.load import load_recipe
-from unigrpo.rollouts.units import generate, plan_units
+from unigrpo.rollouts.units import generate, joined, plan_units
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings, SftTaskSettings
 from unigrpo.supervised.rows import Demonstrations
@@ -66,10 +66,10 @@ def policy_of(folder: Path) -> Any:
 def batch_of(policy: Any) -> Any:
     asked = [(prompt, SAMPLING) for prompt in prompts()]
     units = plan_units(asked, group_size=2, rows_per_unit=6, seed=0, step=0)
-    rollouts = [rollout for unit in units for rollout in generate(policy, unit, VERSION)]
+    rollouts = joined([generate(policy, unit, VERSION) for unit in units])
     advantages = np.array([1.0, -1.0] * 3)
     batch = collate(rollouts, advantages, policy.vocabulary.pad_token_id)
-    return rollouts, with_image_features(batch, [rollout.prompt for rollout in rollouts], policy)
+    return rollouts, with_image_features(batch, rollouts, policy)
 
 
 def test_the_learner_scores_what_the_sampler_saw(folder: Path) -> None:
@@ -116,10 +116,29 @@ def test_prompts_of_two_tasks_with_one_id_keep_their_own_pictures(folder: Path) 
     policy = policy_of(folder)
     asked, plain = replace(prompts()[0], id="train-1"), replace(prompts()[2], id="train-1")
     units = plan_units([(plain, SAMPLING), (asked, SAMPLING)], group_size=1, rows_per_unit=2, seed=0, step=0)
-    rollouts = [rollout for unit in units for rollout in generate(policy, unit, VERSION)]
+    rollouts = joined([generate(policy, unit, VERSION) for unit in units])
     batch = collate(rollouts, np.zeros(2), policy.vocabulary.pad_token_id)
-    found = with_image_features(batch, [rollout.prompt for rollout in rollouts], policy).image_features
+    found = with_image_features(batch, rollouts, policy).image_features
     assert torch.equal(found, policy.image_features(asked.images))
+
+
+def test_pictures_go_through_the_tower_once_where_rollouts_keep_their_features(folder: Path) -> None:
+    policy, calls = policy_of(folder), []
+    policy.module.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    policy.module.model.vision_tower.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    asked = [(prompt, SAMPLING) for prompt in prompts()]
+    units = plan_units(asked, group_size=2, rows_per_unit=6, seed=0, step=0)
+    tables = []
+    for keeps_features, again in ((True, 1), (False, 2)):
+        calls.clear()
+        kept = [replace(unit, keeps_features=keeps_features) for unit in units]
+        rollouts = joined([generate(policy, unit, VERSION) for unit in kept])
+        num_sampling = len(calls)
+        batch = collate(rollouts, np.zeros(6), policy.vocabulary.pad_token_id)
+        tables.append(with_image_features(batch, rollouts, policy))
+        assert len(calls) == again * num_sampling > 0
+    assert torch.equal(tables[0].image_features, tables[1].image_features)
+    assert torch.equal(tables[0].token_ids, tables[1].token_ids)
 
 
 def test_first_update_has_ratio_one_and_no_kl_and_moves_every_adapter(folder: Path) -> None:

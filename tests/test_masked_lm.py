@@ -21,7 +21,7 @@ from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora, save_adapter, save_merged
 from unigrpo.models.policies.masked_lm import MaskedLmPolicy
-from unigrpo.rollouts import sample
+from unigrpo.rollouts import sample_ids
 from unigrpo.rollouts.units import generate, plan_units
 from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings
 from unigrpo.types import Message, PolicyVersion, Prompt
@@ -148,7 +148,7 @@ def test_sampler_at_temperature_one_has_the_enumerated_distribution(model_type: 
     wanted = exact_pairs(policy, ids, first=2)
     assert sum(wanted.values()) == pytest.approx(1.0)
     assert max(wanted.values()) < 0.6, "a distribution that a constant would not pass"
-    out = sample(policy, torch.tensor([ids]).expand(num_rows, -1), num_denoising_steps=2, temperature=1.0)
+    out = sample_ids(policy, torch.tensor([ids]).expand(num_rows, -1), num_denoising_steps=2, temperature=1.0)
     found = torch.bincount(out.token_ids[:, 2] * 7 + out.token_ids[:, 3], minlength=49).double() / num_rows
     expected = torch.tensor([wanted[pair] for pair in itertools.product(range(7), repeat=2)]).double()
     standard_error = (expected * (1 - expected) / num_rows).sqrt() + 1e-6

@@ -17,7 +17,7 @@ from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.files.vocabulary import RELEASE_IDS, RELEASE_LENGTH, resolve_vocabulary
 from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
 from unigrpo.models.policies.mmada import CHAT_TEMPLATE, MmadaPolicy
-from unigrpo.settings import SamplingSettings
+from unigrpo.settings import SamplingSettings, ScheduleChoice
 from unigrpo.types import Message, Prompt, Span
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -109,6 +109,7 @@ def test_reason_is_chat_then_open_text(policy: MmadaPolicy) -> None:
         vocabulary_range=(0, LENGTH),
         num_denoising_steps=2,
         block_length=2,
+        schedule=ScheduleChoice(),
     )
     assert canvas.unconditional_ids is None
 
@@ -138,7 +139,7 @@ def test_imagine_and_its_twin(policy: MmadaPolicy) -> None:
     assert canvas.unconditional_ids.tolist() == [IPAD, IPAD, IPAD, T2I, BOS, EOS, *picture]
     assert canvas.unconditional_is_padding.tolist() == [True] * 3 + [False] * 9
     span = canvas.open_spans[0]
-    assert (span.kind, span.start, span.stop, span.schedule) == ("image_codes", 7, 11, "cosine")
+    assert (span.kind, span.start, span.stop, span.schedule.use) == ("image_codes", 7, 11, "cosine")
     assert span.vocabulary_range == (LENGTH, LENGTH + 128)
     assert canvas.spans[-1].stop == 12
 

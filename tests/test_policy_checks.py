@@ -16,7 +16,7 @@ from unigrpo.models.layers.attention import visible_keys
 from unigrpo.models.policies.llada import LladaPolicy
 from unigrpo.models.policies.sdar import SdarPolicy
 from unigrpo.models.text_policy import TextPolicy
-from unigrpo.rollouts import sample
+from unigrpo.rollouts import sample_ids
 from unigrpo.testing.conformance import ConformanceError, check_policy, check_sampler
 from unigrpo.testing.tiny.make_tiny import make_tiny
 from unigrpo.types import ModelInput
@@ -116,47 +116,47 @@ def test_a_broken_policy_is_named(folder: Path, fault: type[LladaPolicy], messag
 
 
 def leaves_masks(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
-    found = sample(policy, token_ids, **settings)
+    found = sample_ids(policy, token_ids, **settings)
     return replace(found, token_ids=torch.where(token_ids == 403, token_ids, found.token_ids))
 
 
 def rewrites_the_prompt(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
-    found = sample(policy, token_ids, **settings)
+    found = sample_ids(policy, token_ids, **settings)
     return replace(found, token_ids=found.token_ids.roll(1, dims=1))
 
 
 def seeds_by_place(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
-    return sample(policy, token_ids, **settings | {"seeds": range(len(token_ids))})
+    return sample_ids(policy, token_ids, **settings | {"seeds": range(len(token_ids))})
 
 
 def uses_global_noise(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
     torch.rand(1)
-    return sample(policy, token_ids, **settings)
+    return sample_ids(policy, token_ids, **settings)
 
 
 def leaves_the_range(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
-    found = sample(policy, token_ids, **settings)
+    found = sample_ids(policy, token_ids, **settings)
     return replace(found, token_ids=torch.where(token_ids == 403, 414, found.token_ids))
 
 
 def writes_into_the_ids(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
-    found = sample(policy, token_ids, **settings)
+    found = sample_ids(policy, token_ids, **settings)
     token_ids.copy_(found.token_ids)
     return found
 
 
 def uses_numpys_noise(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
     np.random.rand()
-    return sample(policy, token_ids, **settings)
+    return sample_ids(policy, token_ids, **settings)
 
 
 def uses_pythons_noise(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
     random.random()
-    return sample(policy, token_ids, **settings)
+    return sample_ids(policy, token_ids, **settings)
 
 
 def tells_no_step(policy: Any, token_ids: torch.Tensor, **settings: Any) -> Any:
-    found = sample(policy, token_ids, **settings)
+    found = sample_ids(policy, token_ids, **settings)
     return replace(found, committed_step=found.committed_step.clamp(max=0))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unigrpo.models import load_policy
-from unigrpo.rollouts import sample
+from unigrpo.rollouts import sample_ids
 
 GOLDEN = Path(__file__).parent / "golden"
 MMADA_IDS = {
@@ -70,7 +70,7 @@ def check_text_case(policy, arrays, case):
     is_padding = torch.as_tensor(arrays[f"mask_{name}"]) == 0 if f"mask_{name}" in arrays else None
     num_open = expected.shape[1] - ids.shape[1]
     steps, block = (int(part[1:]) for part in [p for p in name.split("_") if p[0] in "sb" and p[1:].isdigit()][-2:])
-    out = sample(
+    out = sample_ids(
         policy,
         open_after(ids, num_open),
         num_denoising_steps=case.get("steps", steps),
@@ -108,7 +108,7 @@ def strict_picture_cases():
 def test_picture_codes_equal_mmadas_sampler(mmada, case):
     arrays = np.load(GOLDEN / "mmada_tiny/t2i_generate.npz")
     rows = f"in_N{case['N']}_B{case['B']}_"
-    out = sample(
+    out = sample_ids(
         mmada,
         torch.as_tensor(arrays[rows + "input_ids"]),
         num_denoising_steps=case["timesteps"],
@@ -130,7 +130,7 @@ def test_picture_codes_equal_mmadas_sampler(mmada, case):
 def test_masked_positions_after_each_step_equal_mmadas(mmada):
     arrays = np.load(GOLDEN / "mmada_tiny/t2i_generate.npz")
     name = "N64_B1_T8_gs0.0_greedy"
-    out = sample(
+    out = sample_ids(
         mmada,
         torch.as_tensor(arrays["in_N64_B1_input_ids"]),
         num_denoising_steps=8,
@@ -146,7 +146,7 @@ def test_masked_positions_after_each_step_equal_mmadas(mmada):
 def test_inpainting_keeps_given_codes_and_equals_mmadas_sampler(mmada):
     arrays = np.load(GOLDEN / "mmada_tiny/t2i_inpaint.npz")
     ids = torch.as_tensor(arrays["input_ids"])
-    out = sample(
+    out = sample_ids(
         mmada,
         ids,
         num_denoising_steps=6,
@@ -168,12 +168,12 @@ SETTINGS = {"num_denoising_steps": 6, "block_length": 6, "temperature": 1.0, "se
 
 def test_a_rows_tokens_do_not_depend_on_its_neighbors(llada):
     ids = text_ids()
-    together = sample(llada, ids, **SETTINGS).token_ids
+    together = sample_ids(llada, ids, **SETTINGS).token_ids
     for row in range(4):
-        alone = sample(llada, ids[row : row + 1], **{**SETTINGS, "seeds": [11 + row]}).token_ids
+        alone = sample_ids(llada, ids[row : row + 1], **{**SETTINGS, "seeds": [11 + row]}).token_ids
         assert torch.equal(alone[0], together[row])
     order = torch.tensor([2, 0, 3, 1])
-    permuted = sample(llada, ids[order], **{**SETTINGS, "seeds": [13, 11, 14, 12]}).token_ids
+    permuted = sample_ids(llada, ids[order], **{**SETTINGS, "seeds": [13, 11, 14, 12]}).token_ids
     assert torch.equal(permuted, together[order])
 
 
@@ -183,10 +183,10 @@ def test_a_rows_tokens_do_not_depend_on_padding(llada, side):
     padding = torch.full((4, 5), 77)
     blank, filled = torch.zeros(ids.shape, dtype=torch.bool), torch.ones(4, 5, dtype=torch.bool)
     parts = [(padding, filled), (ids, blank)] if side == "left" else [(ids, blank), (padding, filled)]
-    padded = sample(
+    padded = sample_ids(
         llada, torch.cat([p[0] for p in parts], 1), is_padding=torch.cat([p[1] for p in parts], 1), **SETTINGS
     ).token_ids
-    plain = sample(llada, ids, **SETTINGS).token_ids
+    plain = sample_ids(llada, ids, **SETTINGS).token_ids
     assert torch.equal(padded[:, 5:] if side == "left" else padded[:, :-5], plain)
 
 
@@ -196,8 +196,8 @@ def test_stopping_at_eos_changes_nothing_up_to_and_including_it(llada):
     for seed in range(12):
         ids = text_ids(num_rows=4, num_open=24, seed=seed)
         arguments = dict(num_denoising_steps=12, block_length=8, vocabulary_range=(478, 484), temperature=1.0)
-        whole = sample(llada, ids, **arguments).token_ids[:, 9:]
-        stopped = sample(llada, ids, stop_at_eos=True, **arguments).token_ids[:, 9:]
+        whole = sample_ids(llada, ids, **arguments).token_ids[:, 9:]
+        stopped = sample_ids(llada, ids, stop_at_eos=True, **arguments).token_ids[:, 9:]
         for row in range(4):
             places = (whole[row] == eos).nonzero()
             end = int(places[0]) + 1 if len(places) else 24
@@ -210,14 +210,14 @@ def test_stopping_at_eos_changes_nothing_up_to_and_including_it(llada):
 def test_stopping_at_eos_saves_forward_passes(llada):
     ids = text_ids(num_rows=4, num_open=24)
     arguments = dict(num_denoising_steps=24, block_length=4, vocabulary_range=(480, 483), temperature=1.0)
-    whole = sample(llada, ids, **arguments)
-    stopped = sample(llada, ids, stop_at_eos=True, **arguments)
+    whole = sample_ids(llada, ids, **arguments)
+    stopped = sample_ids(llada, ids, stop_at_eos=True, **arguments)
     assert stopped.num_forward_rows < whole.num_forward_rows == 4 * 24
 
 
 def test_draws_follow_the_softmax_at_their_temperature(llada):
     ids = open_after(torch.tensor([[1, 2, 3, 4]]).repeat(4000, 1), 1)
-    out = sample(llada, ids, num_denoising_steps=1, temperature=0.7, vocabulary_range=(100, 110), seeds=range(4000))
+    out = sample_ids(llada, ids, num_denoising_steps=1, temperature=0.7, vocabulary_range=(100, 110), seeds=range(4000))
     expected = torch.softmax(llada.logits(ids[:1])[0, 4, 100:110].float() / 0.7, -1)
     counts = torch.bincount(out.token_ids[:, 4] - 100, minlength=10) / 4000
     assert torch.allclose(counts, expected, atol=5 * 0.5 / 4000**0.5)
@@ -225,7 +225,7 @@ def test_draws_follow_the_softmax_at_their_temperature(llada):
 
 def test_committed_logprobs_are_the_models_own_at_the_committing_state(llada):
     ids = text_ids()
-    out = sample(llada, ids, guidance_scale=1.5, **SETTINGS)
+    out = sample_ids(llada, ids, guidance_scale=1.5, **SETTINGS)
     current = ids.clone()
     for step in range(12):
         logprobs = torch.log_softmax(llada.logits(current).float(), -1)
@@ -237,7 +237,7 @@ def test_committed_logprobs_are_the_models_own_at_the_committing_state(llada):
 
 def test_global_generators_are_untouched(llada):
     before = torch.get_rng_state()
-    sample(llada, text_ids(), **SETTINGS)
+    sample_ids(llada, text_ids(), **SETTINGS)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -247,35 +247,34 @@ def test_global_generators_are_untouched(llada):
         ({"num_denoising_steps": 6, "block_length": 5}, "do not divide into blocks of 5"),
         ({"num_denoising_steps": 5, "block_length": 6}, "choose a multiple of 2"),
         ({"num_denoising_steps": 6, "seeds": [1]}, "1 seeds for 4 rows"),
-        ({}, "num_denoising_steps is missing"),
     ],
 )
 def test_impossible_settings_are_errors_that_say_what_is_wanted(llada, arguments, wanted):
     with pytest.raises(ValueError, match=wanted):
-        sample(llada, text_ids(), **arguments)
+        sample_ids(llada, text_ids(), **arguments)
 
 
 def test_a_row_without_masks_is_an_error(llada):
     with pytest.raises(ValueError, match="no mask token"):
-        sample(llada, torch.ones(1, 4, dtype=torch.long), num_denoising_steps=1)
+        sample_ids(llada, torch.ones(1, 4, dtype=torch.long), num_denoising_steps=1)
 
 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"remasking": "margin"}, "remasking 'margin' is not known; wanted one of low_confidence, random"),
-        ({"schedule": "cosin"}, "schedule 'cosin' is not known; wanted one of linear, cosine"),
-        ({"schedule_shift": 0.0}, "schedule_shift is 0.0; wanted a finite number above 0"),
-        ({"temperature": -1.0}, "temperature is -1.0; wanted 0 or more"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"guidance_scale": -1.0}, "guidance_scale is -1.0; wanted 0 or more"),
-        ({"remasking_temperature": float("inf")}, "remasking_temperature is inf"),
+        ({"remasking": "margin"}, "there is no 'margin'; "),
+        ({"schedule": "cosin"}, "there is no 'cosin'; did you mean 'cosine'?"),
+        ({"schedule": "shift", "schedule_shift": 0.0}, "shift is 0.0; wanted a finite number above 0"),
+        ({"temperature": -1.0}, "temperature\n  Input should be greater than or equal to 0"),
+        ({"temperature": float("nan")}, "temperature\n  Input should be a finite number"),
+        ({"guidance_scale": -1.0}, "guidance_scale\n  Input should be greater than or equal to 0"),
+        ({"remasking_temperature": float("inf")}, "remasking_temperature\n  Input should be a finite number"),
         ({"remasking": "low_confidence_dynamic", "threshold": 0.0}, "threshold is 0.0; wanted a probability above 0"),
-        ({"editing_threshold": -0.5}, "editing_threshold is -0.5; wanted a probability, or None"),
+        ({"editing_threshold": -0.5}, "editing_threshold\n  Input should be greater than or equal to 0"),
         ({"max_editing_rounds": -1}, "max_editing_rounds is -1"),
-        ({"num_denoising_steps": 0}, "0 denoising steps"),
-        ({"block_length": 0}, "block_length is 0; wanted 1 or more"),
-        ({"block_length": -4}, "block_length is -4; wanted 1 or more"),
+        ({"num_denoising_steps": 0}, "num_denoising_steps\n  Input should be greater than or equal to 1"),
+        ({"block_length": 0}, "block_length\n  Input should be greater than or equal to 1"),
+        ({"block_length": -4}, "block_length\n  Input should be greater than or equal to 1"),
         ({"vocabulary_range": (5, 5)}, "vocabulary_range is (5, 5); wanted start and stop"),
         ({"vocabulary_range": (-1, 5)}, "vocabulary_range is (-1, 5); wanted start and stop"),
     ],
@@ -284,4 +283,4 @@ def test_a_setting_that_means_nothing_is_named_with_what_is_wanted(setting: dict
     policy = load_policy(GOLDEN / "llada_tiny", dtype="float32", vocabulary={"mask_token_id": 500})
     ids = torch.tensor([[1, 2, 3, *[500] * 8]])
     with pytest.raises(ValueError, match=re.escape(said)):
-        sample(policy, ids, **({"num_denoising_steps": 8} | setting))
+        sample_ids(policy, ids, **({"num_denoising_steps": 8} | setting))

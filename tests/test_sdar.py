@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from unigrpo.models import load_policy
 from unigrpo.models.policies.sdar import SdarPolicy
-from unigrpo.rollouts import sample
+from unigrpo.rollouts import sample_ids
 from unigrpo.settings import SamplingSettings
 from unigrpo.types import Message, ModelInput, Prompt
 
@@ -61,7 +61,7 @@ def test_block_length_is_the_configs_own(policy: SdarPolicy, arrays: dict) -> No
 def test_tokens_equal_the_reference_sampler(policy: SdarPolicy, arrays: dict, name: str, use_cache: bool) -> None:
     case, ids, wanted = CASES[name], arrays[f"in_{name}"], arrays[f"out_{name}"]
     num_open = wanted.shape[1] - ids.shape[1]
-    out = sample(
+    out = sample_ids(
         policy,
         open_after(ids, num_open),
         num_denoising_steps=case["denoising_steps"] * -(-num_open // case["block_length"]),
@@ -78,10 +78,10 @@ def test_given_tokens_stay_where_the_reference_writes_over_its_prompt(policy: Sd
     ids, wanted = arrays[f"in_{OVERWRITTEN}"], arrays[f"out_{OVERWRITTEN}"]
     assert not torch.equal(wanted[:, :7], ids), "the reference's bug"
     settings = {"num_denoising_steps": 9, "block_length": 8, "remasking": "low_confidence_static"}
-    out = sample(policy, open_after(ids, 17), **settings).token_ids
+    out = sample_ids(policy, open_after(ids, 17), **settings).token_ids
     assert torch.equal(out[:, :7], ids)
     assert out[0, 7] == wanted[0, 7], "drawn before anything was written over"
-    continued = sample(policy, open_after(wanted[:, :8], 16), **{**settings, "num_denoising_steps": 6}).token_ids
+    continued = sample_ids(policy, open_after(wanted[:, :8], 16), **{**settings, "num_denoising_steps": 6}).token_ids
     assert torch.equal(continued, wanted), "from its broken prompt on it is the same sampler"
 
 

@@ -21,8 +21,9 @@ from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora, save_merged
 from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.policies.showo import ShowoPolicy, omni_visible
-from unigrpo.rollouts import sample
-from unigrpo.rollouts.schedules.counts import picture_count
+from unigrpo.rollouts import sample, sample_ids
+from unigrpo.rollouts.schedules.base import Progress
+from unigrpo.rollouts.schedules.cosine import Cosine
 from unigrpo.rollouts.units import generate, plan_units
 from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings
 from unigrpo.types import Message, ModelInput, PolicyVersion, Prompt, Span
@@ -99,7 +100,7 @@ def test_greedy_pictures_equal_the_reference(
 ) -> None:
     assert min(case["min_argmax_log_margin"], case["min_selection_log_gap"]) > 3e-5
     ids, twin = golden[f"in_{case['name']}"], golden.get(f"uncond_{case['name']}")
-    out = sample(
+    out = sample_ids(
         policy,
         ids,
         is_padding=ids == PAD,
@@ -130,7 +131,9 @@ def test_confidences_of_the_references_own_draws_and_the_counts_equal_its_record
         probability = guided.softmax(-1).gather(-1, drawn[..., None]).squeeze(-1)
         is_unknown = ids[:, codes] == MASK
         assert (probability - golden[f"conf_{name}"][step])[is_unknown].abs().max() <= 2e-5
-        num_kept = is_unknown.sum(1) - picture_count(is_unknown.sum(1), 16, step, 8)
+        num_unknown = is_unknown.sum(1)
+        progress = Progress(num_at_start=num_unknown, num_masked=num_unknown, num_positions=16, step=step, num_steps=8)
+        num_kept = num_unknown - Cosine().count(progress)
         is_masked = golden[f"masked_{name}"][step].bool()
         if step < 7:
             assert torch.equal(num_kept, is_masked.sum(1))
@@ -141,7 +144,7 @@ def test_confidences_of_the_references_own_draws_and_the_counts_equal_its_record
 def test_greedy_answer_equals_the_references_next_tokens(policy: ShowoPolicy, golden: dict[str, torch.Tensor]) -> None:
     ids, wanted = golden["mmu_ids"], golden["mmu_out"]
     canvas = torch.cat([ids, torch.full((1, len(wanted)), MASK)], dim=1)
-    out = sample(policy, canvas, num_denoising_steps=len(wanted), block_length=1)
+    out = sample_ids(policy, canvas, num_denoising_steps=len(wanted), block_length=1)
     assert out.token_ids[0, ids.shape[1] :].tolist() == wanted.tolist()
 
 
@@ -215,7 +218,7 @@ def test_question_about_a_picture_is_answered_token_by_token(policy: ShowoPolicy
         cut = row[:, :place]
         output = policy.module.head(policy.module(cut, omni_visible(cut, None, **MARKS)))
         row[0, place] = output[0, -1, :200].argmax()
-    assert torch.equal(sample(policy, [canvas]).token_ids, row)
+    assert torch.equal(sample(policy, [canvas], ANSWER.model_copy(update={"stop_at_eos": False}), [0]).token_ids, row)
     for bad in (imagine(0, "w1"), prompt):
         images = () if bad.kind == "understand" else (picture(0),)
         with pytest.raises(ValueError, match="pictures"):

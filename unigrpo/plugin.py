@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from unigrpo.errors import UserError
+from unigrpo.types import Chosen
 
 _LOGGER = logging.getLogger(__name__)
 _FOLDER: ContextVar[Path | None] = ContextVar("folder", default=None)
@@ -163,6 +164,16 @@ def class_of_choice(use: str, folder: str) -> ast.ClassDef:
     return public[0]
 
 
+def fact(use: str, folder: str, name: str) -> Any:
+    """Return a literal attribute of a known value's class, from source alone; None where source does not tell."""
+    if use not in known_choices(folder):
+        return None
+    for member in class_of_choice(use, folder).body:
+        if isinstance(member, ast.Assign) and _bound_names(member) == [name]:
+            return ast.literal_eval(member.value)
+    return None
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'NAME'?`` for the known name that is nearest; empty where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
@@ -216,20 +227,6 @@ def choice(use: str, folder: str) -> type:
     if not isinstance(found, type):
         raise PluginError(f"{use!r} is a {type(found).__name__}; wanted a class, such as those in {folder}")
     return found
-
-
-class Chosen(Protocol):
-    """What a recipe says of a choice: `unigrpo.settings.Choice`."""
-
-    folder: ClassVar[str]
-
-    @property
-    def use(self) -> str:
-        """Return the name."""
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Return the parameters."""
 
 
 def make(chosen: Chosen, **supplied: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from unigrpo.types import Remasking, Schedule, TaskKind
+from unigrpo.types import TaskKind
 
 
 class Settings(BaseModel):
@@ -58,6 +58,20 @@ class LoraSettings(Settings):
     targets: list[str] | None = Field(None, description="Module names; null is every linear layer of the blocks.")
 
 
+class ScheduleChoice(Choice):
+    """How many masked positions a denoising step commits."""
+
+    folder = "unigrpo.rollouts.schedules"
+    use: str = "linear"
+
+
+class OrderChoice(Choice):
+    """Which masked positions a denoising step commits."""
+
+    folder = "unigrpo.rollouts.orders"
+    use: str = "low_confidence"
+
+
 class SamplingSettings(Settings):
     """How a completion of one task is generated."""
 
@@ -66,12 +80,10 @@ class SamplingSettings(Settings):
     block_length: int | None = Field(None, ge=1, description="null is one block.")
     temperature: float = Field(1.0, ge=0)
     guidance_scale: float = Field(0.0, ge=0)
-    remasking: Remasking = Field("low_confidence", description="Which positions a step commits; origin commits each by itself, with the schedule's probability.")
+    remasking: OrderChoice = Field(OrderChoice(), description="Which positions a step commits; origin commits each by itself, with the schedule's probability.")
     remasking_temperature: float = Field(0.0, ge=0)
-    schedule: Schedule = Field("linear", description="How many a step: equal shares, MaskGIT's cosine or pow2, Dream's timesteps, LaViDa's shift or sine.")
-    schedule_shift: float = Field(3.0, gt=0, description="Of the shift schedule: above 1 it starts slowly, below 1 fast.")
-    threshold: float = Field(0.9, gt=0, lt=1, description="Probability above which low_confidence_dynamic commits a token, however many a step has already.")
-    editing_threshold: float | None = Field(None, gt=0, lt=1, description="Probability above which a token that is there is replaced while its block is worked on (LLaDA2.1, block-causal policies); null is never.")
+    schedule: ScheduleChoice = Field(ScheduleChoice(), description="How many a step: equal shares, MaskGIT's cosine or pow2, Dream's timesteps, LaViDa's shift or sine.")
+    editing_threshold: float | None = Field(None, ge=0, description="Probability above which a token that is there is replaced while its block is worked on (LLaDA2.1, block-causal policies); null is never.")
     restrict_vocabulary: bool = Field(True, description="Text tokens only for text, codes only for pictures; false is the reference text samplers' whole vocabulary.")
     stop_at_eos: bool = True
 

@@ -41,10 +41,11 @@ def train_step(run: Run) -> dict[str, Any]:
         rollouts = run.pool.generate(run.units(step))  # G completions of each of P prompts
     with timer.part("reward"):
         scored = run.score(step, rollouts)
-    groups = [row // recipe.group_size for row in range(len(rollouts))]
-    advantages = group_advantages(scored.table, groups, run.advantage, recipe.advantages, fold(recipe.seed, step))
+    advantages = group_advantages(
+        scored.table, rollouts.group_ids, run.advantage, recipe.advantages, fold(recipe.seed, step)
+    )
     with timer.part("logprobs"):  # mu draws; old and reference log-probs on the same draws
-        begun = run.learner.begin(step, rollouts, advantages.values, groups)
+        begun = run.learner.begin(step, rollouts, advantages.values)
     with timer.part("update"):
         updates = [begun.update(n) for n in range(begun.num_updates)]
     run.num_done = step + 1

@@ -7,9 +7,9 @@ library alone: a reward's worker may run where there is nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,24 +19,20 @@ if TYPE_CHECKING:
 TaskKind = Literal["reason", "understand", "imagine"]
 """Text to text; pictures and text to text; text to a picture. A recipe may have several tasks of a kind."""
 SpanKind = Literal["prompt", "image_slot", "text", "image_codes"]
-Schedule = Literal["linear", "cosine", "pow2", "dream", "shift", "sine"]
-"""How many masked positions a denoising step commits."""
-PICTURE_SCHEDULES = ("cosine", "pow2")
-"""The schedules that count all codes of a picture, given ones too."""
-Remasking = Literal[
-    "low_confidence",
-    "random",
-    "entropy",
-    "maskgit_plus",
-    "topk_margin",
-    "origin",
-    "sequential",
-    "low_confidence_static",
-    "low_confidence_dynamic",
-    "full_entropy",
-    "full_margin",
-]
-"""Which of them: an order, whatever the schedule and the family."""
+
+
+class Chosen(Protocol):
+    """What a recipe says of a choice: `unigrpo.settings.Choice`."""
+
+    folder: ClassVar[str]
+
+    @property
+    def use(self) -> str:
+        """Return the name."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Return the parameters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,9 +89,8 @@ class Span:
     """Total over all blocks of the span."""
     block_length: int | None = None
     """Positions filled before the next block starts; None is one block."""
-    schedule: Schedule = "linear"
-    schedule_shift: float = 3.0
-    """Of the ``shift`` schedule: above 1 it starts slowly, below 1 fast."""
+    schedule: Chosen | None = None
+    """How many positions a denoising step commits; None where nothing is to be filled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +154,27 @@ class Rollout:
     def completion_length(self) -> int:
         """Return the number of open positions up to and including the first EOS."""
         return int(self.is_completion.sum())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollouts(Sequence[Rollout]):
+    """N rollouts in the order of their prompts, those of one group together."""
+
+    items: tuple[Rollout, ...]
+    group_ids: tuple[int, ...]
+    """[N]: the number of each rollout's prompt, from 0; a prompt that comes twice has two groups."""
+    num_redispatched: int = 0
+    """Work units that were generated again because their actor died."""
+    image_features: tuple[torch.Tensor | None, ...] = ()
+    """[P]: of each group, as its canvas held them; empty where a unit keeps none, or another process made them."""
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.items)
+
+    def __getitem__(self, row: Any) -> Any:
+        """Return one rollout, or a tuple of them."""
+        return self.items[row]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
-"""The engine for policies that denoise canvases of random ids: accept the surest tokens, draw noise for the others.
+"""The engine for policies that denoise canvases of random ids: accept the surest tokens, replace the others by noise.
 
-At each step a token is drawn at every position of the canvas. The positions of lowest entropy are accepted, as many as
-leave the sum of their entropies, without the largest, within a bound: so many tokens may be drawn as if they did not
+Each step samples a token at every position of the canvas. The positions of lowest entropy are accepted, as many as
+leave the sum of their entropies, without the largest, within a bound: so many tokens may be sampled as if they did not
 depend on each other (entropy-bounded sampling, arXiv 2505.24857). What is not accepted becomes a random id again. What
 a canvas gives in the end are the likeliest tokens of its last step (DiffusionGemma).
 """
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from unigrpo.rollouts.draw import choose
+from unigrpo.rollouts.draw import sample_logits
 from unigrpo.seeding import uniform
 
 if TYPE_CHECKING:
     from unigrpo.models.base import CanvasPolicy
-    from unigrpo.rollouts.filling import Filling
     from unigrpo.rollouts.layout import FillPlan
+    from unigrpo.rollouts.state import SamplerState
 
-NUM_NOISE_STREAMS = 2  # random ids, and the token draw
+NUM_NOISE_STREAMS = 2  # random ids, and tokens
 
 
 class CanvasNoise(Protocol):
@@ -29,14 +29,14 @@ class CanvasNoise(Protocol):
     def random_ids(self, canvas: int, step: int) -> torch.Tensor:
         """Return [N, C] ids: those that ``step`` starts from at positions where nothing was accepted before it."""
 
-    def draw(self, canvas: int, step: int, logits: torch.Tensor) -> torch.Tensor:
-        """Return [N, C] tokens drawn from tempered logits [N, C, V]."""
+    def sample(self, canvas: int, step: int, logits: torch.Tensor) -> torch.Tensor:
+        """Return [N, C] tokens sampled from tempered logits [N, C, V]."""
 
 
 class KeyedNoise:
     """Noise keyed by (row seed, step, position), so that neighbours and padding change no row.
 
-    At temperature 0 the draw is the arg max, and the random ids are keyed by position and step alone: greedy tokens
+    At temperature 0 tokens are the arg max, and the random ids are keyed by position and step alone: greedy tokens
     depend on no seed.
     """
 
@@ -46,7 +46,7 @@ class KeyedNoise:
         Args:
             keys: [N].
             positions: [N, K, C] int64, of every canvas.
-            temperature: of the token draw, on top of the policy's own schedule.
+            temperature: of sampling, on top of the policy's own schedule.
             allowed: [A] int64.
         """
         self.keys = keys if temperature > 0 else torch.zeros_like(keys)
@@ -57,10 +57,10 @@ class KeyedNoise:
         noise = uniform(self.keys, NUM_NOISE_STREAMS * step, self.positions[:, canvas])
         return self.allowed[(noise * len(self.allowed)).long()]
 
-    def draw(self, canvas: int, step: int, logits: torch.Tensor) -> torch.Tensor:
+    def sample(self, canvas: int, step: int, logits: torch.Tensor) -> torch.Tensor:
         """Return [N, C] tokens, row by row so that one row's probabilities exist at a time."""
         noise = uniform(self.keys, NUM_NOISE_STREAMS * step + 1, self.positions[:, canvas])
-        return torch.stack([choose(row, self.temperature, own) for row, own in zip(logits, noise, strict=True)])
+        return torch.stack([sample_logits(row, self.temperature, own) for row, own in zip(logits, noise, strict=True)])
 
 
 def accept(entropy: torch.Tensor, bound: float) -> torch.Tensor:
@@ -82,20 +82,20 @@ def entropies(logits: torch.Tensor) -> torch.Tensor:
 class EntropyBound:
     """Fills one text span at the end of every row, canvas by canvas."""
 
-    def __init__(self, filling: Filling, policy: CanvasPolicy, noise: CanvasNoise | None = None) -> None:
+    def __init__(self, state: SamplerState, policy: CanvasPolicy, noise: CanvasNoise | None = None) -> None:
         """Take the rows to fill.
 
         Args:
-            filling: the rows; its steps are shared equally among the canvases.
-            policy: the filling's, as what it is.
-            noise: in place of keyed noise, to replay recorded draws.
+            state: the rows; its steps are shared equally among the canvases.
+            policy: the state's, as what it is.
+            noise: in place of keyed noise, to replay recorded tokens.
 
         Raises:
             ValueError: several spans, given tokens behind or inside the span, steps that do not divide among the
                 canvases, or guidance.
         """
-        self.filling, self.policy, self.settings = filling, policy, policy.canvas_sampling
-        self.plan = _only_plan(filling)
+        self.state, self.policy, self.settings = state, policy, policy.canvas_sampling
+        self.plan = _only_plan(state)
         self.num_canvases = -(-self.plan.positions.shape[1] // policy.canvas_length)
         if self.plan.num_denoising_steps % self.num_canvases:
             raise ValueError(
@@ -108,22 +108,22 @@ class EntropyBound:
 
     def fill(self) -> None:
         """Fill the span of every row."""
-        filling, plan = self.filling, self.plan
-        rows = torch.arange(len(filling.ids), device=filling.ids.device)
+        state, plan = self.state, self.plan
+        rows = torch.arange(len(state.ids), device=state.ids.device)
         kept = self.policy.read(*self._prompts())
         length = self.policy.canvas_length
         for canvas in range(self.num_canvases):
             tokens, logprobs, steps = self._denoise(canvas, kept)
             columns = plan.positions[:, canvas * length : (canvas + 1) * length]
             width = columns.shape[1]  # the last canvas may reach beyond the span
-            filling.ids.scatter_(1, columns, tokens[:, :width])
-            filling.committed_logprobs.scatter_(1, columns, logprobs[:, :width])
-            filling.committed_step.scatter_(1, columns, steps[:, :width].int() + plan.first_step)
-            if canvas + 1 == self.num_canvases or bool(filling.is_finished(plan, rows).all()):
+            state.ids.scatter_(1, columns, tokens[:, :width])
+            state.committed_logprobs.scatter_(1, columns, logprobs[:, :width])
+            state.committed_step.scatter_(1, columns, steps[:, :width].int() + plan.first_step)
+            if canvas + 1 == self.num_canvases or bool(state.is_finished(plan, rows).all()):
                 break
             kept = self.policy.read(tokens, None, kept)
-        if filling.how.stop_at_eos:
-            filling.fill_tail(plan)
+        if state.sampling.stop_at_eos:
+            state.fill_tail(plan)
 
     def _denoise(self, canvas: int, kept: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the likeliest tokens of a row's last step, their log-probs, and the steps since which they stand."""
@@ -137,15 +137,15 @@ class EntropyBound:
         history: list[torch.Tensor] = []
         for step in range(self.num_steps):
             logits = self._allowed(self.policy.denoise(current, kept, previous))
-            self.filling.num_forward_rows += len(current)
+            self.state.num_forward_rows += len(current)
             tempered = logits / self._temperature(step, logits.device)
             likeliest = tempered.argmax(dim=-1)
             entropy = entropies(tempered)
             is_accepted = accept(entropy, settings.entropy_bound)
-            drawn = self.noise.draw(canvas, first_step + step, tempered)
+            sampled = self.noise.sample(canvas, first_step + step, tempered)
             if step + 1 < self.num_steps:
                 others = self.noise.random_ids(canvas, first_step + step + 1)
-                following = torch.where(is_accepted, drawn, others)
+                following = torch.where(is_accepted, sampled, others)
                 current = torch.where(is_done[:, None], current, following)
             is_moving = ~is_done[:, None]
             since = torch.where(is_moving & (likeliest != best), first_step + step, since)
@@ -175,21 +175,21 @@ class EntropyBound:
 
     def _prompts(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what stands before the span [N, P], each row's own tokens last, and which of it is padding."""
-        filling, starts = self.filling, self.plan.positions[:, :1]
+        state, starts = self.state, self.plan.positions[:, :1]
         longest = int(starts.max())
         column = torch.arange(longest, device=starts.device)
         is_padding = column[None] >= starts
-        if filling.layout.is_padding is not None:
-            is_padding = is_padding | filling.layout.is_padding[:, :longest]
+        if state.layout.is_padding is not None:
+            is_padding = is_padding | state.layout.is_padding[:, :longest]
         order = (~is_padding).long().argsort(dim=1, stable=True)
         is_padding = is_padding.gather(1, order)
         shortest = int((~is_padding).sum(dim=1).max())
-        return filling.ids.gather(1, order)[:, longest - shortest :], is_padding[:, longest - shortest :]
+        return state.ids.gather(1, order)[:, longest - shortest :], is_padding[:, longest - shortest :]
 
     def _banned_ids(self) -> torch.Tensor:
         """Return [V] bool: ids outside the span's range; inside a range the mark of open positions, too."""
         vocabulary = self.policy.vocabulary
-        ids = torch.arange(vocabulary.size, device=self.filling.ids.device)
+        ids = torch.arange(vocabulary.size, device=self.state.ids.device)
         if self.plan.vocabulary_range is None:
             return torch.zeros_like(ids, dtype=torch.bool)
         start, stop = self.plan.vocabulary_range
@@ -201,11 +201,11 @@ class EntropyBound:
         return logits.masked_fill(self.banned, torch.finfo(logits.dtype).min / 4)  # finite after the temperature
 
     def _keyed_noise(self) -> KeyedNoise:
-        filling, length = self.filling, self.policy.canvas_length
-        start = filling.layout.positions.gather(1, self.plan.positions[:, :1])
+        state, length = self.state, self.policy.canvas_length
+        start = state.layout.positions.gather(1, self.plan.positions[:, :1])
         ahead = torch.arange(self.num_canvases * length, device=start.device)
         positions = (start + ahead).view(len(start), self.num_canvases, length)
-        return KeyedNoise(filling.keys, positions, filling.how.temperature, (~self.banned).nonzero()[:, 0])
+        return KeyedNoise(state.keys, positions, state.sampling.temperature, (~self.banned).nonzero()[:, 0])
 
 
 def _logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
@@ -214,12 +214,12 @@ def _logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     return chosen - torch.stack([row.logsumexp(dim=-1) for row in logits])
 
 
-def _only_plan(filling: Filling) -> FillPlan:
-    plans, layout = filling.layout.plans, filling.layout
-    if len(plans) != 1 or filling.how.guidance_scale > 0 or filling.how.editing_threshold is not None:
+def _only_plan(state: SamplerState) -> FillPlan:
+    plans, layout = state.layout.plans, state.layout
+    if len(plans) != 1 or state.sampling.guidance_scale > 0 or state.sampling.editing_threshold is not None:
         raise ValueError(
-            f"{len(plans)} open spans, guidance_scale {filling.how.guidance_scale}, editing_threshold "
-            f"{filling.how.editing_threshold}; a policy that denoises canvases fills one span of text, without guidance"
+            f"{len(plans)} open spans, guidance_scale {state.sampling.guidance_scale}, editing_threshold "
+            f"{state.sampling.editing_threshold}; a policy of canvases fills one span of text, without guidance"
         )
     (plan,) = plans
     is_given = ~layout.is_open

@@ -1,1 +1,1 @@
-"""Which positions a denoising step commits."""
+"""Which positions a denoising step commits: an order a file, found by its name."""

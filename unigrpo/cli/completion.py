@@ -43,21 +43,10 @@ def complete(policy: Any, canvas: Canvas, sampling: SamplingSettings, seed: int)
     Args:
         policy: any policy.
         canvas: with at least one open span.
-        sampling: temperature, guidance and remasking; lengths and steps are the canvas's own.
+        sampling: how to fill it; lengths and steps are the canvas's own.
         seed: of the row.
     """
-    out = sample(
-        policy,
-        [canvas],
-        temperature=sampling.temperature,
-        guidance_scale=sampling.guidance_scale,
-        remasking=sampling.remasking,
-        remasking_temperature=sampling.remasking_temperature,
-        threshold=sampling.threshold,
-        editing_threshold=sampling.editing_threshold,
-        stop_at_eos=sampling.stop_at_eos,
-        seeds=[seed],
-    )
+    out = sample(policy, [canvas], sampling, [seed])
     token_ids = out.token_ids[0].cpu().numpy()
     texts: list[str] = []
     for span in canvas.open_spans:

@@ -20,7 +20,7 @@ from unigrpo.runs.samples import write_samples
 from unigrpo.runs.trackers.base import Observer
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
-from unigrpo.types import Rollout
+from unigrpo.types import Rollout, Rollouts
 
 EVAL_STEP = -1
 """Takes the place of the step in the row seeds, so that every evaluation of a run draws the same noise."""
@@ -94,7 +94,7 @@ def _score(run: Run, task: str) -> TaskScores:
     count = count if source.num_prompts is None else min(count, source.num_prompts)
     prompts = [source[index] for index in range(count)]
 
-    def rollouts(**changes: Any) -> list[Rollout]:
+    def rollouts(**changes: Any) -> Rollouts:
         sampling = settings.model_copy(update=changes)
         units = plan_units(
             [(prompt, sampling) for prompt in prompts],

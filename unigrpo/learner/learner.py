@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from unigrpo.models.adapter import (
 )
 from unigrpo.models.pictures.features import with_image_features
 from unigrpo.settings import LearnerSettings
-from unigrpo.types import Batch, MaskDraw, ModelInput, PolicyVersion, Rollout, Span
+from unigrpo.types import Batch, MaskDraw, ModelInput, PolicyVersion, Rollouts, Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -128,20 +128,17 @@ class Learner:
         self._optimizer = Optimizer(policy.module, settings, num_steps)
         self._num_skipped_in_a_row = 0
 
-    def begin(
-        self, step: int, rollouts: Sequence[Rollout], advantages: np.ndarray, group_ids: Sequence[int] | np.ndarray
-    ) -> LearnerStep:
+    def begin(self, step: int, rollouts: Rollouts, advantages: np.ndarray) -> LearnerStep:
         """Begin a learner step on its rollouts.
 
         Args:
             step: from 0; keys the noise and the rate.
             rollouts: N of them.
             advantages: [N].
-            group_ids: [N], equal for the rollouts of one prompt.
         """
         policy = self._policy
-        batch = collate(rollouts, advantages, policy.vocabulary.pad_token_id, group_ids, policy.device)
-        return self.begin_batch(step, with_image_features(batch, [rollout.prompt for rollout in rollouts], policy))
+        batch = collate(rollouts, advantages, policy.vocabulary.pad_token_id, rollouts.group_ids, policy.device)
+        return self.begin_batch(step, with_image_features(batch, rollouts, policy))
 
     def begin_batch(self, step: int, batch: Batch) -> LearnerStep:
         """Begin a learner step on a batch: draw its noise, and take the log-probs that must not move with the policy.

@@ -41,7 +41,6 @@ def open_span(
         num_denoising_steps=sampling.num_denoising_steps,
         block_length=sampling.block_length,
         schedule=sampling.schedule,
-        schedule_shift=sampling.schedule_shift,
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
 from unigrpo.models.families import is_known, untrained_tasks
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
-from unigrpo.plugin import Located, PluginError, locate, locate_choice
+from unigrpo.plugin import Located, PluginError, fact, locate, locate_choice
 from unigrpo.rewards.runtime.reward_checks import composition_problems
 from unigrpo.settings import (
     Choice,
@@ -26,13 +26,11 @@ from unigrpo.settings import (
     SamplingSettings,
     SftRecipe,
 )
-from unigrpo.types import PICTURE_SCHEDULES, TaskKind
+from unigrpo.types import TaskKind
 
 PICTURE_KINDS = ("understand", "imagine")
 PIXEL_FAMILIES = ("llada-v", "lavida")
 """Parts of the names under which families with a vision tower are published."""
-NOISY_ORDERS = ("random", "origin")
-"""Orders that differ from row to row at temperature 0, too."""
 
 
 def problems_of_training(recipe: Recipe) -> list[str]:
@@ -198,15 +196,17 @@ def _sampling(sampling: SamplingSettings, kind: TaskKind, key: str) -> Iterator[
             f"{key}: num_denoising_steps {num_steps} does not divide over {length // block} blocks "
             f"(completion_length {length} / block_length {block}); wanted a multiple of {length // block}"
         )
-    if sampling.schedule in ("linear", "shift", "sine") and num_steps > length:
+    schedule, order = sampling.schedule, sampling.remasking
+    if fact(schedule.use, schedule.folder, "is_fixed") and num_steps > length:
         yield f"{key}: num_denoising_steps {num_steps} is more than the {length} tokens there are to fill"
-    if sampling.schedule in PICTURE_SCHEDULES and kind != "imagine":
-        yield f"{key}.schedule: {sampling.schedule} is a schedule of pictures; wanted linear for {kind}"
+    if fact(schedule.use, schedule.folder, "is_for_pictures") and kind != "imagine":
+        yield f"{key}.schedule: {schedule.use} is a schedule of pictures; wanted linear for {kind}"
     if kind == "imagine":
         yield from _square(length, f"{key}.completion_length")
         if block != length:
             yield f"{key}.block_length: a picture is one block; leave it out"
-    if sampling.temperature == 0 and sampling.remasking_temperature == 0 and sampling.remasking not in NOISY_ORDERS:
+    is_noisy = ":" in order.use or fact(order.use, order.folder, "reads") in ("noise", "coins")
+    if sampling.temperature == 0 and sampling.remasking_temperature == 0 and not is_noisy:
         yield f"{key}.temperature: 0 makes all completions of a group equal, so that nothing is learnt; wanted more"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.plugin import make
 from unigrpo.rewards.runtime.journal import ScoredStep, load_step, save_step
 from unigrpo.rewards.runtime.pool import RewardPool
-from unigrpo.rollouts.pools.pool import open_pool
+from unigrpo.rollouts.pools import open_pool
 from unigrpo.rollouts.units import WorkUnit, plan_units
 from unigrpo.runs.alarms import Alarms
 from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
@@ -29,7 +29,7 @@ from unigrpo.runs.trackers.base import Observer
 from unigrpo.runs.trackers.tensorboard import TensorBoard
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
-from unigrpo.types import Rollout
+from unigrpo.types import Rollouts
 
 if TYPE_CHECKING:
     from unigrpo.methods.advantages.base import Advantage
@@ -68,15 +68,16 @@ class Run:
             for task, settings in self.recipe.tasks.items()
             for index in range(settings.prompts_per_step)
         ]
-        return plan_units(
+        units = plan_units(
             chosen,
             group_size=self.recipe.group_size,
             rows_per_unit=self.recipe.rollouts.rows_per_unit,
             seed=self.recipe.seed,
             step=step,
         )
+        return [replace(unit, keeps_features=True) for unit in units]
 
-    def score(self, step: int, rollouts: list[Rollout]) -> ScoredStep:
+    def score(self, step: int, rollouts: Rollouts) -> ScoredStep:
         """Return the step's rewards: on disk before they are used, and read back when a resumed run gets there."""
         digest = fold(*(np.ascontiguousarray(rollout.token_ids).tobytes().hex() for rollout in rollouts))
         path = self.run_dir / REWARDS / f"step_{step + 1:06d}-{digest:016x}.json"

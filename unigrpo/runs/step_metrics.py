@@ -12,7 +12,7 @@ import torch
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.runs.alarms import completion_metrics
 from unigrpo.runs.nan_statistics import nan_mean, nan_std
-from unigrpo.types import Rollout
+from unigrpo.types import Rollout, Rollouts
 
 if TYPE_CHECKING:
     from unigrpo.learner.learner import UpdateStats
@@ -27,7 +27,7 @@ BYTES_PER_GB = 1024**3
 
 def step_metrics(
     run: Run,
-    rollouts: Sequence[Rollout],
+    rollouts: Rollouts,
     scored: ScoredStep,
     advantages: Advantages,
     updates: Sequence[UpdateStats],
@@ -48,7 +48,7 @@ def step_metrics(
         "frac_reward_zero_std": advantages.frac_reward_zero_std,
         "completions/mean_length": num_tokens / len(rollouts),
         "completions/truncated_fraction": float(np.mean([rollout.is_truncated for rollout in rollouts])),
-        "num_redispatched": run.pool.stats.num_redispatched,
+        "num_redispatched": rollouts.num_redispatched,
         "policy/version": version.sha256[:12] or f"step_{version.step}",
         "perf/tokens_per_s": num_tokens / max(timing["timing_s/rollout"], 1e-9),
         "memory/peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIBIBYTES_PER_GB,

@@ -26,7 +26,7 @@ from unigrpo.models.adapter import (
 )
 from unigrpo.models.base import denoises_canvases, is_block_causal
 from unigrpo.models.families import trains
-from unigrpo.rollouts.sampler import SampleOutput, sample
+from unigrpo.rollouts.sampler import SampleOutput, sample_ids
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput
 
@@ -50,7 +50,7 @@ class Loader(Protocol):
 
 
 class Sampler(Protocol):
-    """Fills the mask tokens of rows, as `unigrpo.rollouts.sample` does."""
+    """Fills the mask tokens of rows, as `unigrpo.rollouts.sample_ids` does."""
 
     def __call__(
         self,
@@ -242,7 +242,7 @@ def _check_near(occasion: str, found: Tensor, wanted: Tensor, tolerance: float) 
         raise ConformanceError(f"{occasion} changes the logits by up to {worst:.3g}; wanted at most {tolerance:g}")
 
 
-def check_sampler(policy: Policy, *, sampler: Sampler = sample, **settings: Any) -> None:
+def check_sampler(policy: Policy, *, sampler: Sampler = sample_ids, **settings: Any) -> None:
     """Check a sampler on a policy.
 
     Given tokens stay; every mask token is replaced, by a token of the range; the same seeds give the same tokens, and
@@ -336,7 +336,7 @@ def _check_filled(policy: Policy, ids: Tensor, found: Tensor, vocabulary_range: 
         raise ConformanceError("a mask token is left")
     start, stop = vocabulary_range or (0, policy.vocabulary.size)
     if not bool(((found[is_open] >= start) & (found[is_open] < stop)).all()):
-        raise ConformanceError(f"a token outside of the range {start}:{stop} was drawn")
+        raise ConformanceError(f"a token outside of the range {start}:{stop} was sampled")
 
 
 def _check_tokens(occasion: str, found: Tensor, wanted: Tensor) -> None:

@@ -14,7 +14,7 @@ import torch
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
-    from unigrpo.types import Batch, Prompt
+    from unigrpo.types import Batch, Rollouts
 
 
 def join_features(features: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -41,20 +41,25 @@ def shift_ids(token_ids: torch.Tensor, offsets: torch.Tensor, size: int) -> torc
     return torch.where(token_ids >= size, token_ids + offsets.to(token_ids.device)[:, None], token_ids)
 
 
-def with_image_features(batch: Batch, prompts: Sequence[Prompt], policy: Policy) -> Batch:
-    """Return a batch with the features of its pictures, computed anew, once a prompt and without gradient.
+def with_image_features(batch: Batch, rollouts: Rollouts, policy: Policy) -> Batch:
+    """Return a batch with its pictures' features, without gradient: the rollouts' own, else computed once a prompt.
 
     Families that read no pixels give the batch back as it is.
 
     Args:
         batch: of N rollouts.
-        prompts: N of them, one a rollout.
+        rollouts: the N of them.
         policy: computes the features.
     """
     known: dict[tuple[str, str], torch.Tensor | None] = {}
+    prompts = [rollout.prompt for rollout in rollouts]
     keys = [(prompt.task, prompt.id) for prompt in prompts]  # an id is unique within its task's data alone
-    for key, prompt in zip(keys, prompts, strict=True):
-        if key not in known:
+    for key, prompt, group in zip(keys, prompts, rollouts.group_ids, strict=True):
+        if key in known:
+            continue
+        if rollouts.image_features:
+            known[key] = rollouts.image_features[group]
+        else:
             known[key] = policy.image_features(prompt.images) if prompt.images else None
     table, offsets = join_features([known[key] for key in keys])
     if table is None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,10 +27,8 @@ from unigrpo.models.layers.attention import cut
 from unigrpo.models.layers.phi import PHI_LINEARS, Phi, PhiConfig
 from unigrpo.models.policies.dream import predicting_positions
 from unigrpo.models.policies.mmada import MmadaPolicy
+from unigrpo.settings import SamplingSettings, ScheduleChoice
 from unigrpo.types import Canvas, ModelInput, Prompt, TaskKind
-
-if TYPE_CHECKING:
-    from unigrpo.settings import SamplingSettings
 
 PHI_1_5: Mapping[str, Any] = {
     "hidden_size": 2048,
@@ -172,8 +170,8 @@ class ShowoPolicy(MmadaPolicy):
         if prompt.kind == "imagine":
             return super().encode(prompt, sampling)
         length = sampling.completion_length
-        by_token = sampling.model_copy(update={"block_length": 1, "num_denoising_steps": length, "schedule": "linear"})
-        return text_canvas(self._text_pieces(prompt), by_token, self.vocabulary)
+        by_token = {"block_length": 1, "num_denoising_steps": length, "schedule": ScheduleChoice()}
+        return text_canvas(self._text_pieces(prompt), sampling.model_copy(update=by_token), self.vocabulary)
 
     def _text_pieces(self, prompt: Prompt) -> list[Piece]:
         if prompt.kind != "understand" or len(prompt.images) != 1 or len(prompt.messages) != 1:

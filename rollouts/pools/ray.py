@@ -1,4 +1,4 @@
-"""Where rollouts come from: this process, or Ray actors that may die without costing a token."""
+"""Rollouts from Ray actors, which may die without costing a token."""
 
 from __future__ import annotations
 
@@ -12,44 +12,17 @@ import numpy as np
 
 from unigrpo.ray_start import start_ray
 from unigrpo.rollouts.actor import RolloutActor
-from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostError, RolloutDeadlineError, RolloutStats
-from unigrpo.rollouts.units import WorkUnit, generate
+from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostError, RolloutDeadlineError
+from unigrpo.rollouts.units import WorkUnit, joined
 from unigrpo.settings import Recipe
-from unigrpo.types import PolicyVersion, Rollout
+from unigrpo.types import PolicyVersion, Rollouts
 
 if TYPE_CHECKING:
     import torch
 
-    from unigrpo.models.base import Policy
-
 logger = logging.getLogger(__name__)
 WAIT_S = 10.0
 """Seconds between two lines that say what a long wait is waiting for."""
-
-
-class LocalPool:
-    """Generates in this process with the learner's own policy: nothing is delivered, the version is only recorded."""
-
-    shares_policy: ClassVar[bool] = True
-
-    def __init__(self, policy: Policy) -> None:
-        """Share the learner's policy."""
-        self._policy = policy
-        self._version: PolicyVersion | None = None
-        self.stats = RolloutStats()
-
-    def load(self, state: dict[str, torch.Tensor], version: PolicyVersion) -> None:
-        """Record the version: the policy is the learner's own, so its weights are here already."""
-        self._version = version
-
-    def generate(self, units: Sequence[WorkUnit]) -> list[Rollout]:
-        """Return the rollouts of all units, in order."""
-        if self._version is None:
-            raise RuntimeError("the pool has no weights yet; call load() before generate()")
-        return [rollout for unit in units for rollout in generate(self._policy, unit, self._version)]
-
-    def close(self) -> None:
-        """Do nothing: the policy belongs to the learner."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,7 +79,6 @@ class RayPool:
         import ray
 
         self._ray, self._recipe, self._on_wait = ray, recipe, on_wait
-        self.stats = RolloutStats()
         self._is_owner = not ray.is_initialized()
         start_ray()
         self._num_restarts = 0
@@ -148,21 +120,26 @@ class RayPool:
 
         packed = self._ray.put(np.frombuffer(save(state), dtype=np.uint8))
         self._weights = (packed, version)
-        for index in range(len(self._actors)):
-            self._load_one(index)
+        answers = [self._send(index) for index in range(len(self._actors))]  # all of them load at the same time
+        for index, answer in enumerate(answers):
+            self._check_loaded(index, answer)
 
-    def _load_one(self, index: int) -> None:
+    def _send(self, index: int) -> Any:
         assert self._weights is not None
         packed, version = self._weights
+        return self._actors[index].load.remote(packed, version.step)
+
+    def _check_loaded(self, index: int, answer: Any) -> None:
+        """Wait for an actor's echo; an actor that died meanwhile is replaced by one that loads, too."""
+        assert self._weights is not None
         while True:
             try:
-                echoed = self._wait(
-                    [self._actors[index].load.remote(packed, version.step)], "an actor to take the weights"
-                )[0]
+                (echoed,) = self._wait([answer], "an actor to take the weights")
                 break
             except self._ray.exceptions.RayActorError as error:
                 self._replace(index, error)
-        _check_version(echoed, version)
+                answer = self._send(index)
+        _check_version(echoed, self._weights[1])
 
     def _replace(self, index: int, error: Exception) -> None:
         self._num_restarts += 1
@@ -175,7 +152,7 @@ class RayPool:
             ) from error
         self._actors[index] = self._start()
 
-    def generate(self, units: Sequence[WorkUnit]) -> list[Rollout]:
+    def generate(self, units: Sequence[WorkUnit]) -> Rollouts:
         """Return the rollouts of all units, in their order, whatever becomes of single actors.
 
         Raises:
@@ -185,7 +162,7 @@ class RayPool:
         """
         if self._weights is None:
             raise RuntimeError("the pool has no weights yet; call load() before generate()")
-        done: dict[int, list[Rollout]] = {}
+        done: dict[int, Rollouts] = {}
         queue = list(range(len(units)))
         idle = list(range(len(self._actors)))
         running: dict[Any, tuple[int, int]] = {}
@@ -204,13 +181,12 @@ class RayPool:
                 done[unit] = self._ray.get(ready[0])
             except self._ray.exceptions.RayActorError as error:
                 self._replace(actor, error)
-                self._load_one(actor)
+                self._check_loaded(actor, self._send(actor))
                 queue.insert(0, unit)
                 num_redispatched += 1
             idle.append(actor)
             patience.note_finished()  # Also after a death: another actor has loaded the policy meanwhile.
-        self.stats = RolloutStats(num_redispatched=num_redispatched)
-        rollouts = [rollout for unit in range(len(units)) for rollout in done[unit]]
+        rollouts = joined([done[unit] for unit in range(len(units))], num_redispatched)
         for rollout in rollouts:
             _check_version(rollout.policy_version, self._weights[1])
         return rollouts
@@ -230,8 +206,3 @@ def _check_version(echoed: PolicyVersion, wanted: PolicyVersion) -> None:
             f"a rollout actor answered with policy {echoed}, but the learner sent {wanted}; the run stops rather than "
             "train on rollouts of other weights"
         )
-
-
-def open_pool(recipe: Recipe, policy: Policy, on_wait: Callable[[str], None] = logger.info) -> LocalPool | RayPool:
-    """Return the pool that the recipe asks for."""
-    return RayPool(recipe, on_wait) if recipe.rollouts.num_actors else LocalPool(policy)

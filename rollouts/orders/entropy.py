@@ -1,0 +1,25 @@
+"""Dream's ``entropy`` (released sampler)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from unigrpo.rollouts.orders.base import Candidates, highest, likeliest, negative_entropy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entropy:
+    """The lowest entropy of the likeliest tokens first, at the temperature of sampling."""
+
+    reads = "logits"
+    top_k: int = 50
+
+    def score(self, logits: torch.Tensor, sampled: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return [S]: the negated entropy, in nats."""
+        return negative_entropy(likeliest(logits, temperature, self.top_k)[1])
+
+    def select(self, candidates: Candidates) -> torch.Tensor:
+        """Return [n, B] bool: the highest scores."""
+        return highest(candidates)

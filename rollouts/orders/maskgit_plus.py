@@ -1,0 +1,28 @@
+"""Dream's ``maskgit_plus`` (released sampler)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from unigrpo.rollouts.orders.base import Candidates, highest, likeliest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskgitPlus:
+    """The likeliest tokens first, at the temperature of sampling."""
+
+    reads = "logits"
+    top_k: int = 50
+
+    def score(self, logits: torch.Tensor, sampled: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return [S]: the token's probability among the likeliest; 0 beyond them."""
+        tempered, best = likeliest(logits, temperature, self.top_k)
+        chosen = tempered.gather(-1, sampled[:, None]).squeeze(-1)
+        probability = (chosen - torch.logsumexp(best, dim=-1)).exp()
+        return torch.where(chosen < best[:, -1], 0.0, probability)
+
+    def select(self, candidates: Candidates) -> torch.Tensor:
+        """Return [n, B] bool: the highest scores."""
+        return highest(candidates)

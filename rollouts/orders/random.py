@@ -1,0 +1,20 @@
+"""A random order, as masked diffusion is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from unigrpo.rollouts.orders.base import Candidates, highest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Random:
+    """The highest of uniform noise."""
+
+    reads = "noise"
+
+    def select(self, candidates: Candidates) -> torch.Tensor:
+        """Return [n, B] bool: the highest noise."""
+        return highest(candidates, candidates.noise)
