@@ -52,7 +52,7 @@ LIGHT = (
     "unigrpo.report.write",
     "unigrpo.cli",
     "unigrpo.cli.app",
-    "unigrpo.cli.live",
+    "unigrpo.runs.trackers.terminal",
     "unigrpo.scoring.score",
     "unigrpo.scoring.items",
     "unigrpo.scoring.page",
