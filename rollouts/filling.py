@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 
+from unigrpo.errors import UserError
 from unigrpo.rollouts.draw import Draw, draw_tokens
 from unigrpo.rollouts.orders.selection import SCORES, highest, highest_or_above, origin, sequential_score
 from unigrpo.seeding import uniform
@@ -43,18 +44,18 @@ class HowToFill:
             ValueError: naming the setting, its value and what is wanted.
         """
         if self.remasking not in get_args(Remasking):
-            raise ValueError(
+            raise UserError(
                 f"remasking {self.remasking!r} is not known; wanted one of {', '.join(get_args(Remasking))}"
             )
         for name in ("temperature", "guidance_scale", "remasking_temperature"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted 0 or more, and finite")
+                raise UserError(f"{name} is {getattr(self, name)}; wanted 0 or more, and finite")
         if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}; wanted a probability above 0, at most 1")
+            raise UserError(f"threshold is {self.threshold}; wanted a probability above 0, at most 1")
         if self.editing_threshold is not None and not self.editing_threshold >= 0:
-            raise ValueError(f"editing_threshold is {self.editing_threshold}; wanted a probability, or None for never")
+            raise UserError(f"editing_threshold is {self.editing_threshold}; wanted a probability, or None for never")
         if self.max_editing_rounds < 0:
-            raise ValueError(f"max_editing_rounds is {self.max_editing_rounds}; wanted 0 or more")
+            raise UserError(f"max_editing_rounds is {self.max_editing_rounds}; wanted 0 or more")
 
 
 class Filling:
@@ -131,7 +132,7 @@ class Filling:
             return highest(sequential_score(scores), is_masked, count)
         if remasking == "origin":
             if fraction is None:
-                raise ValueError(
+                raise UserError(
                     "remasking 'origin' is for full attention; a block-causal policy commits by another order"
                 )
             return origin(noise, is_masked, fraction)

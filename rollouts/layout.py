@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 
+from unigrpo.errors import UserError
 from unigrpo.models.pictures.features import join_features, shift_ids
 from unigrpo.types import PICTURE_SCHEDULES, Canvas, Schedule, Span
 
@@ -38,11 +39,11 @@ class FillPlan:
             ValueError: naming the known ones, or a shift that bends nothing.
         """
         if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule {self.schedule!r} is not known; wanted one of {', '.join(get_args(Schedule))}")
+            raise UserError(f"schedule {self.schedule!r} is not known; wanted one of {', '.join(get_args(Schedule))}")
         if self.vocabulary_range is not None and not 0 <= self.vocabulary_range[0] < self.vocabulary_range[1]:
-            raise ValueError(f"vocabulary_range is {self.vocabulary_range}; wanted start and stop with an id between")
+            raise UserError(f"vocabulary_range is {self.vocabulary_range}; wanted start and stop with an id between")
         if not 0 < self.schedule_shift < math.inf:
-            raise ValueError(f"schedule_shift is {self.schedule_shift}; wanted a finite number above 0")
+            raise UserError(f"schedule_shift is {self.schedule_shift}; wanted a finite number above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,18 +88,18 @@ def check_blocks(
         ValueError: if the span does not divide into blocks, or the steps over the blocks.
     """
     if block_length is not None and block_length < 1:
-        raise ValueError(f"block_length is {block_length}; wanted 1 or more, or None for one block")
+        raise UserError(f"block_length is {block_length}; wanted 1 or more, or None for one block")
     block_length = block_length or attention_block or num_positions
     if attention_block is not None:
         num_positions = -(-num_positions // block_length) * block_length
     if num_positions % block_length:
-        raise ValueError(
+        raise UserError(
             f"{num_positions} open positions do not divide into blocks of {block_length}; "
             "choose a block_length that divides the completion length"
         )
     num_blocks = num_positions // block_length
     if num_denoising_steps < num_blocks or num_denoising_steps % num_blocks:
-        raise ValueError(
+        raise UserError(
             f"{num_denoising_steps} denoising steps do not divide over {num_blocks} blocks "
             f"({num_positions} positions in blocks of {block_length}); choose a multiple of {num_blocks}"
         )
@@ -134,9 +135,7 @@ def plan_of_ids(
     if is_padding is not None:
         is_open &= ~is_padding
     if not bool(is_open.any(dim=1).all()):
-        raise ValueError(
-            f"a row has no mask token (id {vocabulary.mask_token_id}): put it at the positions to generate"
-        )
+        raise UserError(f"a row has no mask token (id {vocabulary.mask_token_id}): put it at the positions to generate")
     first = is_open.to(torch.int8).argmax(dim=1)
     last = token_ids.shape[1] - 1 - is_open.flip(1).to(torch.int8).argmax(dim=1)
     if schedule in PICTURE_SCHEDULES and vocabulary_range is not None:
@@ -144,7 +143,7 @@ def plan_of_ids(
         first, last = _grow(is_code, first, last)
     length = last - first + 1
     if bool((length != length[0]).any()):
-        raise ValueError(
+        raise UserError(
             f"the rows have {length.tolist()} positions to fill; give rows with the same number, or canvases"
         )
     num_positions = int(length[0])
@@ -212,10 +211,10 @@ def plans_of_canvases(
         ValueError: if there are none, their open spans differ, or guidance lacks a twin.
     """
     if not canvases:
-        raise ValueError("no canvas to fill: give at least one")
+        raise UserError("no canvas to fill: give at least one")
     open_spans = [canvas.open_spans for canvas in canvases]
     if len({tuple(_shape(span, attention_block) for span in spans) for spans in open_spans}) != 1:
-        raise ValueError("canvases that are sampled together need the same open spans; sample each kind by itself")
+        raise UserError("canvases that are sampled together need the same open spans; sample each kind by itself")
     length = max(len(canvas.token_ids) for canvas in canvases)
     token_ids = torch.full((len(canvases), length), vocabulary.pad_token_id, dtype=torch.int64)
     is_padding = torch.ones((len(canvases), length), dtype=torch.bool)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unigrpo.errors import UserError
 from unigrpo.models.base import denoises_canvases, is_block_causal
 from unigrpo.models.pictures.features import shift_ids
 from unigrpo.rollouts.engines.block_causal import BlockCausal
@@ -105,7 +106,7 @@ def sample(
     attention_block = policy.block_length if is_block_causal(policy) else None
     if isinstance(token_ids, torch.Tensor):
         if num_denoising_steps is None:
-            raise ValueError("num_denoising_steps is missing: give the total number of denoising steps over all blocks")
+            raise UserError("num_denoising_steps is missing: give the total number of denoising steps over all blocks")
         layout = plan_of_ids(
             token_ids.to(device),
             is_padding,
@@ -122,13 +123,13 @@ def sample(
         )
     else:
         if num_denoising_steps is not None or block_length is not None or vocabulary_range is not None:
-            raise ValueError("a canvas holds its own steps, blocks and vocabulary range: leave those arguments out")
+            raise UserError("a canvas holds its own steps, blocks and vocabulary range: leave those arguments out")
         layout = plans_of_canvases(
             token_ids, policy.vocabulary, device, needs_twin=guidance_scale > 0, attention_block=attention_block
         )
     num_rows = layout.token_ids.shape[0]
     if seeds is not None and len(seeds) != num_rows:
-        raise ValueError(f"{len(seeds)} seeds for {num_rows} rows: give one seed a row")
+        raise UserError(f"{len(seeds)} seeds for {num_rows} rows: give one seed a row")
     keys = torch.tensor(range(num_rows) if seeds is None else list(seeds), dtype=torch.int64, device=device)
     how = HowToFill(
         temperature=temperature,
@@ -165,11 +166,11 @@ def _fill(filling: Filling, use_cache: bool) -> None:
         return
     if is_block_causal(filling.policy):
         if len(plans) != 1:
-            raise ValueError(f"the canvases have {len(plans)} open spans; a block-causal policy fills one span of text")
+            raise UserError(f"the canvases have {len(plans)} open spans; a block-causal policy fills one span of text")
         BlockCausal(filling, filling.policy, plans[0], use_cache=use_cache).fill()
         return
     if filling.how.editing_threshold is not None:
-        raise ValueError("editing_threshold is for block-causal policies; leave it out")
+        raise UserError("editing_threshold is for block-causal policies; leave it out")
     engine = Recompute(filling, use_cache=use_cache)
     for plan in plans:
         engine.fill(plan)

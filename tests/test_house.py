@@ -28,7 +28,7 @@ LAYERS = {
 }
 """Imports point down, from a folder (or a module at the top) to one of a lower layer."""
 
-NEIGHBORS = {("data", "models"), ("recipe", "rewards")}
+NEIGHBORS = {("data", "models"), ("files", "errors"), ("recipe", "rewards")}
 """Folders that import one of their own layer."""
 
 ONLY_IN = {

@@ -15,7 +15,7 @@ from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tile
 
 GOLDEN = Path(__file__).parent / "golden"
 LEVELS_OFF = 0 if int(PIL.__version__.partition(".")[0]) >= 13 else 1
-"""Of 255. The goldens were made with pillow 13; the bicubic resize of older ones rounds single pixels to the next level."""
+"""Of 255: the goldens were made with pillow 13; the bicubic resize of older ones rounds single pixels otherwise."""
 ROUNDING = 1e-3
 """Of a level: what float32 loses between a level and its place in [-1, 1]."""
 ANYRES = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}

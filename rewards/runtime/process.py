@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from unigrpo.errors import UserError
 from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
 from unigrpo.settings import RewardSettings
 
@@ -16,7 +17,7 @@ _PAUSE_GRACE_S = 60.0
 """Beyond the limit that a pause names: whoever made it ends it."""
 
 
-class RewardLoadError(RuntimeError):
+class RewardLoadError(UserError):
     """A reward could not be made: its name, and why."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from unigrpo.errors import UserError
 from unigrpo.rollouts.schedules.counts import linear_counts
 from unigrpo.types import ModelInput
 
@@ -61,14 +62,14 @@ class BlockCausal:
 
     def _check(self) -> None:
         if self.num_steps > self.size:
-            raise ValueError(
+            raise UserError(
                 f"{self.num_steps} denoising steps for a block of {self.size} positions: each commits at least one "
                 f"token, so give at most {self.size} a block"
             )
         if self.filling.layout.twin_ids is not None:
-            raise ValueError("a block-causal policy is sampled without guidance: set guidance_scale to 0")
+            raise UserError("a block-causal policy is sampled without guidance: set guidance_scale to 0")
         if self.plan.schedule != "linear" or self.filling.how.remasking_temperature > 0:
-            raise ValueError(
+            raise UserError(
                 f"a block-causal policy is sampled with the linear schedule, not {self.plan.schedule!r}, and without "
                 f"remasking noise (remasking_temperature {self.filling.how.remasking_temperature})"
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from unigrpo.errors import UserError
 from unigrpo.rollouts.draw import choose
 from unigrpo.seeding import uniform
 
@@ -98,7 +99,7 @@ class EntropyBound:
         self.plan = _only_plan(filling)
         self.num_canvases = -(-self.plan.positions.shape[1] // policy.canvas_length)
         if self.plan.num_denoising_steps % self.num_canvases:
-            raise ValueError(
+            raise UserError(
                 f"{self.plan.num_denoising_steps} denoising steps do not divide over {self.num_canvases} canvases of "
                 f"{policy.canvas_length} positions; choose a multiple"
             )
@@ -217,7 +218,7 @@ def _logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
 def _only_plan(filling: Filling) -> FillPlan:
     plans, layout = filling.layout.plans, filling.layout
     if len(plans) != 1 or filling.how.guidance_scale > 0 or filling.how.editing_threshold is not None:
-        raise ValueError(
+        raise UserError(
             f"{len(plans)} open spans, guidance_scale {filling.how.guidance_scale}, editing_threshold "
             f"{filling.how.editing_threshold}; a policy that denoises canvases fills one span of text, without guidance"
         )
@@ -227,5 +228,5 @@ def _only_plan(filling: Filling) -> FillPlan:
         is_given = is_given & ~layout.is_padding
     column = torch.arange(is_given.shape[1], device=is_given.device)
     if bool((is_given & (column[None] >= plan.positions[:, :1])).any()):
-        raise ValueError("given tokens stand behind or inside the open span; this policy writes at a row's end only")
+        raise UserError("given tokens stand behind or inside the open span; this policy writes at a row's end only")
     return plan

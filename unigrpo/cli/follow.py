@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from unigrpo.errors import UserError
 from unigrpo.runs.trackers.base import Tracker
 from unigrpo.runs.trackers.terminal import Terminal
 
@@ -20,7 +21,7 @@ def follow(start: Callable[[Tracker], object], run_dir: Path) -> None:
         run_dir: of the run.
     """
     try:
-        with closing(Terminal()) as terminal:
+        with _RunNamed(run_dir), closing(Terminal()) as terminal:
             terminal.phase("loading torch")
             start(terminal)
     except KeyboardInterrupt:
@@ -28,3 +29,18 @@ def follow(start: Callable[[Tracker], object], run_dir: Path) -> None:
             typer.echo(f"interrupted; go on with: unigrpo resume {run_dir}")
         raise
     typer.echo(f"run directory: {run_dir}")
+
+
+class _RunNamed:
+    """Adds the run directory, where it is left, to the traceback of an error."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+
+    def __enter__(self) -> None:
+        """Watch the block."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Add the note."""
+        if isinstance(error, Exception) and not isinstance(error, UserError) and self._run_dir.exists():
+            error.add_note(f"The run directory is {self._run_dir}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unigrpo.errors import UserError
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.learner.optimizer import Optimizer
 from unigrpo.methods.objectives.clipped import SurrogateStats, surrogate_loss
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from unigrpo.models.base import Policy
 
 
-class LearnerStoppedError(RuntimeError):
+class LearnerStoppedError(UserError):
     """Too many updates in a row had non-finite gradients: the weights of the last good one are kept."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.attention import cut, piece_bounds
 from unigrpo.models.layers.block_cache import BlockCache, block_rows, doubled_rows, narrowed, sees_block
@@ -130,13 +131,13 @@ class BlockPolicy(TextPolicy):
         """
         size = self.block_length
         if sampling.block_length not in (None, size):
-            raise ValueError(
+            raise UserError(
                 f"sampling.block_length is {sampling.block_length}, and the attention of {self.source or 'the policy'} "
                 f"has blocks of {size}; leave it out, or set block_size in config.json if the checkpoint was trained so"
             )
         num_blocks = -(-sampling.completion_length // size)
         if sampling.num_denoising_steps % num_blocks:
-            raise ValueError(
+            raise UserError(
                 f"num_denoising_steps {sampling.num_denoising_steps} does not divide over {num_blocks} blocks of "
                 f"{size}; choose a multiple of {num_blocks}"
             )

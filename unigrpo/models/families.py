@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, get_args
 
+from unigrpo.errors import UserError
 from unigrpo.types import Task
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def family_name(config: Mapping[str, Any]) -> str:
     architectures = list(config.get("architectures") or [])
     strange = [f"{name} ({NOT_READ[name]})" for name in architectures if name in NOT_READ]
     if strange:
-        raise ValueError(f"config.json is of {strange[0]}, which is not read here")
+        raise UserError(f"config.json is of {strange[0]}, which is not read here")
     if model_type == "llada" and MIXTURE_OF_EXPERTS in architectures:
         model_type = None  # its own configuration class is called LLaDAConfig, and may have written LLaDA's type
     diffusers = [config["_class_name"]] if "_class_name" in config else []
@@ -85,13 +86,13 @@ def family_name(config: Mapping[str, Any]) -> str:
     known = [FAMILIES[name] for name in named if name in FAMILIES]
     known += [MASKED_LM_FAMILY for name in architectures if str(name).endswith(MASKED_LM)]
     if len(set(known)) > 1 or (known and model_type in FOREIGN_TYPES):
-        raise ValueError(
+        raise UserError(
             f"config.json contradicts itself: model_type {model_type!r}, architectures {named[1:]}; set model_type to "
             "the family of the architecture"
         )
     if known:
         return known[0]
-    raise ValueError(f"config.json names the family {named}; known here are {', '.join(FAMILIES)}")
+    raise UserError(f"config.json names the family {named}; known here are {', '.join(FAMILIES)}")
 
 
 def is_known(config: Mapping[str, Any]) -> bool:

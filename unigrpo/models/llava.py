@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
 from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.layers.siglip import SiglipConfig, SiglipTower
 from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, lay_out, pool
@@ -71,7 +72,7 @@ class Eye:
 
     def __init__(self, model: Any, config: Mapping[str, Any], width: int, pool_stride: int = 1) -> None:
         if config.get("mm_projector_type") != "mlp2x_gelu":
-            raise ValueError(
+            raise UserError(
                 f"config.json has mm_projector_type {config.get('mm_projector_type')!r}; this code computes mlp2x_gelu"
             )
         sizes = tower_config(config)
@@ -109,7 +110,7 @@ def tower_config(config: Mapping[str, Any]) -> SiglipConfig:
     """
     part = config.get("vision_config") or config.get("_tiny_vision")
     if part is None and KNOWN_TOWER not in str(config.get("mm_vision_tower")):
-        raise ValueError(
+        raise UserError(
             f"config.json has mm_vision_tower {config.get('mm_vision_tower')!r}; its sizes are known for "
             f"...{KNOWN_TOWER}: add them as vision_config (image_size, patch_size, hidden_size, intermediate_size, "
             "num_hidden_layers_in_file, num_attention_heads)"
@@ -152,7 +153,7 @@ class LlavaPolicy(TextPolicy):
                 there are no pictures.
         """
         if prompt.task == "imagine" or (prompt.task == "understand") != bool(prompt.images):
-            raise ValueError(
+            raise UserError(
                 f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted reason "
                 "without pictures or understand with at least one"
             )
@@ -177,7 +178,7 @@ class LlavaPolicy(TextPolicy):
         template = CHAT_TEMPLATE if tokenizer.chat_template is None else None
         chunks = tokenizer.render_chat(messages, template).split(PICTURE)
         if len(chunks) != len(prompt.images) + 1:
-            raise ValueError(
+            raise UserError(
                 f"the chat template shows {len(chunks) - 1} of the {len(prompt.images)} pictures of prompt "
                 f"{prompt.id!r}; wanted one that writes every message once"
             )
@@ -198,7 +199,7 @@ class LlavaPolicy(TextPolicy):
         """
         num_places = int((token_ids == PLACEHOLDER).sum())
         if num_places != len(images or ()):
-            raise ValueError(
+            raise UserError(
                 f"{len(images or ())} pictures for {num_places} placeholders (id {PLACEHOLDER}): give one each"
             )
         if not images:
@@ -244,7 +245,7 @@ def _with_places(message: Message) -> str:
     if num_images and not num_places:
         return " ".join([PICTURE] * num_images) + "\n" + message.text
     if num_places != num_images:
-        raise ValueError(
+        raise UserError(
             f"a message of the {message.role} has {num_images} pictures and {PICTURE} {num_places} times in its text; "
             "wanted one each, or no mark at all"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unigrpo.errors import MissingFileError, UserError
 from unigrpo.models.families import policy_family
 from unigrpo.models.files import weights
 from unigrpo.models.files.folders import read_json, resolve_folder
@@ -38,7 +39,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json; wanted a checkpoint folder in the released layout")
+        raise MissingFileError(f"{folder} has no config.json; wanted a checkpoint folder in the released layout")
     return read_json(path)
 
 
@@ -91,7 +92,7 @@ def _check_text(tokenizer: TextTokenizer | None, required: Sequence[str]) -> Non
         )
     elif lost:
         lost = list(dict.fromkeys(lost))
-        raise ValueError(
+        raise UserError(
             f"the tokenizer in {tokenizer.folder} loses {', '.join(lost)}: encoded and decoded, it does not come back, "
             "so no reward would see it; it must be a token that is not special, or spelled by others. Give the "
             "checkpoint's own files, or load_policy(tokenizer=FOLDER)"
@@ -102,14 +103,14 @@ def _checked_device(given: str | torch.device) -> torch.device:
     try:
         device = torch.device(given)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device {given!r} is not known; wanted cpu, cuda or cuda:N") from error
+        raise UserError(f"device {given!r} is not known; wanted cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {str(given)!r} is not supported; wanted cpu, cuda or cuda:N")
+        raise UserError(f"device {str(given)!r} is not supported; wanted cpu, cuda or cuda:N")
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
-        raise ValueError(
+        raise UserError(
             f"device {str(device)!r} was asked for, and torch sees {count} CUDA devices here; give cpu, install a CUDA "
             "build of torch with its driver, or look at CUDA_VISIBLE_DEVICES"
         )
@@ -168,7 +169,7 @@ def load_policy(
     """
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not supported; wanted {' or '.join(DTYPES)}")
+        raise UserError(f"dtype {dtype!r} is not supported; wanted {' or '.join(DTYPES)}")
     place = _checked_device(device)
     folder = resolve_folder(path, files=HUB_FILES, revision=revision)
     config = read_config(folder)

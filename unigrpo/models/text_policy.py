@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.vocabulary import TOKEN_TEXT
 from unigrpo.models.layers.head import hide
 from unigrpo.types import ModelInput
@@ -146,7 +147,7 @@ class TextPolicy(ABC):
         from unigrpo.models import canvas as layout
 
         if prompt.task != "reason" or prompt.images:
-            raise ValueError(
+            raise UserError(
                 f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; this policy "
                 "is for text only. MMaDA, LLaDA-V, LaViDa and Show-o read pictures; MMaDA and Show-o write them"
             )
@@ -161,7 +162,7 @@ class TextPolicy(ABC):
             ValueError: the checkpoint has none.
         """
         if self.tokenizer is None:
-            raise ValueError(
+            raise UserError(
                 f"{self.source or 'this policy'} was loaded without tokenizer files, so it takes token ids only; put "
                 "tokenizer.json and tokenizer_config.json beside the weights, or give load_policy(tokenizer=FOLDER)"
             )
@@ -180,6 +181,4 @@ class TextPolicy(ABC):
         Raises:
             ValueError: always.
         """
-        raise ValueError(
-            f"{self.source or 'this policy'} has no image codes to decode; MMaDA and Show-o write pictures"
-        )
+        raise UserError(f"{self.source or 'this policy'} has no image codes to decode; MMaDA and Show-o write pictures")

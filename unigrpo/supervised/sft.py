@@ -178,7 +178,7 @@ class Training:
             total += weighted.item()
         grad_norm = self.optimizer.clip_gradients().item()
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient of step {step + 1} is {grad_norm}; lower lr or raise warmup_steps")
+            raise UserError(f"the gradient of step {step + 1} is {grad_norm}; lower lr or raise warmup_steps")
         self.optimizer.update(step)
         self.optimizer.clear_gradients()
         return {

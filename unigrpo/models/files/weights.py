@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
+from unigrpo.errors import MissingFileError, UserError
 from unigrpo.models.files.folders import read_json
 
 if TYPE_CHECKING:
@@ -46,11 +47,11 @@ def weight_files(folder: Path) -> list[Path]:
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickled:
         line = CONVERT.replace("{pattern}", f"*{Path(pickled[0]).suffix}")
-        raise ValueError(
+        raise UserError(
             f"{folder} has only pickled weights ({describe(pickled)}), and loading a pickle can run code: refused. On "
             f'a machine where you trust them, in that folder:  python -c "{line}"'
         )
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{folder} has neither {WEIGHTS} nor {WEIGHTS}.index.json; wanted a checkpoint folder with safetensors"
     )
 
@@ -58,15 +59,15 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ValueError(f"{index} has no weight_map of tensor names to files; download it again")
+        raise UserError(f"{index} has no weight_map of tensor names to files; download it again")
     names = sorted(set(weight_map.values()))
     outside = [name for name in names if Path(name).name != name]
     if outside:
-        raise ValueError(f"{index} names {describe(outside)}; wanted names of files beside it, without a folder")
+        raise UserError(f"{index} names {describe(outside)}; wanted names of files beside it, without a folder")
     files = [index.parent / name for name in names]
     absent = [path.name for path in files if not path.is_file()]
     if absent:
-        raise FileNotFoundError(f"{index} names {describe(absent)}, not in the folder; download them again")
+        raise MissingFileError(f"{index} names {describe(absent)}, not in the folder; download them again")
     return files
 
 
@@ -88,13 +89,13 @@ def read_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
             with safe_open(path, framework="pt") as file:
                 again = [name for name in file.keys() if name in shapes]
                 if again:
-                    raise ValueError(
+                    raise UserError(
                         f"{path} holds {describe(again)}, which an earlier shard holds, too; leave only the files of "
                         "one checkpoint in the folder"
                     )
                 shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
         except SafetensorError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} ({path.stat().st_size} bytes) is cut off or damaged: {error}; download it again"
             ) from error
     return shapes
@@ -124,7 +125,7 @@ def compare_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
         if names
     ]
     if problems:
-        raise ValueError(f"the tensors of {source} do not fit; {'; '.join(problems)}")
+        raise UserError(f"the tensors of {source} do not fit; {'; '.join(problems)}")
 
 
 def read_tensors(

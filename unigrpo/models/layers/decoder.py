@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.config_file import require_sizes
 from unigrpo.models.layers.attention import Visible, attend
 from unigrpo.models.layers.head import project
@@ -69,7 +70,7 @@ class DecoderConfig:
         head_dim = config.get("head_dim") or width // heads
         fraction = float(config.get("partial_rotary_factor") or 1.0)
         if head_dim * fraction % 2 or heads % kv_heads or (not config.get("head_dim") and width % heads):
-            raise ValueError(
+            raise UserError(
                 f"config.json has hidden_size {width}, num_attention_heads {heads}, num_key_value_heads {kv_heads}, "
                 f"head_dim {config.get('head_dim')}, partial_rotary_factor {fraction}; wanted an even "
                 "number of turning components a head, and a whole number of query heads per key head"
@@ -109,7 +110,7 @@ def _refuse_other_arithmetic(config: Mapping[str, Any]) -> None:
     }
     for key, (found, wanted) in given.items():
         if found != wanted:
-            raise ValueError(f"config.json has {key} = {found!r}; this model code computes {wanted!r} only")
+            raise UserError(f"config.json has {key} = {found!r}; this model code computes {wanted!r} only")
 
 
 class KeyValues(Protocol):

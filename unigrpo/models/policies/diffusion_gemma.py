@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
 from unigrpo.models.base import CanvasSampling
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.head import hide, project
@@ -110,7 +111,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         from transformers import DynamicCache
 
         if token_ids.shape[1] == 0:
-            raise ValueError("there is no prompt to read; start rows with a token, such as <bos>")
+            raise UserError("there is no prompt to read; start rows with a token, such as <bos>")
         config = self.module.config
         is_real = torch.ones_like(token_ids, dtype=torch.bool) if is_padding is None else ~is_padding
         # A row that is padding from end to end sees itself: no softmax over nothing, hence no NaN.
@@ -173,7 +174,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         if model_input.prompt_lengths is not None:
             lengths = is_real.sum(dim=1) - model_input.prompt_lengths
             if bool((lengths != lengths[0]).any()):
-                raise ValueError(f"canvases of {lengths.tolist()} tokens; give rows with canvases of one length")
+                raise UserError(f"canvases of {lengths.tolist()} tokens; give rows with canvases of one length")
             length = int(lengths[0])
         ids, is_real = ids.gather(1, order), is_real.gather(1, order)
         kept = self.read(ids[:, :-length], ~is_real[:, :-length])
@@ -206,6 +207,6 @@ def canvas_sampling(generation: Mapping[str, Any]) -> CanvasSampling:
     sampler = generation.get("sampler_config")
     if isinstance(sampler, Mapping):
         if sampler.get("_cls_name", "EntropyBoundSamplerConfig") != "EntropyBoundSamplerConfig":
-            raise ValueError(f"generation_config.json asks for {sampler['_cls_name']}; only the entropy bound is known")
+            raise UserError(f"generation_config.json asks for {sampler['_cls_name']}; only the entropy bound is known")
         values["entropy_bound"] = float(sampler["entropy_bound"])
     return CanvasSampling(**values)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unigrpo.errors import UserError
 from unigrpo.models.layers.attention import Visible, cut, visible_keys
 from unigrpo.models.llava import Eye, LlavaPolicy, embed
 from unigrpo.models.policies.llada import LINEARS, Llada, LladaConfig
@@ -32,7 +33,7 @@ class Lavida(Llada):
         super().__init__(sizes)
         mode = config.get("mm_spatial_pool_mode", "bilinear")
         if mode != "bilinear":
-            raise ValueError(f"config.json has mm_spatial_pool_mode {mode!r}; this code computes bilinear")
+            raise UserError(f"config.json has mm_spatial_pool_mode {mode!r}; this code computes bilinear")
         stride = config.get("mm_spatial_pool_stride") or POOL_STRIDE
         self.eye = Eye(self.model, config, sizes.d_model, pool_stride=stride)
         self.is_prefix = bool(config.get("prefix_lm", True))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.config_file import require_values
 from unigrpo.models.layers.attention import Visible, attend, visible_keys
 from unigrpo.models.layers.head import project
@@ -81,13 +82,13 @@ class LladaConfig:
         missing = [key for key in ("d_model", "n_layers", "n_heads") if not config.get(key)]
         rows = config.get("embedding_size") or config.get("vocab_size")
         if missing or not rows:
-            raise ValueError(
+            raise UserError(
                 f"config.json lacks {', '.join(missing) or 'embedding_size and vocab_size'}: sizes of the model"
             )
         heads = config["n_heads"]
         kv_heads = config.get("n_kv_heads") or (1 if config.get("multi_query_attention") else heads)
         if config["d_model"] % (2 * heads) or heads % kv_heads:
-            raise ValueError(
+            raise UserError(
                 f"config.json has d_model {config['d_model']}, n_heads {heads}, n_kv_heads {kv_heads}; wanted an even "
                 "width per head and a whole number of query heads per key head"
             )

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.config_file import require_sizes, require_values
 from unigrpo.models.files.vocabulary import TOKEN_TEXT
 from unigrpo.models.layers.attention import visible_keys
@@ -52,7 +53,7 @@ class LladaMoePolicy(TextPolicy):
         num_layers = config["num_hidden_layers"]
         is_mixture = config.get("moe_layer_freq") or [1] * num_layers
         if len(is_mixture) != num_layers:
-            raise ValueError(f"config.json has moe_layer_freq for {len(is_mixture)} of {num_layers} layers")
+            raise UserError(f"config.json has moe_layer_freq for {len(is_mixture)} of {num_layers} layers")
 
         def make_mlp(layer: int) -> nn.Module | None:
             if not is_mixture[layer]:

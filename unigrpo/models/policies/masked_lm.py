@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
 from unigrpo.models import canvas as layout
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.files.tokenizer import TextTokenizer
@@ -74,7 +75,7 @@ class MaskedLmPolicy(TextPolicy):
         module: nn.Module = AutoModelForMaskedLM.from_config(settings)
         output_layer = module.get_output_embeddings()  # type: ignore[operator]
         if not isinstance(output_layer, nn.Linear):
-            raise ValueError(f"{type(module).__name__} has no linear output layer; this policy needs one")
+            raise UserError(f"{type(module).__name__} has no linear output layer; this policy needs one")
         return module
 
     @classmethod
@@ -159,7 +160,7 @@ class MaskedLmPolicy(TextPolicy):
         """Return the class's own arguments; positions count from a row's first token that is no padding."""
         ids, is_padding, positions = model_input.token_ids, model_input.is_padding, model_input.positions
         if self._max_length is not None and ids.shape[1] > self._max_length:
-            raise ValueError(
+            raise UserError(
                 f"a row has {ids.shape[1]} tokens, {self.source or 'this policy'} has positions for "
                 f"{self._max_length}; shorten prompts or sampling.completion_length"
             )
@@ -174,7 +175,7 @@ class MaskedLmPolicy(TextPolicy):
         if self._takes_positions:
             arguments["position_ids"] = positions + self._first_position
         elif model_input.positions is not None:
-            raise ValueError(
+            raise UserError(
                 f"{type(self.module).__name__} takes no position ids; pad rows on the right, leave them out"
             )
         return arguments
@@ -186,7 +187,7 @@ class MaskedLmPolicy(TextPolicy):
         wanted = self.module(**self._arguments(model_input)).logits
         found = self.head(self.hidden(model_input))
         if not torch.allclose(found, wanted, atol=1e-3, rtol=1e-2):
-            raise ValueError(
+            raise UserError(
                 f"{type(self.module).__name__} does something to its logits after the output layer; this policy reads "
                 "classes whose logits are that layer's"
             )

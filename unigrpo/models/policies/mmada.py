@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from unigrpo.errors import UserError
 from unigrpo.models.canvas import Piece, given_spans, open_span, text_canvas
 from unigrpo.models.files.vocabulary import RELEASE_LENGTH
 from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
@@ -70,7 +71,7 @@ class MmadaPolicy(LladaPolicy):
             ValueError: a template without a gap.
         """
         if self.vocabulary.mask_token_id not in text_template_ids:
-            raise ValueError(
+            raise UserError(
                 f"the text template of prompt {prompt.id!r} has no mask token ({self.vocabulary.mask_token_id}): "
                 "nothing to fill"
             )
@@ -92,14 +93,14 @@ class MmadaPolicy(LladaPolicy):
         """
         codes, is_open = np.asarray(codes), np.asarray(is_open, dtype=bool)
         if codes.shape != is_open.shape or codes.ndim != 1 or not is_open.any():
-            raise ValueError(
+            raise UserError(
                 f"codes {codes.shape} and is_open {is_open.shape} with {int(is_open.sum())} open positions; wanted two "
                 "flat arrays of one length and at least one open position"
             )
         start, stop = self._image_range
         given = codes[~is_open]
         if given.size and not 0 <= given.min() <= given.max() < stop - start:
-            raise ValueError(f"given codes span {given.min()}..{given.max()}; the codebook has 0..{stop - start - 1}")
+            raise UserError(f"given codes span {given.min()}..{given.max()}; the codebook has 0..{stop - start - 1}")
         return self._picture_canvas(prompt, sampling, np.where(is_open, -1, codes))
 
     def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
@@ -113,7 +114,7 @@ class MmadaPolicy(LladaPolicy):
         start, stop = self._image_range
         codes = np.asarray(token_ids, dtype=np.int64)
         if codes.shape != (span.stop - span.start,) or not ((codes >= start) & (codes < stop)).all():
-            raise ValueError(
+            raise UserError(
                 f"{codes.shape} ids from {codes.min()} to {codes.max()} are no picture of {span.stop - span.start} "
                 f"codes in {start}:{stop}; give the ids of the image span alone, filled"
             )
@@ -124,7 +125,7 @@ class MmadaPolicy(LladaPolicy):
     @property
     def _image_range(self) -> tuple[int, int]:
         if self.vocabulary.image_range is None:
-            raise ValueError(
+            raise UserError(
                 f"{self.source} has no tokenizer files, so where its image codes start is not known; give "
                 "load_policy(tokenizer=FOLDER) or load_policy(vocabulary={'image_offset': ...})"
             )
@@ -133,14 +134,14 @@ class MmadaPolicy(LladaPolicy):
     @property
     def _picture_codec(self) -> Any:
         if self.image_tokenizer is None:
-            raise ValueError("pictures need the MAGVIT-v2 tokenizer: give load_policy(image_tokenizer=FOLDER)")
+            raise UserError("pictures need the MAGVIT-v2 tokenizer: give load_policy(image_tokenizer=FOLDER)")
         return self.image_tokenizer
 
     def _special(self, *names: str) -> list[int]:
         special = self.vocabulary.special or {}
         missing = [name for name in names if name not in special]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"the ids of {', '.join(missing)} are not known: the tokenizer has no such tokens; give them as "
                 f"load_policy(vocabulary={{{missing[0]!r}: ...}})"
             )
@@ -154,7 +155,7 @@ class MmadaPolicy(LladaPolicy):
 
     def _text_pieces(self, prompt: Prompt) -> list[Piece]:
         if prompt.task == "imagine" or (prompt.task == "understand") != bool(prompt.images):
-            raise ValueError(
+            raise UserError(
                 f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted reason "
                 "without pictures or understand with at least one"
             )
@@ -175,7 +176,7 @@ class MmadaPolicy(LladaPolicy):
         start, stop = self._image_range
         ids = [start + int(code) for code in codes]
         if not all(start <= token < stop for token in ids):
-            raise ValueError(
+            raise UserError(
                 f"the image tokenizer gives codes up to {max(ids) - start}, the policy has {stop - start}; they are "
                 "not of one model"
             )
@@ -184,7 +185,7 @@ class MmadaPolicy(LladaPolicy):
     def _picture_canvas(self, prompt: Prompt, sampling: SamplingSettings, codes: np.ndarray) -> Canvas:
         """Return the text-to-image canvas; codes [N] are -1 at the positions to fill."""
         if prompt.task != "imagine" or prompt.images:
-            raise ValueError(
+            raise UserError(
                 f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted imagine "
                 "without pictures"
             )

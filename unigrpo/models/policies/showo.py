@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from unigrpo.errors import UserError
 from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.attention import cut
@@ -105,17 +106,17 @@ class ShowoPolicy(MmadaPolicy):
         elif name.endswith("phi-1_5"):
             phi = dict(PHI_1_5)
         else:
-            raise ValueError(
+            raise UserError(
                 f"config.json has llm_model_path {name!r}, which is no folder beside it; put that model's config.json "
                 f"at {local}"
             )
         missing = [key for key in ("vocab_size", "llm_vocab_size", "codebook_size") if not config.get(key)]
         if missing:
-            raise ValueError(f"config.json lacks {', '.join(missing)}: the layout of Show-o's vocabulary")
+            raise UserError(f"config.json lacks {', '.join(missing)}: the layout of Show-o's vocabulary")
         first = int(config["llm_vocab_size"])
         offset = first + len(SPECIAL)
         if offset + config["codebook_size"] + 1 != config["vocab_size"]:
-            raise ValueError(
+            raise UserError(
                 f"config.json has vocab_size {config['vocab_size']}; {first} text tokens, {len(SPECIAL)} special ones, "
                 f"{config['codebook_size']} image codes and the mask are {offset + config['codebook_size'] + 1}"
             )
@@ -132,7 +133,7 @@ class ShowoPolicy(MmadaPolicy):
             ValueError: the variant with a CLIP tower, or a language model that this code does not compute.
         """
         if config.get("w_clip_vit"):
-            raise ValueError("config.json has w_clip_vit = True; this model code reads pictures as discrete codes only")
+            raise UserError("config.json has w_clip_vit = True; this model code reads pictures as discrete codes only")
         return Phi(PhiConfig.from_dict(config.get("phi") or PHI_1_5, config["vocab_size"]))
 
     @property
@@ -177,7 +178,7 @@ class ShowoPolicy(MmadaPolicy):
 
     def _text_pieces(self, prompt: Prompt) -> list[Piece]:
         if prompt.task != "understand" or len(prompt.images) != 1 or len(prompt.messages) != 1:
-            raise ValueError(
+            raise UserError(
                 f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures and "
                 f"{len(prompt.messages)} messages; Show-o answers one question about one picture, or writes a picture"
             )
