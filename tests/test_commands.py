@@ -1,4 +1,4 @@
-"""Every command that the documentation shows runs, with a tiny policy and a tiny run in the place of its placeholders."""
+"""Every command that the documentation shows runs, with a tiny policy and a tiny run in place of its placeholders."""
 
 import re
 import shlex
@@ -29,7 +29,8 @@ RUNS = {
     "unigrpo train RECIPE --out DIR [key.path=value ...]": "unigrpo train quickstart --out {tmp}/train {small}",
     "unigrpo resume DIR": "unigrpo resume {run}",
     "unigrpo eval RECIPE|DIR": "unigrpo eval {run} evaluate.num_prompts=2",
-    'unigrpo sample MODEL --adapter DIR --task imagine --image-tokenizer DIR --prompt "a red circle" --out picture.png': (
+    "unigrpo sample MODEL --adapter DIR --task imagine --image-tokenizer DIR "
+    '--prompt "a red circle" --out picture.png': (
         "unigrpo sample asset:tiny_policy --adapter {run} --task imagine --image-tokenizer asset:tiny_magvit "
         "--image-size 64 --length 16 --steps 16 --guidance 0 --prompt 'a red circle' --out {tmp}/a.png"
     ),
@@ -60,8 +61,8 @@ RUNS = {
         "python tests/benchmarks/quickstart.py --seeds 0 --controls --out {tmp}/table num_threads=1 {small}"
     ),
     "python tests/benchmarks/released_shapes.py --device cuda --markdown FILE": (
-        "python tests/benchmarks/released_shapes.py llada:8b --device cpu --dtype float32 --layers 1 --width 64 --rows 2 "
-        "--length 4 --markdown {tmp}/shapes.md"
+        "python tests/benchmarks/released_shapes.py llada:8b --device cpu --dtype float32 --layers 1 --width 64 "
+        "--rows 2 --length 4 --markdown {tmp}/shapes.md"
     ),
     "python tests/benchmarks/rewards.py --markdown docs/rewards_throughput.md": (
         "python tests/benchmarks/rewards.py --toy --num-items 2 --only length --markdown {tmp}/throughput.md"
