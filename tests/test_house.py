@@ -30,7 +30,7 @@ LAYERS = {
 }
 """Imports point down, from a folder (or a module at the top) to one of a lower layer."""
 
-NEIGHBORS = {("data", "models"), ("files", "errors"), ("recipe", "rewards")}
+NEIGHBORS = {("data", "models"), ("files", "errors"), ("assets", "errors"), ("recipe", "rewards")}
 """Folders that import one of their own layer."""
 
 ONLY_IN = {
