@@ -19,7 +19,7 @@ def commands() -> list[str]:
     for page in PAGES:
         text = re.sub(r"\\\n\s+", "", page.read_text())
         lines = re.findall(rf"^(?:    )?({PROGRAMS} .*)$", text, re.MULTILINE)
-        inline = [" ".join(code.split()) for code in re.findall(rf"`({PROGRAMS}\s[^`]+)`", text)]
+        inline = [" ".join(code.split()) for code in re.findall(rf"`({PROGRAMS} [^`]+)`", text)]
         found |= dict.fromkeys(re.sub(r"\s+#.*$", "", line).strip() for line in [*lines, *inline])
     return list(found)
 
