@@ -258,10 +258,11 @@ def test_wandb_keeps_metrics_samples_and_the_recipe_offline(
     play(choice, small(), tmp_path, samples)
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     found = log.read_bytes()
-    for wanted in (b"reward", b"0.75", b"samples/rollouts", b"alarm/saturation", b"eval/imagine/reward", b"group_size"):
+    for wanted in (b"reward", b"samples/rollouts", b"alarm/saturation", b"eval/imagine/reward", b"group_size"):
         assert wanted in found, wanted
     assert b"k" * 40 not in found
-    assert len(list(tmp_path.glob("staged/**/*.png"))) + len(list(tmp_path.glob("wandb/**/*.png"))) >= 1
+    staged = [path for path in (tmp_path / "staged").rglob("*") if path.is_file()]
+    assert any(path.read_bytes().startswith(b"\x89PNG") for path in staged)
     assert (tmp_path / "wandb.id").read_text() in log.name
     assert not list(tmp_path.glob("wandb/**/*.safetensors"))
 
