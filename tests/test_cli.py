@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from unigrpo.cli.app import run
 from unigrpo.cli.arguments import new_directory
 from unigrpo.errors import UserError
+from unigrpo.plugin import resolve
 
 Write = Callable[[dict[str, Any]], Path]
 COMMANDS = ("train", "sft", "resume", "check", "sample", "eval", "score", "report", "export")
@@ -112,10 +114,35 @@ def test_default_directory_is_the_first_free_number(tmp_path: Path, monkeypatch:
         new_directory(tmp_path / "file", "quickstart", 7)
 
 
-def test_error_that_is_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("unigrpo.cli.app.app", lambda *_, **__: 1 // 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("error", [ValueError("shapes differ"), RuntimeError("size mismatch"), OSError(5, "broken")])
+def test_error_that_is_a_bug_keeps_its_traceback_and_says_where_to_report_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("unigrpo.cli.app.app", failing)
+    with pytest.raises(type(error)) as found:
         run(["check", "x"])
+    (note,) = found.value.__notes__
+    assert f"a bug, of unigrpo {version('unigrpo')}" in note
+    assert "report it" in note
+
+
+def test_bug_in_a_run_is_exit_code_1_and_names_the_run_directory(tmp_path: Path) -> None:
+    script = (
+        "import sys, unigrpo.train\n"
+        "from unigrpo.cli.app import run\n"
+        "unigrpo.train.train_step = lambda run: 1 // 0\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    arguments = ["train", "quickstart", "num_steps=1", "evaluate.num_prompts=1", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert f"The run directory is {tmp_path / 'run'}\nThis is a bug" in done.stderr
 
 
 def test_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,16 +153,67 @@ def test_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(["check", "x"]) == 130
 
 
-@pytest.mark.parametrize("error", [TimeoutError("too slow"), FloatingPointError("gradient is nan"), UserError("no")])
-def test_failures_that_are_worded_are_short_messages(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def failing(*_: object, **__: object) -> None:
-        raise error
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unigrpo.learner.learner:LearnerStoppedError",
+        "unigrpo.pictures:PictureError",
+        "unigrpo.scoring.items:PictureRefusedError",
+        "unigrpo.rewards.runtime.isolation:RewardOutageError",
+        "unigrpo.rewards.runtime.process:RewardLoadError",
+        "unigrpo.rewards.runtime.table:RewardFailedError",
+        "unigrpo.rewards.runtime.cache:RewardCacheError",
+        "unigrpo.rewards.process.environments:EnvError",
+        "unigrpo.rollouts.base:RolloutDeadlineError",
+        "unigrpo.rollouts.base:RolloutActorsLostError",
+    ],
+)
+def test_failure_that_is_worded_for_the_user_is_a_user_error(name: str) -> None:
+    assert issubclass(resolve(name), UserError)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("unigrpo.cli.app.app", failing)
-    assert run(["check", "x"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {error}\n")
+
+WRONG = {
+    "no recipe": (["train", "{tmp}/none.yaml"], "there is no such file"),
+    "a folder as recipe": (["check", "{tmp}"], "there is no such file"),
+    "no policy": (["train", "quickstart", "policy.path={tmp}/none"], "policy.path"),
+    "no data": (["check", "quickstart", "tasks.reason.data={jsonl: {tmp}/none.jsonl}"], "none.jsonl"),
+    "out under a file": (["train", "quickstart", "--out", "{tmp}/file/run"], "not a directory"),
+    "sample without a model": (["sample", "{tmp}/none", "--task", "reason", "--prompt", "x"], "there is no folder"),
+    "sample of a folder": (["sample", "{tmp}", "--task", "reason", "--prompt", "x"], "config.json"),
+    "unknown asset": (["sample", "asset:none", "--task", "reason", "--prompt", "x"], "no asset 'none'"),
+    "a picture that is none": (
+        (
+            "sample asset:tiny_policy --task understand --prompt x --image {tmp}/file --image-size 64 "
+            "--image-tokenizer asset:tiny_magvit"
+        ).split(),
+        "file",
+    ),
+    "score of no file": (["score", "quickstart", "{tmp}/none.jsonl"], "none.jsonl"),
+    "score without columns": (["score", "quickstart", "{tmp}/columns.jsonl"], "columns.jsonl"),
+    "report of no run": (["report", "{tmp}/none"], "holds no run"),
+    "report under a file": (["report", "{tmp}/none", "--out", "{tmp}/file/x.html"], "holds no run"),
+    "export of no run": (["export", "{tmp}/none", "--out", "{tmp}/out"], "holds no run"),
+    "inspect of nothing": (["inspect", "{tmp}/none"], "there is no folder"),
+    "tiny of no family": (["make-tiny", "llamma", "{tmp}/tiny"], "llamma"),
+    "tiny under a file": (["make-tiny", "llada", "{tmp}/file/tiny"], "{tmp}/file"),
+    "sft of a training recipe": (["sft", "quickstart"], "unigrpo train"),
+    "resume of nothing": (["resume", "{tmp}/none"], "holds no run"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_message_that_names_it(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("not a picture")
+    (tmp_path / "columns.jsonl").write_text('{"x": 1}\n')
+    arguments, wanted = WRONG[case]
+    wanted = wanted.replace("{tmp}", str(tmp_path))
+    assert run([argument.replace("{tmp}", str(tmp_path)) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert wanted in error.lower() or wanted in error
+    assert error.startswith("error: ")
 
 
 @pytest.mark.parametrize(("command", "wanted"), [("train", "`unigrpo sft` runs it"), ("eval", "`unigrpo sft` runs it")])

@@ -14,7 +14,6 @@ from unigrpo.recipe.load import load_recipe
 from unigrpo.runs.directory import create_run_dir
 from unigrpo.runs.run import open_run
 from unigrpo.runs.summary import finish
-from unigrpo.runs.trackers.base import SilentObserver
 
 REWARDS = """
 def evenness(*, prompts, completions):
@@ -58,7 +57,7 @@ def recipe(tmp_path_factory):
         },
         "learner": {"lr": 0.001},
         "evaluate": {"num_prompts": 5, "accuracy": {"reason": "even"}},
-        "tracking": {"tensorboard": False},
+        "tracking": {"use": ["jsonl"]},
     }
     (folder / "three.yaml").write_text(yaml.safe_dump(values))
     return load_recipe(folder / "three.yaml")
@@ -68,7 +67,7 @@ def recipe(tmp_path_factory):
 def opened(recipe, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     create_run_dir(recipe, run_dir)
-    with open_run(recipe, run_dir, SilentObserver()) as run:
+    with open_run(recipe, run_dir) as run:
         run.deliver()
         yield run, evaluate(run, "before")
 
@@ -134,7 +133,7 @@ def test_a_finished_run_has_a_film_whose_cells_are_known_one_after_the_other(ope
 def test_evaluating_by_itself_leaves_the_run_as_it_is(recipe, opened):
     run, metrics = opened
     before = sorted((path, path.stat().st_mtime_ns) for path in run.run_dir.rglob("*"))
-    assert evaluate_run(recipe, run.run_dir, SilentObserver()) == metrics
+    assert evaluate_run(recipe, run.run_dir) == metrics
     assert sorted((path, path.stat().st_mtime_ns) for path in run.run_dir.rglob("*")) == before
 
 
@@ -142,7 +141,7 @@ def test_accuracy_counts_from_pass_at_as_gates_do(recipe, opened):
     run, metrics = opened
     even = recipe.rewards["even"].model_copy(update={"pass_at": 0.0})
     easy = recipe.model_copy(update={"rewards": recipe.rewards | {"even": even}})
-    found = evaluate_run(easy, run.run_dir, SilentObserver())
+    found = evaluate_run(easy, run.run_dir)
     assert metrics["eval/reason/accuracy"] < 1.0
     assert found["eval/reason/accuracy"] == 1.0
     assert found["eval/reason/reward"] == metrics["eval/reason/reward"]

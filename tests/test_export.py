@@ -42,7 +42,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rewards": {"letters": {"use": "rewards.py:letters"}},
         "learner": {"lr": 0.05},
         "evaluate": {"num_prompts": 4},
-        "tracking": {"report": False, "tensorboard": False},
+        "tracking": {"use": ["jsonl"]},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     train(load_recipe(folder / "recipe.yaml"), folder / "run")

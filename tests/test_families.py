@@ -47,7 +47,7 @@ RECIPE: dict[str, Any] = {
     "rollouts": {"num_actors": 1},
     "evaluate": {"enabled": False},
     "checkpoint": {"every": 3},
-    "tracking": {"report": False, "tensorboard": False, "rollouts_every": 0},
+    "tracking": {"use": ["jsonl"], "rollouts_every": 0},
 }
 
 

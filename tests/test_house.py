@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"unigrpo": "unigrpo", "rewards": "unigrpo.rewards", "rollouts": "unigrpo.rollouts"}
 MAX_LINES = 400
+MAX_TOP_MODULES = 16
+MAX_ROOMS = 36
 
 LAYERS = {
     1: ("types", "errors", "seeding", "files", "legible", "lru", "torchvision_hook", "assets"),
@@ -28,7 +30,7 @@ LAYERS = {
 }
 """Imports point down, from a folder (or a module at the top) to one of a lower layer."""
 
-NEIGHBORS = {("data", "models"), ("recipe", "rewards")}
+NEIGHBORS = {("data", "models"), ("files", "errors"), ("assets", "errors"), ("recipe", "rewards")}
 """Folders that import one of their own layer."""
 
 ONLY_IN = {
@@ -52,7 +54,7 @@ LIGHT = (
     "unigrpo.report.write",
     "unigrpo.cli",
     "unigrpo.cli.app",
-    "unigrpo.cli.live",
+    "unigrpo.runs.trackers.terminal",
     "unigrpo.scoring.score",
     "unigrpo.scoring.items",
     "unigrpo.scoring.page",
@@ -194,6 +196,31 @@ def test_light_module_loads_nothing_heavy(module: str) -> None:
 def test_no_file_is_longer_than_the_ceiling(folder: str) -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert {str(path.relative_to(ROOT)): count for path, count in lengths.items() if count > MAX_LINES} == {}
+
+
+def test_the_house_is_not_over_its_number_of_rooms() -> None:
+    top = [path for path in (ROOT / "unigrpo").glob("*.py") if path.name != "__init__.py"]
+    folders = [path for path in (ROOT / "unigrpo").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert len(top) <= MAX_TOP_MODULES
+    assert len(top) + len(folders) + len(("rewards", "rollouts", "recipes")) <= MAX_ROOMS
+
+
+def _ways_to_grow() -> list[tuple[str, str, str, str]]:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (.+) \| `(.+)` \| `(.+)` \| `(.+)` \|$", text, re.MULTILINE)
+    assert len(rows) >= 10
+    return rows
+
+
+@pytest.mark.parametrize(("what", "folder", "contract", "test"), _ways_to_grow())
+def test_what_is_added_as_one_file_has_a_folder_a_contract_and_a_test(
+    what: str, folder: str, contract: str, test: str
+) -> None:
+    exists = [(ROOT / folder).is_dir(), (ROOT / contract).is_file(), (ROOT / test).is_file()]
+    if "as its folder comes" in what:
+        assert not all(exists), f"{what}: it has come; take the words in brackets out of CONTRIBUTING.md"
+    else:
+        assert all(exists), f"{what}: wanted {folder}, {contract} and {test}"
 
 
 def test_no_file_is_named_for_nothing() -> None:

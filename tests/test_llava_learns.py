@@ -213,7 +213,7 @@ def test_three_steps_through_the_trainer(folder: Path, tmp_path: Path) -> None:
         "rewards": {"letters": {"use": "my_rewards.py:letters"}},
         "learner": {"lr": 0.01, "lr_schedule": "constant"},
         "evaluate": {"enabled": False},
-        "tracking": {"report": False, "tensorboard": False},
+        "tracking": {"use": ["jsonl"]},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     summary = train(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")

@@ -13,19 +13,19 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = """
 from pathlib import Path
 
-from unigrpo.runs.trackers.base import Observer, SilentObserver
+from unigrpo.runs.trackers.base import Tracker
 from unigrpo.recipe.load import load_recipe
 from unigrpo.rewards.base import Reward
 from unigrpo.settings import Recipe
 
 
-def run(path: Path, observer: Observer, reward: Reward) -> list[float | None]:
+def run(path: Path, tracker: Tracker, reward: Reward) -> list[float | None]:
     recipe: Recipe = load_recipe(path, ["learner.lr=3e-6"])
-    observer.phase(recipe.name)
+    tracker.phase(recipe.name)
     return reward(prompts=["1+1"], completions=["2"], answer=["2"])
 
 
-silent: Observer = SilentObserver()
+silent = Tracker()
 """
 
 

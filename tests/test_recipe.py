@@ -57,7 +57,7 @@ def test_dumped_recipe_loads_as_the_same_recipe_from_another_folder(
     [
         ("learner.lr=3e-6", "learner.lr", 3e-6),
         ("num_steps=8", "num_steps", 8),
-        ("tracking.report=false", "tracking.report", False),
+        ("evaluate.enabled=false", "evaluate.enabled", False),
         ("rewards.length.arguments={scale: 1e-3}", "rewards.length.arguments", {"scale": 1e-3}),
         ("lora.targets=[q_proj, v_proj]", "lora.targets", ["q_proj", "v_proj"]),
         ("tasks.reason.sampling.block_length=null", "tasks.reason.sampling.block_length", None),

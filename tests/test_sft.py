@@ -171,7 +171,7 @@ def test_curves_are_written_unless_the_recipe_says_not(base, tmp_path):
     run_sft(recipe(base, num_steps=2), tmp_path / "with")
     (events,) = (tmp_path / "with" / "tensorboard").glob("events.out.tfevents.*")
     assert b"loss/reason" in events.read_bytes()
-    run_sft(recipe(base, num_steps=1, tensorboard=False), tmp_path / "without")
+    run_sft(recipe(base, num_steps=1, tracking={"use": ["jsonl"]}), tmp_path / "without")
     assert not (tmp_path / "without" / "tensorboard").exists()
 
 

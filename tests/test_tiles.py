@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,10 @@ from PIL import Image
 from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, fit, lay_out, pool
 
 GOLDEN = Path(__file__).parent / "golden"
+LEVELS_OFF = 0 if int(PIL.__version__.partition(".")[0]) >= 13 else 1
+"""Of 255: the goldens were made with pillow 13; the bicubic resize of older ones rounds single pixels otherwise."""
+ROUNDING = 1e-3
+"""Of a level: what float32 loses between a level and its place in [-1, 1]."""
 ANYRES = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}
 RELEASED = {
     "lladav_tiny": ({"image_aspect_ratio": "anyres_max_4", "image_grid_pinpoints": "(1x1),...,(6x6)"}, 27),
@@ -36,7 +41,8 @@ def test_tiles_and_their_number_of_features_equal_the_reference(folder: str, sid
     settings = TileSettings.from_dict(read(folder, "config.json"), 56)
     with np.load(GOLDEN / folder / "golden.npz") as file:
         picture, wanted = Image.fromarray(file[f"image_{name}"]), torch.from_numpy(file[f"pixel_u8_{name}"])
-    assert torch.equal(cut_tiles(picture, settings), (wanted.float() / 255 - 0.5) / 0.5)
+    levels = (cut_tiles(picture, settings) * 0.5 + 0.5) * 255
+    assert (levels - wanted.float()).abs().max() <= LEVELS_OFF + ROUNDING
     assert count_features(picture.size, settings, side) == read(folder, "cases.json")["images"][name]["image_tokens"]
 
 

@@ -49,7 +49,7 @@ def recipe_path(tmp_path_factory):
         "learner": {"lr": 0.01, "lr_schedule": "constant"},
         "evaluate": {"num_prompts": 8},
         "checkpoint": {"every": 2},
-        "tracking": {"report": False, "tensorboard": False, "rollouts_every": 4},
+        "tracking": {"use": ["jsonl"], "rollouts_every": 4},
     }
     (folder / "small.yaml").write_text(yaml.safe_dump(recipe))
     return folder / "small.yaml"

@@ -7,6 +7,10 @@ class UserError(ValueError):
     """What was given, what was wanted, and the way out."""
 
 
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that was named and is not there."""
+
+
 class RecipeError(UserError):
     """A recipe that cannot run, with every problem found in it."""
 

@@ -11,8 +11,8 @@ import yaml
 
 from unigrpo.errors import UserError
 from unigrpo.files import new_folder
-from unigrpo.recipe.load import load_recipe
-from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint
+from unigrpo.runs.checkpoint import FOLDER, Checkpoint, latest_checkpoint
+from unigrpo.runs.directory import SUMMARY, read_run
 from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.settings import Recipe
 
@@ -27,7 +27,7 @@ def adapter_folder(path: Path) -> Path:
     """
     if (path / ADAPTER_FILES[1]).is_file():
         return path
-    if (path / "checkpoints").is_dir():
+    if (path / FOLDER).is_dir():
         return _adapter_of(_checkpoint_of(path))
     raise UserError(f"{path} holds no adapter; wanted a folder with {ADAPTER_FILES[1]}, or a run directory")
 
@@ -43,7 +43,7 @@ def export_run(run_dir: Path, out: Path, *, is_merged: bool) -> None:
     Raises:
         UserError: if the run has no whole checkpoint.
     """
-    recipe = load_recipe(run_dir / "recipe.yaml")
+    recipe = read_run(run_dir)
     checkpoint = _checkpoint_of(run_dir)
     with new_folder(out) as folder:
         if is_merged:
@@ -101,7 +101,7 @@ def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> 
 
 
 def _public_name(path: str) -> str:
-    """Return a hub id or asset as it is, and the name alone of a folder: where it lay is nobody's business."""
+    """Return a hub id or asset as it is, and the name alone of a folder, without its place on this machine."""
     return Path(path).name if Path(path).is_absolute() else path
 
 
@@ -150,7 +150,7 @@ def _use(recipe: Recipe, is_adapter: bool) -> list[str]:
 
 
 def _scores(run_dir: Path) -> list[tuple[str, str, str]]:
-    path = run_dir / "summary.json"
+    path = run_dir / SUMMARY
     if not path.is_file():
         return []
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

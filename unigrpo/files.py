@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and the hash of a file. The standard library alone."""
+"""Files and folders that are there whole or not at all, and the hash of a file. Nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from unigrpo.errors import UserError
+
+
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Say in one line what the system has against a path that a user gave: absent, no folder, no permission, no space.
+
+    Raises:
+        UserError: naming the path.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: {(error.strerror or str(error)).lower()}") from error
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -42,7 +59,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if there is something at ``path`` other than an empty folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with usable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as outer:
         folder = Path(outer) / "whole"  # the outer one is readable to its owner alone
         folder.mkdir()

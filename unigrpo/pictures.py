@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from unigrpo.errors import MissingFileError, UserError
+
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 64
 """Longer side by shorter side: to make the shorter one 224, a line of pixels would be stretched without end."""
@@ -45,7 +47,7 @@ _DECODING_ERRORS = (
 """What Pillow's decoders raise for broken files."""
 
 
-class PictureError(ValueError):
+class PictureError(UserError):
     """A picture without pixels to look at."""
 
     def __init__(self, kind: RefusalKind, reason: str) -> None:
@@ -95,7 +97,7 @@ def _opened(source: Path | bytes, max_pixels: int, formats: tuple[str, ...] | No
     except PictureError:
         raise
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"picture {source!s} does not exist") from error
+        raise MissingFileError(f"picture {source!s} does not exist") from error
     except Image.DecompressionBombError as error:
         raise PictureError(
             "too_large", f"a picture over the limit of {max_pixels} pixels ({error}); resize it"

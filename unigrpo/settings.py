@@ -259,12 +259,24 @@ class EvaluateSettings(Settings):
     accuracy: dict[str, str] = Field(default_factory=dict, description="The reward of each task, or of all tasks of a kind that have none of their own, that the greedy completion must pass to count as right.")
 
 
-class TrackingSettings(Settings):
-    """What is written besides metrics.jsonl."""
+class TrackerChoice(Choice):
+    """Who hears of the run."""
 
-    tensorboard: bool = True
-    rollouts_every: int = Field(10, ge=0, description="Steps between saved rollouts (text and PNG); 0 is none.")
-    report: bool = True
+    folder = "unigrpo.runs.trackers"
+
+
+class TrackingSettings(Settings):
+    """What becomes of a run's metrics and samples."""
+
+    use: list[TrackerChoice] = Field([TrackerChoice(use=name) for name in ("jsonl", "tensorboard", "report")], description="jsonl is the first: resuming and the report read it, and what others show of a step is on disk.")
+    rollouts_every: int = Field(10, ge=0, description="Steps between rollouts that trackers get (text and pictures); 0 is none. A supervised stage has none.")
+
+    @model_validator(mode="after")
+    def _begins_on_disk(self) -> TrackingSettings:
+        names = [chosen.use for chosen in self.use]
+        if names[:1] != ["jsonl"] or names.count("jsonl") > 1:
+            raise ValueError(f"use is {names}; wanted jsonl once, as the first: resuming and the report read metrics.jsonl")
+        return self
 
 
 class Recipe(Settings):
@@ -346,4 +358,4 @@ class SftRecipe(Settings):
     min_mask_ratio: float = Field(1e-3, gt=0, lt=1, description="Lowest mask ratio of text, the reference's eps.")
     log_every: int = Field(50, ge=1)
     checkpoint: CheckpointSettings = CheckpointSettings(every=500)
-    tensorboard: bool = True
+    tracking: TrackingSettings = TrackingSettings(use=[TrackerChoice(use=name) for name in ("jsonl", "tensorboard")])

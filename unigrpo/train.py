@@ -16,14 +16,12 @@ from typing import Any
 
 from unigrpo.evaluation.evaluate import evaluate
 from unigrpo.methods.groups import group_advantages
-from unigrpo.report.write import write_report
 from unigrpo.runs.directory import clear_without_result, create_run_dir, read_run
 from unigrpo.runs.metrics import StepTimer
 from unigrpo.runs.run import Run, open_run
-from unigrpo.runs.samples import write_samples
 from unigrpo.runs.step_metrics import step_metrics
 from unigrpo.runs.summary import finish, finished_summary, remember_evaluation, remembered_evaluation
-from unigrpo.runs.trackers.base import Observer, SilentObserver
+from unigrpo.runs.trackers.base import Samples, Tracker
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
 
@@ -50,44 +48,50 @@ def train_step(run: Run) -> dict[str, Any]:
         updates = [begun.update(n) for n in range(begun.num_updates)]
     run.num_done = step + 1
     if recipe.tracking.rollouts_every and run.num_done % recipe.tracking.rollouts_every == 0:
-        path = run.run_dir / "rollouts" / f"step_{run.num_done:06d}.jsonl"
-        write_samples(path, [(rollout, scored.table, row) for row, rollout in enumerate(rollouts)])
+        rows = [(rollout, scored.table, row) for row, rollout in enumerate(rollouts)]
+        run.trackers.samples(Samples(name="rollouts", step=run.num_done, rows=rows))
     return step_metrics(run, rollouts, scored, advantages, updates, timer)
 
 
-def train(recipe: Recipe, run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]:
+def train(recipe: Recipe, run_dir: Path, tracker: Tracker | None = None) -> Mapping[str, Any]:
     """Run a recipe from its start and return the summary.
 
     A run that fails before it has a result (a file that cannot be read, a policy that does not fit) leaves nothing.
+
+    Args:
+        recipe: what to train on what.
+        run_dir: a new directory.
+        tracker: hears of the run beside the recipe's trackers.
 
     Raises:
         UserError: if the directory is in use or something the recipe names does not fit.
     """
     create_run_dir(recipe, run_dir)
     try:
-        return _run(recipe, run_dir, observer or SilentObserver())
+        return _run(recipe, run_dir, tracker)
     finally:
         clear_without_result(run_dir)
 
 
-def resume(run_dir: Path, observer: Observer | None = None) -> Mapping[str, Any]:
+def resume(run_dir: Path, tracker: Tracker | None = None) -> Mapping[str, Any]:
     """Go on with a run that was stopped, at whatever moment; it ends as if it had not been.
 
     Raises:
         UserError: if the folder holds no run.
     """
-    recipe, observer = read_run(run_dir), observer or SilentObserver()
+    recipe = read_run(run_dir)
     summary = finished_summary(run_dir)
     if summary is None or summary["num_steps"] < recipe.num_steps:
-        return _run(recipe, run_dir, observer)
-    observer.phase("this run has finished already")
+        return _run(recipe, run_dir, tracker)
+    if tracker is not None:
+        tracker.phase("this run has finished already")
     return summary
 
 
-def _run(recipe: Recipe, run_dir: Path, observer: Observer) -> Mapping[str, Any]:
-    with open_run(recipe, run_dir, observer) as run:
+def _run(recipe: Recipe, run_dir: Path, tracker: Tracker | None) -> Mapping[str, Any]:
+    with open_run(recipe, run_dir, tracker) as run:
         before = _evaluated(run, "before") if run.num_done == 0 else remembered_evaluation(run_dir, "before")
-        observer.phase("training")
+        run.trackers.phase("training")
         with stop_requests(lambda: run.rewards.is_scoring) as is_asked:
             while run.num_done < recipe.num_steps:
                 _record(run, _step_or_save(run))
@@ -97,10 +101,7 @@ def _run(recipe: Recipe, run_dir: Path, observer: Observer) -> Mapping[str, Any]
                 if is_stopping:
                     raise KeyboardInterrupt
         summary = finish(run, before, _evaluated(run, "after"))
-        if recipe.tracking.report:
-            observer.phase("writing the report")
-            write_report([run_dir], run_dir / "report.html")
-        observer.done(summary)
+        run.trackers.done(summary)
         return summary
 
 
@@ -119,10 +120,7 @@ def _record(run: Run, metrics: dict[str, Any]) -> None:
     if settings.enabled and settings.every and run.num_done % settings.every == 0:
         run.deliver()
         metrics |= evaluate(run, f"step_{run.num_done:06d}")
-    run.log.append(metrics)
-    if run.tensorboard is not None:
-        run.tensorboard.step(metrics)
-    run.observer.step(metrics)
+    run.trackers.step(metrics)
 
 
 def _evaluated(run: Run, name: str) -> dict[str, float]:
@@ -132,7 +130,7 @@ def _evaluated(run: Run, name: str) -> dict[str, float]:
     found = remembered_evaluation(run.run_dir, name)
     if found:
         return found
-    run.observer.phase(f"evaluating {name}")
+    run.trackers.phase(f"evaluating {name}")
     run.deliver()
     metrics = evaluate(run, name)
     remember_evaluation(run.run_dir, name, metrics)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
 from unigrpo.settings import EnvSettings
 
@@ -49,7 +50,7 @@ _PROBE = "import json, sys; print(json.dumps([sys.version_info[:3], sys._base_ex
 Progress = Callable[[str], None]
 
 
-class EnvError(RuntimeError):
+class EnvError(UserError):
     """An interpreter that is not there, or could not be built; the message says which and why."""
 
 

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from unigrpo.errors import UserError
+
 MAX_ENTRIES_IN_MEMORY = 32_768
 """About 5 MB; a quickstart run has fewer distinct items."""
 _SECONDS_TO_WAIT = 30.0
@@ -14,7 +16,7 @@ _KEYS_A_QUERY = 500
 _SCHEMA = "CREATE TABLE IF NOT EXISTS rewards (key BLOB PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID"
 
 
-class RewardCacheError(OSError):
+class RewardCacheError(UserError):
     """A cache file that cannot be read or written."""
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unigrpo.errors import UserError
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.process.child import ChildDiedError, ChildTimeoutError
@@ -29,7 +30,7 @@ _NUM_PROBES = 5
 _Unit = tuple[int, ...]
 
 
-class RewardOutageError(RuntimeError):
+class RewardOutageError(UserError):
     """So many items of a reward failed in one step that training on the rest would mislead."""
 
 

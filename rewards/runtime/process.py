@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unigrpo.errors import UserError
 from unigrpo.rewards.process.child import ChildDiedError, ChildTimeoutError
 from unigrpo.rewards.process.placement import AnyChild, start_child
 from unigrpo.settings import RewardSettings
@@ -17,7 +18,7 @@ _PAUSE_GRACE_S = 60.0
 """Beyond the limit that a pause names: whoever made it ends it."""
 
 
-class RewardLoadError(RuntimeError):
+class RewardLoadError(UserError):
     """A reward could not be made: its name, and why."""
 
 

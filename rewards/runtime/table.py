@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from unigrpo.errors import UserError
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.isolation import Outcome
 from unigrpo.settings import RewardSettings
@@ -15,7 +16,7 @@ _SLACK = 1e-6
 """Of a range, within which a value beyond it is rounding."""
 
 
-class RewardFailedError(RuntimeError):
+class RewardFailedError(UserError):
     """An item failed and the recipe says ``on_error: raise``."""
 
 

@@ -12,14 +12,14 @@ import math
 import os
 import platform
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import psutil
-from rich.console import Console
 
-from unigrpo.cli.live import PlainObserver
 from unigrpo.recipe.load import load_recipe
+from unigrpo.runs.trackers.terminal import Terminal
 from unigrpo.train import train
 
 TASKS = ("reason", "understand", "imagine")
@@ -90,8 +90,8 @@ def run(out, name, overrides):
     run_dir = out / name
     if not (run_dir / "summary.json").exists():
         recipe = load_recipe("quickstart", overrides)
-        with PeakMemory() as memory, PlainObserver(Console(), recipe.num_steps) as observer:
-            train(recipe, run_dir, observer)
+        with PeakMemory() as memory, closing(Terminal(is_live=False)) as terminal:
+            train(recipe, run_dir, terminal)
         (run_dir / "peak_pss_gb.json").write_text(json.dumps(memory.peak_gb))
     summary = json.loads((run_dir / "summary.json").read_text())
     peak = json.loads((run_dir / "peak_pss_gb.json").read_text())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from unigrpo.errors import MissingFileError
+
 PREFIX = "asset:"
 
 
@@ -18,5 +20,5 @@ def asset_folder(name: str) -> Path:
     known = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("_"))
     bare = name.removeprefix(PREFIX)
     if bare not in known:
-        raise FileNotFoundError(f"no asset {bare!r} ships with the package; there are: {', '.join(known) or 'none'}")
+        raise MissingFileError(f"no asset {bare!r} ships with the package; there are: {', '.join(known) or 'none'}")
     return root / bare

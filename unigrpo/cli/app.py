@@ -19,6 +19,7 @@ from unigrpo.cli.sample import sample
 from unigrpo.cli.score import score
 from unigrpo.cli.sft import sft
 from unigrpo.cli.train import train
+from unigrpo.errors import UserError
 
 DEBUG = "--debug"
 
@@ -66,37 +67,42 @@ def run(arguments: list[str]) -> int:
     """
     is_debug = DEBUG in arguments
     try:
-        code = app([argument for argument in arguments if argument != DEBUG], standalone_mode=True)
+        with _BugHint():
+            code = app([argument for argument in arguments if argument != DEBUG], standalone_mode=True)
     except SystemExit as end:
         code = end.code
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        if is_debug or not _can_user_mend(error):
+    except UserError as error:
+        if is_debug:
             raise
         _show(error)
         return 2
     return code if isinstance(code, int) else 0
 
 
-def _can_user_mend(error: Exception) -> bool:
-    """Return whether a short message says it all: bad values and files, and failures that the package names itself."""
-    if isinstance(error, TimeoutError):
-        return error.errno is None  # one that is worded here; the system's own has a number
-    if isinstance(error, OSError):
-        kinds = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
-        return isinstance(error, kinds)
-    return isinstance(error, ValueError | FloatingPointError) or type(error).__module__.startswith("unigrpo.")
+class _BugHint:
+    """Adds to the traceback of what is not the user's to mend where to say so."""
+
+    def __enter__(self) -> None:
+        """Watch the block."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Add the note."""
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            from unigrpo import __version__
+
+            error.add_note(
+                f"This is a bug, of unigrpo {__version__} or of code that the recipe names. If it is unigrpo's, please "
+                "report it in the repository's issue tracker with the lines above and the recipe."
+            )
 
 
-def _show(error: Exception) -> None:
+def _show(error: UserError) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    message = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        message = f"{error.filename}: {error.strerror.lower()}"
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), (message, "red")))
-    if getattr(error, "__notes__", None) or not type(error).__module__.startswith("unigrpo."):
+    console.print(Text.assemble(("error: ", "bold red"), (str(error), "red")))
+    if getattr(error, "__notes__", None):
         console.print(Text(f"(run again with {DEBUG} for the traceback)", "dim"))

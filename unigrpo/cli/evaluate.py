@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -18,21 +19,20 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    from unigrpo.cli.live import make_observer
     from unigrpo.recipe.load import load_recipe
+    from unigrpo.runs.trackers.terminal import Terminal
 
     run_dir = existing_training_run(Path(target)) if Path(target).is_dir() else None
     source = target if run_dir is None else run_dir / "recipe.yaml"
     recipe = load_recipe(source, overrides or [], is_trained=False)
-    console = Console()
-    with make_observer(console) as observer:
-        observer.phase("loading torch")
+    with closing(Terminal()) as terminal:
+        terminal.phase("loading torch")
         from unigrpo.evaluation.evaluate import evaluate_run
 
-        metrics = evaluate_run(recipe, run_dir, observer)
+        metrics = evaluate_run(recipe, run_dir, terminal)
     table = Table(box=None, pad_edge=False)
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}")
-    console.print(table)
+    Console().print(table)

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from rich.console import Console
+import typer
 
-from unigrpo.cli.live import make_observer
-from unigrpo.runs.trackers.base import Observer
+from unigrpo.errors import UserError
+from unigrpo.runs.trackers.base import Tracker
+from unigrpo.runs.trackers.terminal import Terminal
 
 
-def follow(start: Callable[[Observer], object], run_dir: Path, num_steps: int) -> None:
-    """Run `start` with an observer and say where the run lies.
+def follow(start: Callable[[Tracker], object], run_dir: Path) -> None:
+    """Run `start` with a tracker that shows the run, and say where the run lies.
 
     Args:
         start: loads torch and runs.
         run_dir: of the run.
-        num_steps: learner steps of the run, for the time that is left.
     """
-    console = Console()
     try:
-        with make_observer(console, num_steps) as observer:
-            observer.phase("loading torch")
-            start(observer)
+        with _RunNamed(run_dir), closing(Terminal()) as terminal:
+            terminal.phase("loading torch")
+            start(terminal)
     except KeyboardInterrupt:
         if (run_dir / "recipe.yaml").is_file():
-            _say(console, f"interrupted; go on with: unigrpo resume {run_dir}")
+            typer.echo(f"interrupted; go on with: unigrpo resume {run_dir}")
         raise
-    _say(console, f"run directory: {run_dir}")
+    typer.echo(f"run directory: {run_dir}")
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+class _RunNamed:
+    """Adds the run directory, where it is left, to the traceback of an error."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+
+    def __enter__(self) -> None:
+        """Watch the block."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Add the note."""
+        if isinstance(error, Exception) and not isinstance(error, UserError) and self._run_dir.exists():
+            error.add_note(f"The run directory is {self._run_dir}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from unigrpo.cli.arguments import RunDir, existing_run
 
 if TYPE_CHECKING:
-    from unigrpo.runs.trackers.base import Observer
+    from unigrpo.runs.trackers.base import Tracker
 
 
 def resume(run_dir: RunDir) -> None:
@@ -24,16 +24,13 @@ def resume(run_dir: RunDir) -> None:
 
 def _resume_training(run_dir: Path) -> None:
     from unigrpo.cli.follow import follow
-    from unigrpo.recipe.load import load_recipe
 
-    recipe = load_recipe(run_dir / "recipe.yaml")
-
-    def start(observer: Observer) -> None:
+    def start(tracker: Tracker) -> None:
         from unigrpo.train import resume as resume_training
 
-        resume_training(run_dir, observer)
+        resume_training(run_dir, tracker)
 
-    follow(start, run_dir, recipe.num_steps)
+    follow(start, run_dir)
 
 
 def _resume_supervision(run_dir: Path) -> None:
@@ -42,9 +39,9 @@ def _resume_supervision(run_dir: Path) -> None:
 
     recipe = load_sft_recipe(run_dir / "recipe.yaml")
 
-    def start(observer: Observer) -> None:
+    def start(tracker: Tracker) -> None:
         from unigrpo.supervised.sft import run_sft
 
-        run_sft(recipe, run_dir, observer, is_resumed=True)
+        run_sft(recipe, run_dir, tracker, is_resumed=True)
 
-    follow(start, run_dir, recipe.num_steps)
+    follow(start, run_dir)

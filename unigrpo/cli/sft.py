@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from unigrpo.cli.arguments import OutDir, Overrides, RecipeArgument, new_directory
 
 if TYPE_CHECKING:
-    from unigrpo.runs.trackers.base import Observer
+    from unigrpo.runs.trackers.base import Tracker
 
 
 def sft(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = None) -> None:
@@ -18,9 +18,9 @@ def sft(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = None)
     checked = load_sft_recipe(recipe, overrides or [])
     run_dir = new_directory(out, checked.name, checked.seed)
 
-    def start(observer: Observer) -> None:
+    def start(tracker: Tracker) -> None:
         from unigrpo.supervised.sft import run_sft
 
-        run_sft(checked, run_dir, observer)
+        run_sft(checked, run_dir, tracker)
 
-    follow(start, run_dir, checked.num_steps)
+    follow(start, run_dir)

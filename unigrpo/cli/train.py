@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from unigrpo.cli.arguments import OutDir, Overrides, RecipeArgument, new_directory
 
 if TYPE_CHECKING:
-    from unigrpo.runs.trackers.base import Observer
+    from unigrpo.runs.trackers.base import Tracker
 
 
 def train(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = None) -> None:
@@ -21,9 +21,9 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = Non
     checked = load_recipe(recipe, overrides or [])
     run_dir = new_directory(out, checked.name, checked.seed)
 
-    def start(observer: Observer) -> None:
+    def start(tracker: Tracker) -> None:
         from unigrpo.train import train as run_training
 
-        run_training(checked, run_dir, observer)
+        run_training(checked, run_dir, tracker)
 
-    follow(start, run_dir, checked.num_steps)
+    follow(start, run_dir)

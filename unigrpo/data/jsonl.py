@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from unigrpo.errors import UserError
+from unigrpo.errors import MissingFileError, UserError
+from unigrpo.files import usable
 from unigrpo.legible import short_repr
 
 Role = Literal["system", "user", "assistant"]
@@ -26,8 +27,8 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
         UserError: naming the file and the line that is wrong.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist or is no file; give a JSONL file (here: {Path.cwd()})")
-    with path.open("rb") as file:
+        raise MissingFileError(f"{path} does not exist or is no file; give a JSONL file (here: {Path.cwd()})")
+    with usable(path), path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             if not raw.strip():
                 continue

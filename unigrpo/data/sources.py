@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.data.jsonl import Line, as_text, mapped, read_objects
+from unigrpo.errors import UserError
 from unigrpo.pictures import PictureError, check_picture, open_picture
 from unigrpo.plugin import resolve
 from unigrpo.settings import DataSettings
@@ -59,18 +60,18 @@ def load_prompts(settings: DataSettings, task: str, kind: TaskKind, split: Split
         ValueError: a setting or a line of the file is wrong; the message has file and line.
     """
     if (settings.use is None) == (settings.jsonl is None and settings.eval_jsonl is None):
-        raise ValueError(
+        raise UserError(
             f"data of task {task!r} has use={settings.use!r} and jsonl={settings.jsonl!r}; give exactly one of them"
         )
     if settings.use is not None:
         make: Any = resolve(settings.use)
         return GeneratedPrompts(settings.use, make(split, seed, **settings.arguments), task, kind)
     if settings.arguments:
-        raise ValueError(f"data.arguments {sorted(settings.arguments)} belong to `use`; a JSONL file takes none")
+        raise UserError(f"data.arguments {sorted(settings.arguments)} belong to `use`; a JSONL file takes none")
     path = settings.jsonl if split == "train" else settings.eval_jsonl
     if path is None:
         key = "jsonl" if split == "train" else "eval_jsonl"
-        raise ValueError(f"task {task!r} has no {split} prompts; set data.{key}")
+        raise UserError(f"task {task!r} has no {split} prompts; set data.{key}")
     return JsonlPrompts(Path(path), task, kind, split, seed, columns=settings.columns, template=settings.template)
 
 
@@ -99,9 +100,9 @@ class GeneratedPrompts:
         """
         prompt = self._source[index]
         if not isinstance(prompt, Prompt):
-            raise TypeError(f"{self._use}[{index}] is a {type(prompt).__name__}; return a unigrpo.types.Prompt")
+            raise UserError(f"{self._use}[{index}] is a {type(prompt).__name__}; return a unigrpo.types.Prompt")
         if prompt.kind != self._kind:
-            raise ValueError(
+            raise UserError(
                 f"{self._use} makes prompts of kind {prompt.kind!r}, but the task {self._task!r} is of kind "
                 f"{self._kind!r}"
             )
@@ -115,7 +116,7 @@ class GeneratedPrompts:
         """
         demonstrate = getattr(self._source, "demonstration", None)
         if demonstrate is None:
-            raise ValueError(f"{self._use} has no method demonstration(prompt, generator, noise); sft needs one")
+            raise UserError(f"{self._use} has no method demonstration(prompt, generator, noise); sft needs one")
         completion: Demonstration = demonstrate(prompt, generator, noise)
         return completion
 
@@ -147,10 +148,10 @@ class JsonlPrompts:
     ) -> None:
         """Read and check the file, with the headers of its pictures; their pixels are read when they are needed."""
         if template is not None and "{prompt}" not in template:
-            raise ValueError(f"data.template {template!r} has no {{prompt}}; say where the prompt goes")
+            raise UserError(f"data.template {template!r} has no {{prompt}}; say where the prompt goes")
         unknown = sorted(set(columns) - set(COLUMN_NAMES))
         if unknown:
-            raise ValueError(f"data.columns maps {unknown}, which are not ours; ours are {', '.join(COLUMN_NAMES)}")
+            raise UserError(f"data.columns maps {unknown}, which are not ours; ours are {', '.join(COLUMN_NAMES)}")
         self._path = path
         self._task = task
         self._kind = kind
@@ -190,7 +191,7 @@ class JsonlPrompts:
             ValueError: if the line has none, or noise is asked for, which a file cannot add.
         """
         if noise > 0:
-            raise ValueError(
+            raise UserError(
                 f"noise {noise} asked of {self._path}; a file's demonstrations are as they are: set it to 0"
             )
         row = self._row_of[prompt.id]
@@ -251,7 +252,7 @@ class _JsonlFile:
             number_of_id[row.id] = number
             yield row
         if not number_of_id:
-            raise ValueError(f"{self._path} holds no prompts; write one JSON object a line")
+            raise UserError(f"{self._path} holds no prompts; write one JSON object a line")
 
     def prompt(self, row: _Row, task: str) -> Prompt:
         """Return the prompt of a row for the task of a name, with its pictures read."""
@@ -315,4 +316,4 @@ def prompt_picture(path: Path) -> Image.Image:
     try:
         return open_picture(path, max_pixels=MAX_IMAGE_PIXELS, formats=IMAGE_FORMATS)
     except PictureError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error

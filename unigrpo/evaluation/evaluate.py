@@ -16,10 +16,9 @@ from unigrpo.reward_table import RewardTable
 from unigrpo.rollouts.units import plan_units
 from unigrpo.runs.nan_statistics import nan_mean, number_or_none, standard_error
 from unigrpo.runs.run import Run, open_run
-from unigrpo.runs.samples import write_samples
-from unigrpo.runs.trackers.base import Observer
+from unigrpo.runs.trackers.base import Samples, Tracker
 from unigrpo.seeding import fold
-from unigrpo.settings import Recipe
+from unigrpo.settings import Recipe, TrackerChoice, TrackingSettings
 from unigrpo.types import Rollout, Rollouts
 
 EVAL_STEP = -1
@@ -56,35 +55,35 @@ def evaluate(run: Run, name: str) -> dict[str, float]:
     scores: dict[str, TaskScores] = {}
     tasks = list(run.eval_prompts)
     for index, task in enumerate(tasks):
-        run.observer.progress(index, len(tasks), f"evaluating {task}")
+        run.trackers.progress(index, len(tasks), f"evaluating {task}")
         scores[task] = _score(run, task)
         metrics |= _metrics(run, task, scores[task])
-    run.observer.progress(len(tasks), len(tasks), "evaluated")
+    run.trackers.progress(len(tasks), len(tasks), "evaluated")
     _write_scores(folder, scores)
     shown = [
         (rollout, found.sampled_table, row)
         for found in scores.values()
         for row, rollout in enumerate(found.sampled[:NUM_SHOWN])
     ]
-    write_samples(folder / "samples.jsonl", shown)
+    run.trackers.samples(Samples(name=f"eval_{name}", step=run.num_done, rows=shown))
     return metrics
 
 
-def evaluate_run(recipe: Recipe, run_dir: Path | None, observer: Observer) -> dict[str, float]:
+def evaluate_run(recipe: Recipe, run_dir: Path | None, tracker: Tracker | None = None) -> dict[str, float]:
     """Evaluate a recipe's policy, or a run's newest checkpoint; nothing is written into the run.
 
     Args:
         recipe: what to evaluate.
         run_dir: of the run whose checkpoint is meant; None is the policy as it stands before training.
-        observer: hears of it.
+        tracker: hears of it.
 
     Returns:
         As ``evaluate``.
     """
-    quiet = recipe.model_copy(update={"tracking": recipe.tracking.model_copy(update={"tensorboard": False})})
-    with TemporaryDirectory() as folder, open_run(quiet, Path(folder), observer, weights_of=run_dir) as run:
+    quiet = recipe.model_copy(update={"tracking": TrackingSettings(use=[TrackerChoice(use="jsonl")])})
+    with TemporaryDirectory() as folder, open_run(quiet, Path(folder), tracker, weights_of=run_dir) as run:
         run.deliver()
-        observer.phase("evaluating")
+        run.trackers.phase("evaluating")
         return evaluate(run, "now")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from unigrpo.errors import UserError
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.types import ModelInput
 
@@ -46,7 +47,7 @@ def log_likelihood(
         ValueError: an empty answer, or no draw.
     """
     if not len(answer_ids) or num_draws < 1 or rows < 1:
-        raise ValueError(
+        raise UserError(
             f"{len(answer_ids)} answer tokens, {num_draws} draws of {rows} rows; wanted at least one of each"
         )
     generator = torch.Generator().manual_seed(seed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from unigrpo.errors import UserError
 from unigrpo.learner.batch import collate
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.learner.optimizer import Optimizer
@@ -36,7 +37,7 @@ ADAPTER, MODEL, OPTIMIZER = "adapter", "model.safetensors", "optimizer.safetenso
 """What a checkpoint holds of the learner: an adapter in PEFT layout or all weights, and the optimizer's state."""
 
 
-class LearnerStoppedError(RuntimeError):
+class LearnerStoppedError(UserError):
     """Too many updates in a row had non-finite gradients: the weights of the last good one are kept."""
 
 

@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 
 import torch
 
+from unigrpo.errors import UserError
+
 
 class OptimizerSettings(Protocol):
     """The settings that the optimizer reads; the learner's section and a supervised recipe both have them."""
@@ -110,7 +112,7 @@ class Optimizer:
             found.setdefault(name, {})[kind] = value
         strange = sorted(found.keys() - self._weights.keys())
         if strange:
-            raise ValueError(
+            raise UserError(
                 f"the optimizer state has weights that the policy does not train: {strange[:10]}; resume with the "
                 "recipe in the run directory"
             )

@@ -59,6 +59,7 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
         problems += _data(settings.data, settings.kind, f"tasks.{task}.data", needs_eval=False)
         if settings.kind == "imagine":
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
+    problems += _choices(recipe)
     problems += _precision(recipe.policy, recipe.lora)
     problems += _untrained(recipe.policy, recipe.tasks)
     return problems

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from unigrpo.errors import RecipeError
+from unigrpo.files import usable
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
@@ -46,11 +47,13 @@ def read_mapping(path: Path, source: str) -> dict[str, Any]:
     Raises:
         RecipeError: if the file is too large, is not UTF-8 or not YAML, has a key twice, or holds no mapping.
     """
-    num_bytes = path.stat().st_size
+    with usable(path):
+        num_bytes = path.stat().st_size
+        content = path.read_bytes() if num_bytes <= MAX_BYTES else b""
     if num_bytes > MAX_BYTES:
         raise RecipeError(source, [f"{num_bytes:,} bytes; a recipe has at most {MAX_BYTES:,}"])
     try:
-        value = parse(path.read_text(encoding="utf-8"))
+        value = parse(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RecipeError(source, [f"not UTF-8 text ({error.reason} at byte {error.start})"]) from error
     except yaml.YAMLError as error:

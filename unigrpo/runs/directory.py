@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from unigrpo.errors import UserError
-from unigrpo.files import write_atomically
+from unigrpo.files import usable, write_atomically
 from unigrpo.recipe.load import dump_recipe, load_recipe
 from unigrpo.runs.checkpoint import FOLDER
 from unigrpo.runs.metrics import read_metrics
@@ -36,7 +36,8 @@ def create_run_dir(recipe: Recipe | SftRecipe, run_dir: Path) -> None:
         raise UserError(f"{run_dir} is a file; name a new folder for this run")
     if run_dir.exists() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty; choose another --out, or go on with it: unigrpo resume {run_dir}")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    with usable(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / ENVIRONMENT, json.dumps(environment(), indent=1))
     dump_recipe(recipe, run_dir / RECIPE)
 

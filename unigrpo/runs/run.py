@@ -24,9 +24,8 @@ from unigrpo.rollouts.units import WorkUnit, plan_units
 from unigrpo.runs.alarms import Alarms
 from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from unigrpo.runs.directory import locked
-from unigrpo.runs.metrics import MetricLog, read_metrics
-from unigrpo.runs.trackers.base import Observer
-from unigrpo.runs.trackers.tensorboard import TensorBoard
+from unigrpo.runs.metrics import read_metrics
+from unigrpo.runs.trackers.base import Tracker, Trackers
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
 from unigrpo.types import Rollouts
@@ -45,16 +44,14 @@ class Run:
 
     recipe: Recipe
     run_dir: Path
-    observer: Observer
+    trackers: Trackers
     learner: Learner
     advantage: Advantage
     pool: RolloutPool
     rewards: RewardPool
     prompts: dict[str, PromptSource]
     eval_prompts: dict[str, PromptSource]
-    log: MetricLog
     alarms: Alarms
-    tensorboard: TensorBoard | None
     num_done: int = 0
     """Learner steps that are in the weights."""
     wall_s: float = 0.0
@@ -124,13 +121,15 @@ class Run:
 
 
 @contextmanager
-def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: Path | None = None) -> Iterator[Run]:
+def open_run(
+    recipe: Recipe, run_dir: Path, tracker: Tracker | None = None, *, weights_of: Path | None = None
+) -> Iterator[Run]:
     """Open policy, rewards, prompts and actors; go on from the newest checkpoint where there is one.
 
     Args:
         recipe: of the run.
         run_dir: where it writes.
-        observer: hears of the phases.
+        tracker: the caller's own, beside the recipe's.
         weights_of: take the checkpoint of this run instead of ``run_dir``'s, and only look at it: a family that cannot
             train its tasks is welcome.
 
@@ -141,43 +140,39 @@ def open_run(recipe: Recipe, run_dir: Path, observer: Observer, *, weights_of: P
         torch.set_num_threads(recipe.num_threads)
     with ExitStack() as stack:
         stack.enter_context(locked(run_dir))
-        observer.phase("starting rewards")
+        trackers = Trackers(recipe.tracking.use, tracker)
+        stack.callback(trackers.close)
+        trackers.phase("starting rewards")
         rewards = stack.enter_context(RewardPool(recipe.rewards))
         rewards.start()
-        observer.phase("reading prompts")
+        trackers.phase("reading prompts")
         prompts = {
             task: load_prompts(part.data, task, part.kind, "train", recipe.seed) for task, part in recipe.tasks.items()
         }
-        observer.phase("loading the policy")
+        trackers.phase("loading the policy")
         policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
         if weights_of is None:
             refuse_untrained(policy, [task.kind for task in recipe.tasks.values()])
         checkpoint = latest_checkpoint(weights_of or run_dir)
-        observer.phase("starting rollout actors" if recipe.rollouts.num_actors else "preparing")
-        pool = open_pool(recipe, policy, observer.phase)
+        trackers.phase("starting rollout actors" if recipe.rollouts.num_actors else "preparing")
+        pool = open_pool(recipe, policy, trackers.phase)
         stack.callback(pool.close)
-        log = stack.enter_context(MetricLog(run_dir, resumed_step=checkpoint.step if checkpoint else 0))
-        tensorboard = None
-        if recipe.tracking.tensorboard:
-            tensorboard = TensorBoard(run_dir, resumed_step=checkpoint.step if checkpoint else None)
-            stack.callback(tensorboard.close)
+        trackers.start(recipe, run_dir, checkpoint.step if checkpoint else 0)
         run = Run(
             recipe=recipe,
             run_dir=run_dir,
-            observer=observer,
+            trackers=trackers,
             learner=_learner(recipe, policy),
             advantage=make(recipe.advantages),
             pool=pool,
             rewards=rewards,
             prompts=prompts,
             eval_prompts=_eval_prompts(recipe),
-            log=log,
-            tensorboard=tensorboard,
             alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
         )
         if checkpoint is not None:
             run.restore(checkpoint)
-        observer.phase("waiting for the rewards to load")
+        trackers.phase("waiting for the rewards to load")
         rewards.wait_until_loaded()
         run.remember_rewards()
         yield run

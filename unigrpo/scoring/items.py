@@ -31,7 +31,7 @@ _SAVED_NAMES = ("prompt_image", "sample_index", "reward", "rewards", "num_tokens
 """Further columns of a run's own rollouts, which are not the data's."""
 
 
-class PictureRefusedError(ValueError):
+class PictureRefusedError(UserError):
     """A picture of an item that cannot be scored."""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
+from unigrpo.errors import UserError
 from unigrpo.models.families import family_name, import_family, untrained_tasks
 from unigrpo.models.files import weights
 from unigrpo.models.files.folders import resolve_folder
@@ -216,7 +217,7 @@ def counted_row(
     """
     tasks = _trained(family, config) or family.tasks
     if images and "understand" not in family.tasks:
-        raise ValueError(f"{images} pictures were asked for, but {family.__name__} reads none; leave --images out")
+        raise UserError(f"{images} pictures were asked for, but {family.__name__} reads none; leave --images out")
     if images is None:
         images = 1 if "understand" in tasks else 0
     codes = int(config.get("num_vq_tokens") or 0)

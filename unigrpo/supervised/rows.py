@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from unigrpo.errors import UserError
 from unigrpo.lru import LruCache
 from unigrpo.models.pictures.features import join_features, shift_ids
 from unigrpo.models.pictures.pixels import picture_to_pixels
@@ -132,7 +133,7 @@ class Demonstrations:
                 is_padding = canvas.unconditional_is_padding
         ids = self._text_ids(prompt, completion) if isinstance(completion, str) else self._image_ids(completion)
         if len(ids) != is_open.sum():
-            raise ValueError(
+            raise UserError(
                 f"the demonstration of prompt {prompt.id!r} has {len(ids)} tokens for {is_open.sum()} open positions; "
                 f"set tasks.{self._task}.completion_length to fit"
             )
@@ -163,7 +164,7 @@ class Demonstrations:
         length, eos = self._settings.completion_length, self._policy.vocabulary.eos_token_id
         ids = self._policy.text_tokenizer.encode(text)
         if len(ids) > length:
-            raise ValueError(
+            raise UserError(
                 f"the demonstration of prompt {prompt.id!r} is {len(ids)} tokens long, over completion_length {length} "
                 f"of task {self._task!r}; raise it"
             )

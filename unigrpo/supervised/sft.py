@@ -30,9 +30,7 @@ from unigrpo.models.adapter import save_adapter, save_merged, set_trainable_stat
 from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from unigrpo.runs.directory import SUMMARY, clear_without_result, create_run_dir, locked
-from unigrpo.runs.metrics import MetricLog
-from unigrpo.runs.trackers.base import Observer, SilentObserver
-from unigrpo.runs.trackers.tensorboard import TensorBoard
+from unigrpo.runs.trackers.base import Tracker, Trackers
 from unigrpo.settings import SftRecipe
 from unigrpo.supervised.losses import text_weights
 from unigrpo.supervised.rows import Demonstrations, Rows, add_noise, remembering, with_complement
@@ -46,7 +44,7 @@ ADAPTER_FOLDER = "adapter"
 
 
 def run_sft(
-    recipe: SftRecipe, out: Path, observer: Observer | None = None, *, is_resumed: bool = False
+    recipe: SftRecipe, out: Path, tracker: Tracker | None = None, *, is_resumed: bool = False
 ) -> dict[str, Any]:
     """Train on demonstrations and write ``out/policy``, a whole checkpoint in the base's own layout.
 
@@ -57,7 +55,7 @@ def run_sft(
     Args:
         recipe: what to train on what.
         out: a run directory; new, unless the run is resumed.
-        observer: hears of the progress.
+        tracker: hears of the run beside the recipe's trackers.
         is_resumed: go on from the newest whole checkpoint in ``out``.
 
     Returns:
@@ -68,50 +66,44 @@ def run_sft(
         UserError: if ``out`` already holds a run, another process works in it, or a resumed one has no checkpoint.
         FloatingPointError: if the gradient is not finite.
     """
-    observer = observer or SilentObserver()
     if is_resumed:
         with locked(out):
-            return _run(recipe, out, observer, _checkpoint_of(out))
+            return _run(recipe, out, tracker, _checkpoint_of(out))
     create_run_dir(recipe, out)
     try:
         with locked(out):
-            return _run(recipe, out, observer, None)
+            return _run(recipe, out, tracker, None)
     finally:
         clear_without_result(out)
 
 
-def _run(recipe: SftRecipe, out: Path, observer: Observer, checkpoint: Checkpoint | None) -> dict[str, Any]:
+def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, checkpoint: Checkpoint | None) -> dict[str, Any]:
     start = time.perf_counter()
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
     with ExitStack() as stack:
-        observer.phase("loading the policy")
+        trackers = Trackers(recipe.tracking.use, tracker)
+        stack.callback(trackers.close)
+        trackers.phase("loading the policy")
         training = Training(recipe)
         first_step, means = 0, _Means({})
         if checkpoint is not None:
             first_step, means = checkpoint.step, _Means(checkpoint.state.get("unlogged", {}))
             training.restore(checkpoint)
-        observer.phase("training")
-        log = stack.enter_context(MetricLog(out, resumed_step=first_step))
-        tensorboard = None
-        if recipe.tensorboard:
-            tensorboard = TensorBoard(out, resumed_step=None if checkpoint is None else first_step)
-            stack.callback(tensorboard.close)
+        trackers.phase("training")
+        trackers.start(recipe, out, first_step)
         metrics: dict[str, Any] = {}
         rows_of_steps = stack.enter_context(training.prefetching(first_step))
         for step, rows in enumerate(rows_of_steps, start=first_step):
             means.add(training.step(step, rows))
             done = step + 1
-            observer.progress(done, recipe.num_steps, "steps")
+            trackers.progress(done, recipe.num_steps, "steps")
             if done % recipe.log_every == 0 or done == recipe.num_steps:
                 metrics = {"step": done, **means.take()}
-                log.append(metrics)
-                if tensorboard is not None:
-                    tensorboard.step(metrics)
-                observer.step(metrics)
+                trackers.step(metrics)
             if recipe.checkpoint.every and done % recipe.checkpoint.every == 0 and done < recipe.num_steps:
                 training.save(out, done, means.values)
-        observer.phase("writing the policy")
+        trackers.phase("writing the policy")
         _write_policy(training.policy, out)
         summary = {
             **{key: value for key, value in metrics.items() if key.startswith("loss")},
@@ -122,7 +114,7 @@ def _run(recipe: SftRecipe, out: Path, observer: Observer, checkpoint: Checkpoin
             "status": "finished",
         }
         write_atomically(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
-    observer.done(summary)
+        trackers.done(summary)
     return summary
 
 
@@ -189,7 +181,7 @@ class Training:
             total += weighted.item()
         grad_norm = self.optimizer.clip_gradients().item()
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient of step {step + 1} is {grad_norm}; lower lr or raise warmup_steps")
+            raise UserError(f"the gradient of step {step + 1} is {grad_norm}; lower lr or raise warmup_steps")
         self.optimizer.update(step)
         self.optimizer.clear_gradients()
         return {

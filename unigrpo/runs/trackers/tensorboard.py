@@ -1,42 +1,40 @@
-"""Curves for TensorBoard, beside metrics.jsonl."""
+"""Curves for TensorBoard, under ``<run_dir>/tensorboard``."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from unigrpo.runs.trackers.base import Tracker, finite_numbers
+
+if TYPE_CHECKING:
+    from unigrpo.settings import Recipe, SftRecipe
 
 FOLDER = "tensorboard"
 
 
-class TensorBoard:
-    """Writes scalars under ``<run_dir>/tensorboard``."""
+class TensorBoard(Tracker):
+    """Writes every finite number of a step under its own name."""
 
-    def __init__(self, run_dir: Path, *, resumed_step: int | None = None) -> None:
-        """Open the event file; imports torch's writer.
+    failures = (OSError,)
 
-        Args:
-            run_dir: an existing run directory.
-            resumed_step: events after this step, written before the run stopped, are hidden by TensorBoard.
-        """
+    def __init__(self) -> None:
+        """Take no parameters."""
+        self._writer: Any = None
+
+    def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
+        """Open an event file; imports torch's writer. TensorBoard hides events after the resumed step."""
         from torch.utils.tensorboard import SummaryWriter
 
-        purge_step = None if resumed_step is None else resumed_step + 1
-        self._writer = SummaryWriter(str(run_dir / FOLDER), purge_step=purge_step)
+        self._writer = SummaryWriter(str(run_dir / FOLDER), purge_step=resumed_step + 1)
 
     def step(self, metrics: Mapping[str, Any]) -> None:
-        """Write every finite number of a step's metrics under its own name.
-
-        Args:
-            metrics: as in metrics.jsonl; ``step`` is the place on the axis.
-        """
-        step = int(metrics["step"])
-        for name, value in metrics.items():
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if name != "step" and is_number and math.isfinite(value):
-                self._writer.add_scalar(name, value, step)
+        """Write the scalars."""
+        for name, value in finite_numbers(metrics).items():
+            self._writer.add_scalar(name, value, int(metrics["step"]))
 
     def close(self) -> None:
         """Write what is pending and close the file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

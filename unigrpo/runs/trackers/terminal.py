@@ -1,4 +1,4 @@
-"""What a run looks like on a terminal: a live table; elsewhere one plain line a step."""
+"""What a run looks like on a terminal: a live table; elsewhere a plain line a step. Rich is imported when it shows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.spinner import Spinner
-from rich.table import Table
-from rich.text import Text
+from unigrpo.runs.alarms import alarms_of
+from unigrpo.runs.trackers.base import Tracker
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from unigrpo.settings import Recipe, SftRecipe
 
 LONG_WAIT_S = 30.0
 """A phase that takes longer says again what it waits for."""
@@ -21,34 +23,62 @@ NUM_ROWS = 12
 """Steps that the live table shows."""
 
 
-def make_observer(console: Console, num_steps: int | None = None) -> LiveObserver | PlainObserver:
-    """Return the live table on a terminal, plain lines where output goes to a file or `CI` is set.
+class Terminal(Tracker):
+    """The live table on a terminal, plain lines where output goes to a file or `CI` is set."""
 
-    Args:
-        console: where to show.
-        num_steps: learner steps of the run, for the time that is left; None where it is not known.
-    """
-    if console.is_terminal and not os.environ.get("CI"):
-        return LiveObserver(console, num_steps)
-    return PlainObserver(console, num_steps)
+    def __init__(self, is_live: bool | None = None) -> None:
+        """Take how to show.
+
+        Args:
+            is_live: true is the table, false is lines; null is what fits where the output goes.
+        """
+        self._is_live = is_live
+        self._pace = _Pace()
+        self._shown: _Lines | _Table | None = None
+
+    @property
+    def _view(self) -> _Lines | _Table:
+        if self._shown is None:
+            from rich.console import Console
+
+            console = Console(force_terminal=True if self._is_live else None)
+            is_live = console.is_terminal and not os.environ.get("CI") if self._is_live is None else self._is_live
+            self._shown = _Table(console, self._pace) if is_live else _Lines(console, self._pace)
+        return self._shown
+
+    def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
+        """Learn how many steps there are, for the time that is left."""
+        self._pace.num_steps = recipe.num_steps
+
+    def phase(self, text: str) -> None:
+        """Show the phase."""
+        self._view.phase(text)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Show the pieces."""
+        self._view.progress(done, total, text)
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Show the step."""
+        self._pace.step(metrics)
+        self._view.step(columns_of(metrics))
+
+    def done(self, summary: Mapping[str, Any]) -> None:
+        """Show that the run has ended."""
+        self._view.done(f"{summary.get('status', 'done')} in {duration(float(summary.get('wall_s', 0)))}")
+
+    def close(self) -> None:
+        """Leave the last table on the screen."""
+        if self._shown is not None:
+            self._shown.close()
 
 
-class PlainObserver:
+class _Lines:
     """One line a phase and one line a step, for logs."""
 
-    def __init__(self, console: Console, num_steps: int | None = None) -> None:
-        """Show on a console."""
-        self._console = console
-        self._pace = Pace(num_steps)
+    def __init__(self, console: Console, pace: _Pace) -> None:
+        self._console, self._pace = console, pace
         self._wait = _Wait(lambda text: self._line(f"still {text}"))
-
-    def __enter__(self) -> PlainObserver:
-        """Return the observer."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Stop watching for long waits."""
-        self._wait.stop()
 
     def phase(self, text: str) -> None:
         """Write the phase, and again if it takes long."""
@@ -61,47 +91,37 @@ class PlainObserver:
         if done == total or done * 10 // total > (done - 1) * 10 // total:
             self._line(f"{text}: {done}/{total}")
 
-    def step(self, metrics: Mapping[str, Any]) -> None:
-        """Write the step's line."""
+    def step(self, columns: Mapping[str, str]) -> None:
         self._wait.stop()
-        self._pace.step(metrics)
-        shown = [f"{name} {value}" for name, value in columns_of(metrics).items()]
+        shown = [f"{name} {value}" for name, value in columns.items()]
         left = self._pace.left
         self._line("  ".join([*shown, *([f"left {left}"] if left else [])]))
 
-    def done(self, summary: Mapping[str, Any]) -> None:
-        """Write that the run has ended."""
+    def done(self, text: str) -> None:
         self._wait.stop()
-        self._line(f"{summary.get('status', 'done')} in {duration(float(summary.get('wall_s', 0)))}")
+        self._line(text)
+
+    def close(self) -> None:
+        self._wait.stop()
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class LiveObserver:
+class _Table:
     """A table of the last steps, with the phase and the time that is left below it."""
 
-    def __init__(self, console: Console, num_steps: int | None = None) -> None:
-        """Show on a terminal."""
-        self._pace = Pace(num_steps)
-        self._rows: list[dict[str, str]] = []
-        self._phase = ""
+    def __init__(self, console: Console, pace: _Pace) -> None:
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        self._pace = pace
+        self._rows: list[Mapping[str, str]] = []
+        self._phase = self._pieces = ""
         self._since = time.monotonic()
-        self._pieces = ""
         self._spinner = Spinner("dots")
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=False)
-
-    def __enter__(self) -> LiveObserver:
-        """Start to draw."""
         self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the last table on the screen."""
-        self._phase = ""
-        self._live.stop()
 
     def phase(self, text: str) -> None:
         """Show the phase and how long it has taken."""
@@ -111,16 +131,21 @@ class LiveObserver:
         """Show the pieces beside the phase."""
         self._pieces = f"{done}/{total} {text}"
 
-    def step(self, metrics: Mapping[str, Any]) -> None:
-        """Add a row."""
-        self._pace.step(metrics)
-        self._rows = [*self._rows, columns_of(metrics)][-NUM_ROWS:]
+    def step(self, columns: Mapping[str, str]) -> None:
+        self._rows = [*self._rows, columns][-NUM_ROWS:]
 
-    def done(self, summary: Mapping[str, Any]) -> None:
-        """Show that the run has ended."""
+    def done(self, text: str) -> None:
         self._phase = ""
 
+    def close(self) -> None:
+        self._phase = ""
+        self._live.stop()
+
     def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
         parts: list[RenderableType] = []
         if self._rows:
             names = list(dict.fromkeys(name for row in self._rows for name in row))
@@ -140,12 +165,11 @@ class LiveObserver:
         return Group(*parts)
 
 
-class Pace:
+class _Pace:
     """How long the rest of a run takes, from the median of its last steps."""
 
-    def __init__(self, num_steps: int | None) -> None:
-        """Count towards `num_steps`."""
-        self._num_steps = num_steps
+    def __init__(self) -> None:
+        self.num_steps: int | None = None
         self._seconds: list[float] = []
         self._step = 0
 
@@ -158,10 +182,10 @@ class Pace:
     @property
     def left(self) -> str:
         """Return the time that is left, or nothing where it is not known."""
-        if self._num_steps is None or not self._seconds or self._step >= self._num_steps:
+        if self.num_steps is None or not self._seconds or self._step >= self.num_steps:
             return ""
         median = sorted(self._seconds)[len(self._seconds) // 2]
-        return duration(median * (self._num_steps - self._step))
+        return duration(median * (self.num_steps - self._step))
 
 
 def columns_of(metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -184,10 +208,7 @@ def columns_of(metrics: Mapping[str, Any]) -> dict[str, str]:
     add("kl", "kl", 4)
     add("clip", "clip_ratio/region_mean", 3)
     add("s", "timing_s/step", 1)
-    alarms = [
-        name[6:] for name, value in metrics.items() if name.startswith("alarm/") and name.count("/") == 1 and value
-    ]
-    if alarms:
+    if alarms := alarms_of(metrics):
         shown["alarm"] = ", ".join(alarms)
     return shown
 

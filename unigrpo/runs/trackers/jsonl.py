@@ -1,0 +1,74 @@
+"""``metrics.jsonl`` and the samples of a run, which resuming and the report read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from unigrpo.files import write_atomically
+from unigrpo.runs.metrics import FILE_NAME, read_metrics
+from unigrpo.runs.samples import write_samples
+from unigrpo.runs.trackers.base import Samples, Tracker
+
+if TYPE_CHECKING:
+    from unigrpo.settings import Recipe, SftRecipe
+
+
+class JsonLines(Tracker):
+    """Appends a JSON object a step; a record is on disk when `step` returns.
+
+    A number that is not finite is written as null, because JSON has no word for it. Samples of step n are
+    ``rollouts/step_n.jsonl``, those of an evaluation ``eval_NAME/samples.jsonl``, each with PNG files beside it.
+    """
+
+    def __init__(self) -> None:
+        """Take no parameters."""
+        self._run_dir = Path()
+        self._file: IO[str] | None = None
+
+    def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
+        """Open the log; later records than the resumed step, and a last line that is half-written, go."""
+        self._run_dir, path = run_dir, run_dir / FILE_NAME
+        if path.exists():
+            kept = [record for record in read_metrics(run_dir) if record["step"] <= resumed_step]
+            write_atomically(path, "".join(map(_line, kept)))
+        self._file = path.open("a", encoding="utf-8")
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Write one step's metrics through to the disk.
+
+        Raises:
+            ValueError: if there is no ``step``.
+        """
+        if "step" not in metrics:
+            raise ValueError(f"metrics without a step: {', '.join(metrics)}")
+        assert self._file is not None, "start comes before the steps"
+        self._file.write(_line(metrics))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def samples(self, samples: Samples) -> None:
+        """Write the samples and their pictures."""
+        place = f"step_{samples.step:06d}" if samples.name == "rollouts" else "samples"
+        write_samples(self._run_dir / samples.name / f"{place}.jsonl", samples.rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _line(metrics: Mapping[str, Any]) -> str:
+    return json.dumps({name: _plain(value) for name, value in metrics.items()}, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON knows it: numpy and torch scalars become numbers, what is not finite becomes None."""
+    item = getattr(value, "item", None)
+    if callable(item):
+        value = item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,75 @@
+"""Trackio (``pip install 'unigrpo[trackio]'``): metrics, recipe, samples, alarms and summary; never weights.
+
+Without a space everything stays in trackio's local folder (TRACKIO_DIR), and no server is started.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unigrpo.runs.trackers.base import Samples, Tracker, finite_numbers, imported, lasting_id, public_config
+
+if TYPE_CHECKING:
+    from unigrpo.settings import Recipe, SftRecipe
+
+
+class Trackio(Tracker):
+    """Logs a run to trackio; a resumed run goes on under its name."""
+
+    def __init__(self, project: str = "unigrpo", name: str | None = None, space_id: str | None = None) -> None:
+        """Take where the run belongs.
+
+        Args:
+            project: of trackio.
+            name: of the run; null is the recipe's, with the seed and an id of the run directory.
+            space_id: a Hugging Face Space to log to; null is this machine alone.
+        """
+        self._project, self._name, self._space_id = project, name, space_id
+        self._run: Any = None
+
+    def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
+        """Open the run; steps that come again after a resumption are logged again, with the same numbers."""
+        self._trackio = imported("trackio")
+        from trackio.exceptions import TrackioAPIError
+
+        self.failures = (TrackioAPIError, self._trackio.LocalTokenNotFoundError, sqlite3.Error, OSError)
+        self._run = self._trackio.init(
+            project=self._project,
+            name=self._name or f"{recipe.name}-{recipe.seed}-{lasting_id(run_dir / 'trackio.id')}",
+            space_id=self._space_id,
+            config=public_config(recipe),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Log the finite numbers of a step."""
+        self._run.log(finite_numbers(metrics), step=int(metrics["step"]))
+
+    def samples(self, samples: Samples) -> None:
+        """Log a table; a picture is a cell of it."""
+        columns, cells = samples.table(self._trackio.Image)
+        table = self._trackio.Table(columns=columns, data=cells)
+        self._run.log({f"samples/{samples.name}": table}, step=samples.step)
+
+    def alarm(self, step: int, name: str) -> None:
+        """Send an alert."""
+        self._run.alert(title=f"alarm/{name}", text=f"set at step {step}")
+
+    def done(self, summary: Mapping[str, Any]) -> None:
+        """Log the numbers of the summary, and those of its evaluations, at the last step."""
+        numbers = finite_numbers(summary)
+        for part in ("eval_before", "eval_after"):
+            numbers |= {f"{part}/{name}": value for name, value in finite_numbers(summary.get(part) or {}).items()}
+        self._run.log({f"summary/{name}": value for name, value in numbers.items()}, step=int(summary["num_steps"]))
+
+    def close(self) -> None:
+        """Finish the run."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
