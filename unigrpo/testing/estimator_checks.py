@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -98,7 +98,8 @@ def _batch(padding: int = 0) -> Batch:
 
 def _rows(batch: Batch, rows: torch.Tensor) -> Batch:
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return replace(batch, **{name: value[rows] for name, value in values.items() if isinstance(value, torch.Tensor)})
+    taken: dict[str, Any] = {name: value[rows] for name, value in values.items() if isinstance(value, torch.Tensor)}
+    return replace(batch, **taken)
 
 
 def _same(one: MaskDraw, other: MaskDraw) -> bool:
