@@ -97,9 +97,9 @@ def _batch(padding: int = 0) -> Batch:
 
 
 def _rows(batch: Batch, rows: torch.Tensor) -> Batch:
-    values = ((field.name, getattr(batch, field.name)) for field in fields(batch))
-    tensors: dict[str, Any] = {name: value[rows] for name, value in values if isinstance(value, torch.Tensor)}
-    return replace(batch, **tensors)
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    taken: dict[str, Any] = {name: value[rows] for name, value in values.items() if isinstance(value, torch.Tensor)}
+    return replace(batch, **taken)
 
 
 def _same(one: MaskDraw, other: MaskDraw) -> bool:
