@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 import torch
 
+from unigrpo.models.layers.attention import positions_of
 from unigrpo.models.pictures.features import join_features, shift_ids
 from unigrpo.types import PICTURE_SCHEDULES, Canvas, Schedule, Span
 
@@ -192,7 +193,7 @@ def _grow(is_code: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> tup
 def _positions(token_ids: torch.Tensor, is_padding: torch.Tensor | None) -> torch.Tensor:
     if is_padding is None:
         return torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
-    return ((~is_padding).long().cumsum(1) - 1).clamp(min=0)
+    return positions_of(is_padding)
 
 
 def plans_of_canvases(

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
-from unigrpo.models.base import denoises_canvases, is_block_causal
 from unigrpo.models.pictures.features import shift_ids
 from unigrpo.rollouts.engines.block_causal import BlockCausal
 from unigrpo.rollouts.engines.entropy_bound import EntropyBound
@@ -26,7 +25,7 @@ from unigrpo.rollouts.layout import plan_of_ids, plans_of_canvases
 from unigrpo.types import Canvas, Remasking, Schedule
 
 if TYPE_CHECKING:
-    from unigrpo.models.base import Policy
+    from unigrpo.models.base import BlockCausalPolicy, Policy, UniformPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +101,8 @@ def sample(
         ValueError: for lengths that do not divide into blocks or steps, or settings given twice.
     """
     device = policy.device
-    attention_block = policy.block_length if is_block_causal(policy) else None
+    is_block_causal = policy.abilities.attention == "block_causal"
+    attention_block = cast("BlockCausalPolicy", policy).block_length if is_block_causal else None
     if isinstance(token_ids, torch.Tensor):
         if num_denoising_steps is None:
             raise ValueError("num_denoising_steps is missing: give the total number of denoising steps over all blocks")
@@ -159,17 +159,17 @@ def _fill(filling: Filling, use_cache: bool) -> None:
     Raises:
         ValueError: several spans for a policy that fills one, or editing for one that does not edit.
     """
-    plans = filling.layout.plans
-    if denoises_canvases(filling.policy):
-        EntropyBound(filling, filling.policy).fill()
+    plans, abilities = filling.layout.plans, filling.policy.abilities
+    if abilities.corruption == "uniform":
+        EntropyBound(filling, cast("UniformPolicy", filling.policy)).fill()
         return
-    if is_block_causal(filling.policy):
+    if filling.how.editing_threshold is not None and not abilities.is_edited:
+        raise ValueError("editing_threshold is for block-causal policies; leave it out")
+    if abilities.attention == "block_causal":
         if len(plans) != 1:
             raise ValueError(f"the canvases have {len(plans)} open spans; a block-causal policy fills one span of text")
-        BlockCausal(filling, filling.policy, plans[0], use_cache=use_cache).fill()
+        BlockCausal(filling, cast("BlockCausalPolicy", filling.policy), plans[0], use_cache=use_cache).fill()
         return
-    if filling.how.editing_threshold is not None:
-        raise ValueError("editing_threshold is for block-causal policies; leave it out")
     engine = Recompute(filling, use_cache=use_cache)
     for plan in plans:
         engine.fill(plan)

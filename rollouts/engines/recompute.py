@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from unigrpo.models.base import has_prefix
 from unigrpo.rollouts.schedules.counts import (
     dream_count,
     expected_fraction,
@@ -18,7 +17,7 @@ from unigrpo.rollouts.schedules.counts import (
 from unigrpo.types import PICTURE_SCHEDULES, ModelInput
 
 if TYPE_CHECKING:
-    from unigrpo.models.base import Policy
+    from unigrpo.models.base import Policy, PrefixPolicy
     from unigrpo.rollouts.filling import Filling
     from unigrpo.rollouts.layout import FillPlan
     from unigrpo.types import Remasking, Schedule
@@ -107,9 +106,9 @@ class Recompute:
         """Return what the policy keeps of the prompts; None where it keeps nothing, or rows are padded in front."""
         layout = self.layout
         is_padded_in_front = layout.is_padding is not None and bool(layout.is_padding[:, 0].any())
-        if not has_prefix(policy) or layout.twin_ids is not None or is_padded_in_front:
+        if policy.abilities.attention != "prefix" or layout.twin_ids is not None or is_padded_in_front:
             return None
-        return policy.keep_prompts(
+        return cast("PrefixPolicy", policy).keep_prompts(
             ModelInput(
                 token_ids=layout.token_ids,
                 is_padding=layout.is_padding,
@@ -143,8 +142,8 @@ class Recompute:
         )
         row, slot = is_masked.nonzero(as_tuple=True)
         column = columns[rows][row, slot]
-        if self.kept is not None and has_prefix(self.filling.policy):
-            answers = self.filling.policy.hidden_after(model_input, self.kept, rows)
+        if self.kept is not None:
+            answers = cast("PrefixPolicy", self.filling.policy).hidden_after(model_input, self.kept, rows)
             return answers[row, column - lengths[row]], None
         hidden = self.filling.policy.hidden(model_input)
         if layout.twin_ids is None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.files import replacing
-from unigrpo.models.files import weights
+from unigrpo.models.files import headers, weights
 from unigrpo.models.files.folders import read_json, resolve_folder
 from unigrpo.models.loading import HUB_FILES, read_config
 from unigrpo.types import PolicyVersion
@@ -55,7 +55,7 @@ def _target_names(policy: Policy, targets: list[str] | None) -> list[str]:
     linears = [
         name
         for name, layer in policy.module.named_modules()
-        if isinstance(layer, nn.Linear) and not getattr(layer, "is_frozen", False)
+        if isinstance(layer, nn.Linear) and not name.startswith(policy.frozen_parts)
     ]
     names: list[str] = []
     for target in targets:
@@ -273,13 +273,13 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} has no {name}; wanted an adapter in PEFT layout, safetensors only")
     rank, scale = _read_rank_and_scale(path / ADAPTER_CONFIG)
-    shapes = weights.read_shapes([path / ADAPTER_WEIGHTS])
+    shapes = headers.read_shapes([path / ADAPTER_WEIGHTS])
     linears = {name: layer for name, layer in policy.module.named_modules() if isinstance(layer, nn.Linear)}
     targets = sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in shapes})
     strangers = [name for name in targets if name not in linears]
     if strangers:
         raise ValueError(
-            f"the adapter {path} is for {weights.describe(strangers)}, no linear layers of {policy.source}"
+            f"the adapter {path} is for {headers.describe(strangers)}, no linear layers of {policy.source}"
         )
     wanted: dict[str, tuple[int, ...]] = {}
     for name in targets:
@@ -328,7 +328,7 @@ def save_merged(policy: Policy, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = _merged_state(policy)
     # The base may be mapped from a file of this very name: never cut that file short, put a new one in its place.
-    with replacing(folder / weights.WEIGHTS) as temporary:
+    with replacing(folder / headers.WEIGHTS) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
     config = policy.complete_config(read_config(policy.folder), policy.folder)
     config["torch_dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.models.files.folders import read_json
-from unigrpo.models.layers.attention import cut, piece_bounds
+from unigrpo.models.layers.attention import cut, piece_bounds, positions_of
 from unigrpo.models.layers.block_cache import BlockCache, block_rows, doubled_rows, narrowed, sees_block
 from unigrpo.models.layers.decoder import Decoder, DecoderConfig
 from unigrpo.models.text_policy import TextPolicy
 
 if TYPE_CHECKING:
-    from unigrpo.models.base import KeyValueStore, Vocabulary
-    from unigrpo.models.files.tokenizer import TextTokenizer
+    from unigrpo.models.base import KeyValueStore
     from unigrpo.settings import SamplingSettings
     from unigrpo.types import Canvas, ModelInput, Prompt
 
@@ -29,9 +28,13 @@ class BlockDecoder(Decoder):
     """A decoder body that knows the block length it was trained with."""
 
     def __init__(
-        self, config: DecoderConfig, block_length: int, make_mlp: Callable[[int], nn.Module | None] | None = None
+        self,
+        config: DecoderConfig,
+        block_length: int,
+        make_mlp: Callable[[int], nn.Module | None] | None = None,
+        model: nn.Module | None = None,
     ) -> None:
-        super().__init__(config, make_mlp)
+        super().__init__(config, make_mlp, model)
         self.block_length = block_length
 
 
@@ -44,19 +47,9 @@ class BlockPolicy(TextPolicy):
 
     module: BlockDecoder
 
-    def __init__(
-        self,
-        *,
-        module: BlockDecoder,
-        vocabulary: Vocabulary,
-        tokenizer: TextTokenizer | None = None,
-        source: str = "",
-        image_size: int = 512,
-    ) -> None:
-        super().__init__(
-            module=module, vocabulary=vocabulary, tokenizer=tokenizer, source=source, image_size=image_size
-        )
-        self.block_length = module.block_length
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.block_length = self.module.block_length
         """Of the attention, where a ``ModelInput`` does not say otherwise."""
 
     @property
@@ -158,4 +151,4 @@ def _positions(model_input: ModelInput) -> Tensor:
     if model_input.is_padding is None:
         length = model_input.token_ids.shape[1]
         return torch.arange(length, device=model_input.token_ids.device)[None]
-    return ((~model_input.is_padding).long().cumsum(dim=1) - 1).clamp(min=0)
+    return positions_of(model_input.is_padding)

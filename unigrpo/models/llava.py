@@ -55,7 +55,7 @@ class VisionTower(nn.Module):
         self.vision_tower = SiglipTower(config)
 
 
-class Eye:
+class VisionEncoder:
     """A body's frozen picture part: the settings, and the way from a picture to its features.
 
     Args:
@@ -82,8 +82,6 @@ class Eye:
         model.image_newline = nn.Parameter(torch.empty(width))
         for part in (model.vision_tower, model.mm_projector, model.image_newline):
             part.requires_grad_(False)
-        for layer in (*model.vision_tower.modules(), *model.mm_projector.modules()):
-            layer.is_frozen = True  # an adapter there would never get a gradient
 
     def count(self, size: tuple[int, int]) -> int:
         """Return F, how many features a picture of a width and height has: nothing is computed."""
@@ -130,7 +128,7 @@ def embed(table: nn.Embedding, token_ids: Tensor, image_features: Tensor | None)
 class LlavaPolicy(TextPolicy):
     """Pictures and text in, text out, over several turns; a family says how its body is built and called."""
 
-    tasks = ("reason", "understand")
+    frozen_parts = ("model.vision_tower.", "model.mm_projector.")
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -142,7 +140,7 @@ class LlavaPolicy(TextPolicy):
 
     def image_features(self, images: Sequence[Image]) -> Tensor | None:
         """Return [F, D]: the features of a prompt's pictures, one after another; None without pictures."""
-        return torch.cat([self.module.eye.features(image) for image in images]) if images else None
+        return torch.cat([self.module.vision_encoder.features(image) for image in images]) if images else None
 
     def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
         """Return the canvas of a conversation: its pictures stand where ``<image>`` does, else before their message.
@@ -156,7 +154,7 @@ class LlavaPolicy(TextPolicy):
                 f"prompt {prompt.id!r} is of task {prompt.task!r} with {len(prompt.images)} pictures; wanted reason "
                 "without pictures or understand with at least one"
             )
-        features = [self.module.eye.features(image) for image in prompt.images]
+        features = [self.module.vision_encoder.features(image) for image in prompt.images]
         pieces: list[Piece] = []
         start = self.vocabulary.size
         for number, ids in enumerate(self._text_chunks(prompt)):
@@ -203,7 +201,7 @@ class LlavaPolicy(TextPolicy):
             )
         if not images:
             return super().logits(token_ids, is_padding)
-        features = [self.module.eye.features(image) for image in images]
+        features = [self.module.vision_encoder.features(image) for image in images]
         return self.head(self.hidden(self.grow(token_ids, is_padding, features)))
 
     def grow(self, token_ids: Tensor, is_padding: Tensor | None, features: Sequence[Tensor]) -> ModelInput:

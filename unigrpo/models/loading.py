@@ -48,14 +48,15 @@ def empty_module(family: type[TextPolicy], config: Mapping[str, Any]) -> nn.Modu
         return family.build(config)
 
 
-def stored_shapes(config: Mapping[str, Any], folder: Path) -> dict[str, tuple[int, ...]]:
+def stored_shapes(config: Mapping[str, Any], folder: Path, use: str | None = None) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor as a folder's files hold it: a tied one once.
 
     Args:
         config: content of config.json.
         folder: where the family's further config files are.
+        use: the family, where config.json does not say it.
     """
-    family = policy_family(config)
+    family = policy_family(config, use)
     module = empty_module(family, family.complete_config(config, folder))
     again = {name for names in weights.tied_names(module) for name in names[1:]}
     return {
@@ -143,6 +144,7 @@ def load_policy(
     revision: str | None = None,
     gradient_checkpointing: bool = False,
     compiled: bool = False,
+    use: str | None = None,
 ) -> TextPolicy:
     """Return the policy of a checkpoint, in evaluation mode.
 
@@ -160,6 +162,7 @@ def load_policy(
         gradient_checkpointing: compute each block again in backward.
         compiled: run each block through torch.compile, at its first call; sums may round differently with and without
             gradient, so that a first ratio is 1 up to rounding only.
+        use: the family, a file of `unigrpo.models.policies` or ``path/to/file.py:Class``; None is config.json's.
 
     Raises:
         FileNotFoundError: no such checkpoint or no weights in it.
@@ -172,7 +175,7 @@ def load_policy(
     place = _checked_device(device)
     folder = resolve_folder(path, files=HUB_FILES, revision=revision)
     config = read_config(folder)
-    family = policy_family(config)
+    family = policy_family(config, use)
     config = family.complete_config(config, folder)
     module = empty_module(family, config)
     text_tokenizer = _find_tokenizer(folder, tokenizer)
@@ -186,13 +189,13 @@ def load_policy(
         token_text=family.token_text,
     )
     weights.fill(module, folder, DTYPES[dtype], place, family.module_name)
-    module.is_checkpointing = gradient_checkpointing  # type: ignore[assignment]
     module.eval()
     pack_experts(module)
     if compiled:
         compile_blocks(module)
     policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)
     policy.folder, policy.revision = folder, revision
+    policy.recompute_blocks(gradient_checkpointing)
     if isinstance(image_tokenizer, str | Path):
         from unigrpo.models.pictures.magvit import load_image_tokenizer
 

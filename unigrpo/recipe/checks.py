@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
-from unigrpo.models.families import is_known, untrained_tasks
+from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
 from unigrpo.plugin import Located, PluginError, locate, locate_choice
 from unigrpo.rewards.runtime.reward_checks import composition_problems
@@ -28,8 +28,6 @@ from unigrpo.settings import (
 from unigrpo.types import PICTURE_SCHEDULES, Task
 
 PICTURE_TASKS = ("understand", "imagine")
-PIXEL_FAMILIES = ("llada-v", "lavida")
-"""Parts of the names under which families with a vision tower are published."""
 NOISY_ORDERS = ("random", "origin")
 """Orders that differ from row to row at temperature 0, too."""
 
@@ -81,15 +79,15 @@ def is_hub_id(path: str) -> bool:
     return bool(HUB_ID.match(path)) and not Path(path).exists()
 
 
-def reads_pixels(path: str) -> bool:
-    """Return whether a checkpoint has a vision tower of its own, so that its picture questions need no image codes.
+def reads_pixels(path: str, use: str | None = None) -> bool:
+    """Return whether a checkpoint has a vision encoder of its own, so that its picture questions need no image codes.
 
     Args:
         path: a folder, whose config.json tells; ``asset:NAME``; or a hub id, whose name does.
+        use: the family, where it is given.
     """
-    if is_hub_id(path):
-        return any(name in path.lower() for name in PIXEL_FAMILIES)
-    return "mm_vision_tower" in _config(path)
+    family = use or (family_named_by(path) if is_hub_id(path) else find_family(_config(path)))
+    return family is not None and abilities(family).pictures == "pixels"
 
 
 def _config(path: str) -> dict[str, Any]:
@@ -105,18 +103,29 @@ def _config(path: str) -> dict[str, Any]:
 
 def _untrained(settings: PolicySettings, tasks: list[Task]) -> Iterator[str]:
     """Refuse tasks that the family cannot train; a hub id is asked when it is loaded (`models.opening`)."""
-    config = _config(settings.path)
-    if is_known(config):
-        reasons = untrained_tasks(config)
-        yield from (f"tasks.{task}: {reasons[task]}" for task in tasks if task in reasons)
+    family = find_family(_config(settings.path), settings.use)
+    if family is not None and not list(_family(settings)):
+        can = abilities(family)
+        yield from (f"tasks.{task}: {can.why_untrained}" for task in tasks if task in can.untrained)
+
+
+def _family(settings: PolicySettings) -> Iterator[str]:
+    try:
+        if settings.use is not None:
+            locate_choice(settings.use, FOLDER)
+    except PluginError as error:
+        yield f"policy.use: {error}"
 
 
 def _policy(settings: PolicySettings, tasks: set[str]) -> Iterator[str]:
     yield from _folder(settings.path, "policy.path", "config.json", "a checkpoint")
+    wrong = list(_family(settings))
+    yield from wrong
     if settings.image_tokenizer is not None:
         yield from _folder(settings.image_tokenizer, "policy.image_tokenizer", "*.safetensors", "an image tokenizer")
-    else:
-        needing = tasks.intersection(PICTURE_TASKS) - ({"understand"} if reads_pixels(settings.path) else set())
+    elif not wrong:
+        has_pixels = reads_pixels(settings.path, settings.use)
+        needing = tasks.intersection(PICTURE_TASKS) - ({"understand"} if has_pixels else set())
         for task in sorted(needing):
             yield f"policy.image_tokenizer: missing; the task {task} needs one to turn pictures into codes"
     if settings.adapter is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from unigrpo.models.layers.norm import RmsNorm
 from unigrpo.models.layers.rotary import RotaryTables, rotate
 from unigrpo.models.layers.swiglu import SWIGLU_LINEARS, SwiGlu
 
-ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 """Keys of config.json without which there is no model."""
 
@@ -193,16 +192,25 @@ class Decoder(nn.Module):
     Args:
         config: sizes and flags.
         make_mlp: from a layer's index to its feed-forward part; None, or a result of None, is SwiGLU.
+        model: in place of the level ``model``, with embed_tokens, layers of the same call, and norm.
 
     Example:
         >>> with torch.device("meta"):
         ...     body = Decoder(DecoderConfig.from_dict(config, has_qk_norm=True))
     """
 
-    def __init__(self, config: DecoderConfig, make_mlp: Callable[[int], nn.Module | None] | None = None) -> None:
+    attention_linears: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Names of the linear layers of an attention part."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        make_mlp: Callable[[int], nn.Module | None] | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.model = DecoderModel(config, make_mlp or (lambda _layer: None))
+        self.model: Any = model or DecoderModel(config, make_mlp or (lambda _layer: None))
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.is_checkpointing = False
@@ -246,8 +254,8 @@ class Decoder(nn.Module):
 
     @property
     def linear_names(self) -> list[str]:
-        """Return the full names of the linear layers of all layers, in order; the head is not among them."""
-        wanted = (*ATTENTION_LINEARS, *SWIGLU_LINEARS)
+        """Return the full names of the linear layers of all layers, in order; head and routers are not among them."""
+        wanted = (*self.attention_linears, *SWIGLU_LINEARS)
         names = (name for name, _ in self.model.layers.named_modules(prefix="model.layers"))
         return [name for name in names if name.rsplit(".", 1)[-1] in wanted]
 

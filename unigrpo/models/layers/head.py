@@ -31,7 +31,7 @@ def project(hidden: Tensor, layer: nn.Module, vocabulary_range: tuple[int, int] 
     return logits if vocabulary_range is None else logits[..., start:stop].clone()  # LoRA on the head
 
 
-def hide(token_id: int, logits: Tensor, vocabulary_range: tuple[int, int] | None) -> Tensor:
+def suppress(token_id: int, logits: Tensor, vocabulary_range: tuple[int, int] | None) -> Tensor:
     """Return logits [..., V'] over a range in which a token has no probability; written in place.
 
     Over all of V (None) the token keeps its logit, as in the released samplers.
