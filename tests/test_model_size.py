@@ -79,15 +79,13 @@ def test_a_tiny_checkpoint_has_the_weights_and_default_targets_of_its_policy(fam
     size = ModelSize.from_folder(folder)
     assert size is not None
     policy = load_policy(folder, dtype="float32")
-    parameters = list(policy.module.parameters())
-    buffers = {id(tensor): tensor for tensor in policy.module.state_dict(keep_vars=True).values()}
-    assert (
-        size.num_parameters == sum(tensor.numel() for tensor in buffers.values()) >= sum(map(torch.numel, parameters))
-    )
+    state = {id(tensor): tensor for tensor in policy.module.state_dict(keep_vars=True).values()}
+    assert size.num_parameters == sum(tensor.numel() for tensor in state.values())
     assert (size.vocabulary, size.num_layers) == (policy.vocabulary.size, 4)
     layers = [policy.module.get_submodule(name) for name in policy.lora_targets]
     wide = sum(layer.in_features + layer.out_features for layer in layers if isinstance(layer, nn.Linear))
-    assert size.num_adapter_parameters(16, None) == 16 * wide
+    if family != "diffusion_gemma":  # which takes no adapter
+        assert size.num_adapter_parameters(16, None) == 16 * wide
 
 
 def test_a_body_of_one_linear_layer_a_block_by_hand() -> None:
