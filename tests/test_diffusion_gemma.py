@@ -308,7 +308,7 @@ def test_the_learner_is_refused_with_the_reason(policy: DiffusionGemmaPolicy) ->
 
 def test_what_it_cannot_fill_is_refused(policy: DiffusionGemmaPolicy) -> None:
     rows = torch.cat([torch.full((1, 4), 9), torch.full((1, 16), MARK)], dim=1)
-    with pytest.raises(ValueError, match="do not divide over 2 canvases"):
+    with pytest.raises(ValueError, match="do not divide over 2 blocks"):
         sample(policy, rows, num_denoising_steps=3)
     with pytest.raises(ValueError, match="without guidance"):
         sample(policy, rows, num_denoising_steps=4, guidance_scale=1.0)

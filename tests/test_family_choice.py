@@ -134,7 +134,7 @@ def test_a_file_that_is_put_into_the_folder_is_a_family(tmp_path: Path) -> None:
     (copy / "unigrpo" / "models" / "policies" / "mine.py").write_text(FAMILY)
     code = (
         "import sys; from pathlib import Path; "
-        "sys.meta_path = [finder for finder in sys.meta_path if 'ditable' not in repr(finder)]; "
+        "sys.meta_path = [finder for finder in sys.meta_path if 'unigrpo' not in repr(finder)]; "
         "from unigrpo.models import load_policy; "
         "from unigrpo.testing.conformance import check_sampler; from unigrpo.testing.tiny.make_tiny import make_tiny; "
         "policy = load_policy(make_tiny('mine', Path(sys.argv[1])), dtype='float32'); check_sampler(policy); "
