@@ -67,7 +67,7 @@ def sample_tokens(
         if unconditional is not None:
             base = policy.head(unconditional[chunk], vocabulary_range).float()
             guided = base + (1.0 + guidance_scale) * (logits - base)
-        guided = _without(guided, getattr(policy, "banned_ids", ()), vocabulary_range, torch.finfo(guided.dtype).min)
+        guided = _without(guided, policy.banned_ids, vocabulary_range, torch.finfo(guided.dtype).min)
         allowed = guided if banned_id is None else _without(guided, (banned_id,), vocabulary_range, -torch.inf)
         sampled = sample_logits(allowed, temperature, uniforms[chunk])
         confidence = _logprob(guided, sampled)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unigrpo.errors import UserError
+from unigrpo.models.layers.attention import positions_of
 from unigrpo.models.pictures.features import join_features, shift_ids
 from unigrpo.plugin import make
 from unigrpo.settings import ScheduleChoice
@@ -40,7 +42,7 @@ class FillPlan:
             ValueError: naming it.
         """
         if self.vocabulary_range is not None and not 0 <= self.vocabulary_range[0] < self.vocabulary_range[1]:
-            raise ValueError(f"vocabulary_range is {self.vocabulary_range}; wanted start and stop with an id between")
+            raise UserError(f"vocabulary_range is {self.vocabulary_range}; wanted start and stop with an id between")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,18 +87,18 @@ def check_blocks(
         ValueError: if the span does not divide into blocks, or the steps over the blocks.
     """
     if block_length is not None and block_length < 1:
-        raise ValueError(f"block_length is {block_length}; wanted 1 or more, or None for one block")
+        raise UserError(f"block_length is {block_length}; wanted 1 or more, or None for one block")
     block_length = block_length or attention_block or num_positions
     if attention_block is not None:
         num_positions = -(-num_positions // block_length) * block_length
     if num_positions % block_length:
-        raise ValueError(
+        raise UserError(
             f"{num_positions} open positions do not divide into blocks of {block_length}; "
             "choose a block_length that divides the completion length"
         )
     num_blocks = num_positions // block_length
     if num_denoising_steps < num_blocks or num_denoising_steps % num_blocks:
-        raise ValueError(
+        raise UserError(
             f"{num_denoising_steps} denoising steps do not divide over {num_blocks} blocks "
             f"({num_positions} positions in blocks of {block_length}); choose a multiple of {num_blocks}"
         )
@@ -128,9 +130,7 @@ def layout_of_ids(
     if is_padding is not None:
         is_open &= ~is_padding
     if not bool(is_open.any(dim=1).all()):
-        raise ValueError(
-            f"a row has no mask token (id {vocabulary.mask_token_id}): put it at the positions to generate"
-        )
+        raise UserError(f"a row has no mask token (id {vocabulary.mask_token_id}): put it at the positions to generate")
     first = is_open.to(torch.int8).argmax(dim=1)
     last = token_ids.shape[1] - 1 - is_open.flip(1).to(torch.int8).argmax(dim=1)
     if schedule.is_for_pictures and vocabulary_range is not None:
@@ -138,7 +138,7 @@ def layout_of_ids(
         first, last = _grow(is_code, first, last)
     length = last - first + 1
     if bool((length != length[0]).any()):
-        raise ValueError(
+        raise UserError(
             f"the rows have {length.tolist()} positions to fill; give rows with the same number, or canvases"
         )
     num_positions = int(length[0])
@@ -186,7 +186,7 @@ def _grow(is_code: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> tup
 def _positions(token_ids: torch.Tensor, is_padding: torch.Tensor | None) -> torch.Tensor:
     if is_padding is None:
         return torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
-    return ((~is_padding).long().cumsum(1) - 1).clamp(min=0)
+    return positions_of(is_padding)
 
 
 def layout_of_canvases(
@@ -206,10 +206,10 @@ def layout_of_canvases(
         ValueError: if there are none, their open spans differ, or guidance lacks a twin.
     """
     if not canvases:
-        raise ValueError("no canvas to fill: give at least one")
+        raise UserError("no canvas to fill: give at least one")
     open_spans = [canvas.open_spans for canvas in canvases]
     if len({tuple(_shape(span, attention_block) for span in spans) for spans in open_spans}) != 1:
-        raise ValueError("canvases that are sampled together need the same open spans; sample each kind by itself")
+        raise UserError("canvases that are sampled together need the same open spans; sample each kind by itself")
     length = max(len(canvas.token_ids) for canvas in canvases)
     token_ids = torch.full((len(canvases), length), vocabulary.pad_token_id, dtype=torch.int64)
     is_padding = torch.ones((len(canvases), length), dtype=torch.bool)

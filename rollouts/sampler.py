@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
-from unigrpo.models.base import denoises_canvases, is_block_causal
+from unigrpo.errors import UserError
 from unigrpo.models.pictures.features import shift_ids
 from unigrpo.rollouts.engines.block_causal import BlockCausal
 from unigrpo.rollouts.engines.entropy_bound import EntropyBound
@@ -27,7 +27,7 @@ from unigrpo.settings import OrderChoice, SamplingSettings, ScheduleChoice
 from unigrpo.types import Canvas
 
 if TYPE_CHECKING:
-    from unigrpo.models.base import Policy
+    from unigrpo.models.base import BlockCausalPolicy, Policy, UniformPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ def sample(
         policy.vocabulary,
         policy.device,
         needs_twin=sampling.guidance_scale > 0,
-        attention_block=policy.block_length if is_block_causal(policy) else None,
+        attention_block=_attention_block(policy),
     )
     return _fill(policy, layout, sampling, seeds, use_cache, max_editing_rounds)
 
@@ -156,11 +156,16 @@ def sample_ids(
         unconditional_ids=unconditional_ids,
         unconditional_is_padding=unconditional_is_padding,
         vocabulary_range=vocabulary_range,
-        attention_block=policy.block_length if is_block_causal(policy) else None,
+        attention_block=_attention_block(policy),
     )
     return _fill(
         policy, layout, sampling, range(len(token_ids)) if seeds is None else seeds, use_cache, max_editing_rounds
     )
+
+
+def _attention_block(policy: Policy) -> int | None:
+    is_block_causal = policy.abilities.attention == "block_causal"
+    return cast("BlockCausalPolicy", policy).block_length if is_block_causal else None
 
 
 @torch.no_grad()
@@ -174,7 +179,7 @@ def _fill(
 ) -> SampleOutput:
     num_rows = layout.token_ids.shape[0]
     if len(seeds) != num_rows:
-        raise ValueError(f"{len(seeds)} seeds for {num_rows} rows: give one seed a row")
+        raise UserError(f"{len(seeds)} seeds for {num_rows} rows: give one seed a row")
     keys = torch.tensor(list(seeds), dtype=torch.int64, device=policy.device)
     state = SamplerState(policy, layout, keys, sampling, max_editing_rounds)
     _run_engine(state, use_cache)
@@ -195,17 +200,17 @@ def _run_engine(state: SamplerState, use_cache: bool) -> None:
     Raises:
         ValueError: several spans for a policy that fills one, or editing for one that does not edit.
     """
-    plans = state.layout.plans
-    if denoises_canvases(state.policy):
-        EntropyBound(state, state.policy).fill()
+    plans, abilities = state.layout.plans, state.policy.abilities
+    if abilities.corruption == "uniform":
+        EntropyBound(state, cast("UniformPolicy", state.policy)).fill()
         return
-    if is_block_causal(state.policy):
+    if state.sampling.editing_threshold is not None and not abilities.is_edited:
+        raise UserError("editing_threshold is for block-causal policies; leave it out")
+    if abilities.attention == "block_causal":
         if len(plans) != 1:
-            raise ValueError(f"the canvases have {len(plans)} open spans; a block-causal policy fills one span of text")
-        BlockCausal(state, state.policy, plans[0], use_cache=use_cache).fill()
+            raise UserError(f"the canvases have {len(plans)} open spans; a block-causal policy fills one span of text")
+        BlockCausal(state, cast("BlockCausalPolicy", state.policy), plans[0], use_cache=use_cache).fill()
         return
-    if state.sampling.editing_threshold is not None:
-        raise ValueError("editing_threshold is for block-causal policies; leave it out")
     engine = Recompute(state, use_cache=use_cache)
     for plan in plans:
         engine.fill(plan)

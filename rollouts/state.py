@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unigrpo.errors import UserError
 from unigrpo.plugin import make
 from unigrpo.rollouts.draw import SampledTokens, sample_tokens
 from unigrpo.rollouts.orders.base import NOISY, Candidates, Order, reads_logits
@@ -45,7 +46,7 @@ class SamplerState:
             ValueError: for rounds below 0.
         """
         if max_editing_rounds < 0:
-            raise ValueError(f"max_editing_rounds is {max_editing_rounds}; wanted 0 or more")
+            raise UserError(f"max_editing_rounds is {max_editing_rounds}; wanted 0 or more")
         self.policy, self.layout, self.keys, self.sampling = policy, layout, keys, sampling
         self.max_editing_rounds = max_editing_rounds
         self.order: Order = make(sampling.remasking)

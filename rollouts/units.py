@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unigrpo.errors import UserError
 from unigrpo.rollouts.sampler import SampleOutput, sample
 from unigrpo.seeding import fold
 from unigrpo.settings import SamplingSettings
@@ -53,7 +54,7 @@ def plan_units(
     """
     groups_per_unit = rows_per_unit // group_size
     if groups_per_unit < 1:
-        raise ValueError(
+        raise UserError(
             f"a group of {group_size} completions does not fit into rollouts.rows_per_unit={rows_per_unit}; "
             "raise rows_per_unit or lower group_size"
         )

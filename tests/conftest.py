@@ -38,6 +38,7 @@ def recipe_values(tmp_path: Path) -> dict[str, Any]:
     policy.mkdir()
     config = json.loads((GOLDEN / "mmada_tiny" / "config.json").read_text())
     (policy / "config.json").write_text(json.dumps(config))
+    (policy / "model.safetensors").symlink_to(GOLDEN / "mmada_tiny" / "model.safetensors")
     tokenizer = tmp_path / "image_tokenizer"
     tokenizer.mkdir()
     (tokenizer / "model.safetensors").write_bytes(b"")

@@ -45,7 +45,7 @@ class Golden:
 
     def canvas(self, token_ids: Sequence[int], pictures: Sequence[str], sampling: SamplingSettings) -> Canvas:
         """Return a prompt whose pictures stand at the reference's placeholders, and an open text."""
-        features = [self.policy.module.eye.features(self.picture(name)) for name in pictures]
+        features = [self.policy.module.vision_encoder.features(self.picture(name)) for name in pictures]
         left, start = list(features), self.policy.vocabulary.size
         pieces: list[Piece] = []
         for token in token_ids:

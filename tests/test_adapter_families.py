@@ -12,10 +12,9 @@ from torch import nn
 
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_state, add_lora, save_adapter, set_adapter_state
-from unigrpo.models.families import trains
 from unigrpo.models.loading import read_config, stored_shapes
 from unigrpo.settings import LoraSettings
-from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.testing.tiny.make_tiny import make_tiny
 
 
@@ -35,13 +34,13 @@ def stand_in(shapes: dict[str, tuple[int, ...]]) -> nn.Module:
     return root
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", layouts())
 def test_saved_adapter_fits_the_released_names_in_plain_peft(family: str, tmp_path: Path) -> None:
     from peft import PeftModel
 
     folder = make_tiny(family, tmp_path / "policy")
     policy = load_policy(folder, dtype="float32")
-    if not trains(type(policy)):
+    if not policy.abilities.trained:
         pytest.skip(f"{family} generates only")
     add_lora(policy, LoraSettings(r=2, alpha=6.0), seed=0)
     generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,3 @@
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from unigrpo.models.families import known_families
 from unigrpo.recipe.load import load_recipe
 from unigrpo.sizing.arithmetic import SAMPLER_LOGITS, batch_arithmetic, num_rollout_rows, num_rollouts
 from unigrpo.sizing.model_size import ModelSize
@@ -13,37 +13,18 @@ from unigrpo.sizing.model_size import ModelSize
 Write = Callable[[dict[str, Any]], Path]
 
 
-def test_weights_counted_from_config_are_those_of_the_checkpoint(golden: Path) -> None:
+def test_weights_are_those_of_the_files_and_those_of_a_release_by_its_name(golden: Path) -> None:
     from safetensors import safe_open
 
     for family in ("llada_tiny", "mmada_tiny"):
-        size = ModelSize.from_config(json.loads((golden / family / "config.json").read_text()))
+        size = ModelSize.from_folder(golden / family)
         with safe_open(golden / family / "model.safetensors", "np") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]
-        count = 0
-        for shape in shapes:
-            product = 1
-            for side in shape:
-                product *= side
-            count += product
+            count = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
         assert size is not None
         assert size.num_parameters == count
-
-
-def test_released_8b_config_counts_8_billion_weights() -> None:
-    config = {
-        "n_layers": 32,
-        "d_model": 4096,
-        "mlp_hidden_size": 12288,
-        "embedding_size": 134656,
-        "n_heads": 32,
-        "n_kv_heads": 32,
-        "weight_tying": False,
-    }
-    size = ModelSize.from_config(config)
-    assert size is not None
-    assert size.num_parameters == 32 * (4 * 4096**2 + 3 * 4096 * 12288 + 2 * 4096) + 4096 + 2 * 134656 * 4096
-    assert size.num_adapter_parameters(16, ["q_proj"]) == 32 * 16 * (4096 + 4096)
+    released = ModelSize(**known_families()["mmada"]["released_sizes"]["mmada-8b"])
+    assert released.num_parameters == 32 * (4 * 4096**2 + 3 * 4096 * 12288 + 2 * 4096) + 4096 + 2 * 134656 * 4096
+    assert released.num_adapter_parameters(16, ["q_proj"]) == 32 * 16 * (4096 + 4096)
 
 
 def test_step_of_the_small_recipe_by_hand(recipe_values: dict[str, Any], write_recipe: Write) -> None:
@@ -68,9 +49,18 @@ def test_no_reference_passes_without_kl(recipe_values: dict[str, Any], write_rec
 MEMORY = "memory of the learner, estimated"
 
 
-def test_unknown_hub_id_has_no_memory_estimate(recipe_values: dict[str, Any], write_recipe: Write) -> None:
-    recipe = load_recipe(write_recipe(recipe_values), ["policy.path=some-owner/some-model"])
-    assert set(batch_arithmetic(recipe)) == {"tasks", "a step"}
+def test_memory_that_cannot_be_known_is_said_to_be_unknown(
+    recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
+) -> None:
+    path = write_recipe(recipe_values)
+    (row,) = batch_arithmetic(load_recipe(path, ["policy.path=some-owner/some-model"]))[MEMORY]
+    assert (row.value, row.explanation.partition(";")[0]) == (
+        "not known",
+        "some-owner/some-model is not on this machine",
+    )
+    (tmp_path / "policy" / "model.safetensors").unlink()
+    (row,) = batch_arithmetic(load_recipe(path))[MEMORY]
+    assert "a folder without safetensors files" in row.explanation
 
 
 @pytest.mark.parametrize(

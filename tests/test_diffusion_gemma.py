@@ -13,9 +13,8 @@ import torch
 from safetensors import safe_open
 
 from unigrpo.models import load_policy
-from unigrpo.models.base import CanvasSampling, denoises_canvases
-from unigrpo.models.families import trains, untrained_tasks
-from unigrpo.models.policies.diffusion_gemma import DiffusionGemmaPolicy, canvas_sampling
+from unigrpo.models.base import UniformSampling
+from unigrpo.models.policies.diffusion_gemma import DiffusionGemmaPolicy, block_sampling
 from unigrpo.rollouts import sample_ids
 from unigrpo.rollouts.engines.entropy_bound import EntropyBound, accept, entropies
 from unigrpo.rollouts.layout import layout_of_ids
@@ -32,13 +31,13 @@ MARK = 4
 def shared() -> DiffusionGemmaPolicy:
     policy = load_policy(GOLDEN, dtype="float32")
     assert isinstance(policy, DiffusionGemmaPolicy)
-    assert denoises_canvases(policy)
+    assert policy.abilities.corruption == "uniform"
     return policy
 
 
 @pytest.fixture
 def policy(shared: DiffusionGemmaPolicy) -> DiffusionGemmaPolicy:
-    shared.canvas_sampling = CanvasSampling(entropy_bound=4.0)
+    shared.block_sampling = UniformSampling(entropy_bound=4.0)
     return shared
 
 
@@ -127,7 +126,7 @@ def replayed(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return our ids of a case, and the entropies of every step."""
     name, num_steps, num_open = case["name"], case["max_denoising_steps"], case["max_new_tokens"]
-    policy.canvas_sampling = CanvasSampling(
+    policy.block_sampling = UniformSampling(
         entropy_bound=case["sampler_config"],
         lowest_temperature=case["t_min"],
         highest_temperature=case["t_max"],
@@ -137,9 +136,9 @@ def replayed(
     is_padding = golden[f"mask_{name}"] == 0 if f"mask_{name}" in golden else None
     is_ended = case["eos_token_id"] < 512
     policy.vocabulary = replace(policy.vocabulary, eos_token_id=case["eos_token_id"] if is_ended else 1)
-    num_canvases = -(-num_open // 8)
+    num_blocks = -(-num_open // 8)
     state = state_of(
-        policy, golden[f"in_{name}"], num_open, num_steps * num_canvases, is_padding=is_padding, stop_at_eos=is_ended
+        policy, golden[f"in_{name}"], num_open, num_steps * num_blocks, is_padding=is_padding, stop_at_eos=is_ended
     )
     record = Recorded(golden[f"rnd_{name}"], golden[f"den_{name}"], num_steps, case["greedy"], [])
     EntropyBound(state, policy, record).fill()
@@ -285,16 +284,15 @@ def test_stored_names_are_the_released_ones_and_shared_weights_are_one(policy: D
 
 
 def test_the_learner_is_refused_with_the_reason(policy: DiffusionGemmaPolicy) -> None:
-    assert policy.vocabulary.corruption == "uniform"
-    assert not trains(type(policy))
-    reasons = untrained_tasks(json.loads((GOLDEN / "config.json").read_text()))
-    assert reasons.keys() == {"reason", "understand", "imagine"}
-    assert all("random ids" in reason for reason in reasons.values())
+    assert policy.abilities.corruption == "uniform"
+    assert policy.abilities.trained == ()
+    assert policy.abilities.untrained == ("reason", "understand", "imagine")
+    assert "random ids" in policy.abilities.why_untrained
 
 
 def test_what_it_cannot_fill_is_refused(policy: DiffusionGemmaPolicy) -> None:
     rows = torch.cat([torch.full((1, 4), 9), torch.full((1, 16), MARK)], dim=1)
-    with pytest.raises(ValueError, match="do not divide over 2 canvases"):
+    with pytest.raises(ValueError, match="do not divide over 2 blocks"):
         sample_ids(policy, rows, num_denoising_steps=3)
     with pytest.raises(ValueError, match="without guidance"):
         sample_ids(policy, rows, num_denoising_steps=4, guidance_scale=1.0)
@@ -311,7 +309,7 @@ def test_settings_of_the_sampler_come_from_the_checkpoint() -> None:
         "t_max": None,
         "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 2.0},
     }
-    assert canvas_sampling(values) == CanvasSampling(entropy_bound=2.0, lowest_temperature=0.2)
-    assert canvas_sampling({}) == CanvasSampling()
+    assert block_sampling(values) == UniformSampling(entropy_bound=2.0, lowest_temperature=0.2)
+    assert block_sampling({}) == UniformSampling()
     with pytest.raises(ValueError, match="OtherSampler"):
-        canvas_sampling({"sampler_config": {"_cls_name": "OtherSampler"}})
+        block_sampling({"sampler_config": {"_cls_name": "OtherSampler"}})

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from unigrpo.models import load_policy
-from unigrpo.models.policies.dream import DreamPolicy, predicting_positions
+from unigrpo.models.layers.shift import predicting_positions
+from unigrpo.models.policies.dream import DreamPolicy
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput
 

@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 
 from unigrpo.errors import RecipeError
 from unigrpo.models import load_policy
-from unigrpo.models.families import untrained_tasks
+from unigrpo.models.families import abilities
 from unigrpo.recipe.load import load_recipe
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.testing.conformance import check_policy, check_sampler
-from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.testing.tiny.make_tiny import make_tiny
 from unigrpo.train import train
 
-UNTRAINED = [family for family, entry in TINY_FAMILIES.items() if "reason" in untrained_tasks(entry.config)]
-TRAINED = [family for family in TINY_FAMILIES if family != "diffusion_gemma"]
+UNTRAINED = [short for short, entry in layouts().items() if "reason" in abilities(entry.family).untrained]
+TRAINED = [family for family in layouts() if family != "diffusion_gemma"]
 REWARD = """
 def early_letters(*, prompts, completions):
     return [sum(character in "abcdefghijklm" for character in text) for text in completions]
@@ -65,12 +65,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return make
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", layouts())
 def test_policy_keeps_its_contract(checkpoint: Make, family: str) -> None:
     check_policy(checkpoint(family))
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", layouts())
 def test_sampling_keeps_its_contract(checkpoint: Make, family: str) -> None:
     check_sampler(load_policy(checkpoint(family), dtype="float32"))
 
@@ -124,6 +124,6 @@ def test_a_task_that_does_not_train_is_refused_with_the_reason(checkpoint: Make,
     folder = checkpoint(family)
     (folder / "rewards.py").write_text(REWARD)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"name": family}))
-    reason = untrained_tasks(TINY_FAMILIES[family].config)["reason"]
+    reason = abilities(layouts()[family].family).why_untrained
     with pytest.raises(RecipeError, match=re.escape(reason)):
         load_recipe(folder / "recipe.yaml")

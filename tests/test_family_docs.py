@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from family_docs import RELEASED, render
+from family_docs import render
 
-from unigrpo.models.families import FAMILIES, MASKED_LM_FAMILY, family_name, import_family
-from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.models.families import family_name, import_family, known_families
+from unigrpo.models.text_policy import TextPolicy
+from unigrpo.testing.tiny.layouts import layouts
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,20 +19,19 @@ def test_the_page_is_up_to_date() -> None:
     assert page == render(), "run: python docs/generate/family_docs.py > docs/families.md"
 
 
-def test_every_family_has_a_tiny_checkpoint_and_a_row() -> None:
-    made = {family_name(entry.config) for entry in TINY_FAMILIES.values()}
-    assert made == {*FAMILIES.values(), MASKED_LM_FAMILY}
-    assert RELEASED.keys() == TINY_FAMILIES.keys()
+def test_every_family_has_a_layout_whose_config_asks_for_it() -> None:
+    assert {layout.family for layout in layouts().values()} == known_families().keys()
+    assert all(family_name(layout.config) == layout.family for layout in layouts().values())
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILIES.values())))
-def test_every_name_of_the_table_is_a_class(name: str) -> None:
-    assert import_family(name).__name__ == name.partition(":")[2]
+@pytest.mark.parametrize("name", known_families())
+def test_every_file_of_the_folder_is_a_policy(name: str) -> None:
+    assert issubclass(import_family(name), TextPolicy)
 
 
-@pytest.mark.parametrize("family", [family for family, released in RELEASED.items() if released.golden])
+@pytest.mark.parametrize("family", [short for short, layout in layouts().items() if layout.golden])
 def test_golden_of_a_row_is_there_and_used(family: str) -> None:
-    golden = RELEASED[family].golden
+    golden = layouts()[family].golden
     assert golden is not None
     assert (ROOT / "tests" / "golden" / golden / "config.json").is_file()
     assert any(golden in path.read_text() for path in (ROOT / "tests").glob("test_*.py"))

@@ -15,7 +15,7 @@ from unigrpo.models import load_policy
 from unigrpo.models.loading import stored_shapes
 from unigrpo.sizing.arithmetic import Row
 from unigrpo.sizing.inspection import inspect_model
-from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.testing.tiny.make_tiny import json_files, make_tiny
 
 
@@ -23,7 +23,7 @@ def by_name(rows: list[Row]) -> dict[str, Row]:
     return {row.name: row for row in rows}
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", layouts())
 def test_counts_are_those_of_files_and_policy(family: str, tmp_path: Path) -> None:
     folder = make_tiny(family, tmp_path / "policy")
     found = inspect_model(folder)
@@ -46,7 +46,7 @@ def test_counts_are_those_of_files_and_policy(family: str, tmp_path: Path) -> No
 
 def test_released_sizes_are_counted_without_weights(tmp_path: Path) -> None:
     folder = make_tiny("llada", tmp_path / "policy")
-    config = json.loads((folder / "config.json").read_text()) | TINY_FAMILIES["llada"].releases["8b"]
+    config = json.loads((folder / "config.json").read_text()) | layouts()["llada"].releases["8b"]
     (folder / "config.json").write_text(json.dumps(config))
     found = inspect_model(folder)
     count = sum(math.prod(shape) for shape in stored_shapes(config, folder).values())

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional
 
 from unigrpo.models import load_policy
-from unigrpo.models.policies.llada import Llada, LladaConfig, LladaPolicy
+from unigrpo.models.layers.llada import Llada, LladaConfig
+from unigrpo.models.policies.llada import LladaPolicy
 from unigrpo.settings import SamplingSettings
 from unigrpo.types import Message, ModelInput, Prompt
 

@@ -15,7 +15,7 @@ from PIL import Image
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora
 from unigrpo.models.layers.siglip import SiglipConfig
-from unigrpo.models.llava import PLACEHOLDER, SYSTEM, Eye, embed, tower_config
+from unigrpo.models.llava import PLACEHOLDER, SYSTEM, VisionEncoder, embed, tower_config
 from unigrpo.models.pictures.tiles import cut_tiles
 from unigrpo.rollouts import sample
 from unigrpo.settings import LoraSettings, SamplingSettings
@@ -55,7 +55,7 @@ SAMPLING = SamplingSettings(completion_length=8, num_denoising_steps=4)
 
 @torch.no_grad()
 def test_tower_and_projector_equal_the_reference(golden: Golden) -> None:
-    model, tiles = golden.policy.module.model, golden.policy.module.eye.tiles
+    model, tiles = golden.policy.module.model, golden.policy.module.vision_encoder.tiles
     found = model.vision_tower.vision_tower(cut_tiles(golden.picture("square"), tiles))
     assert (found - golden.tensor("tower_square")).abs().max() <= 1e-5
     assert (model.mm_projector(found) - golden.tensor("projected_square")).abs().max() <= 1e-5
@@ -65,7 +65,7 @@ def test_tower_and_projector_equal_the_reference(golden: Golden) -> None:
 @pytest.mark.parametrize("name", PICTURES)
 def test_embeddings_and_logits_equal_the_reference(golden: Golden, name: str) -> None:
     policy, ids, picture = golden.policy, golden.tensor("input_ids"), golden.picture(name)
-    grown = policy.grow(ids, None, [policy.module.eye.features(picture)])
+    grown = policy.grow(ids, None, [policy.module.vision_encoder.features(picture)])
     embedded = embed(policy.module.model.embed_tokens, grown.token_ids, grown.image_features)
     assert (embedded - golden.tensor(f"embeds_{name}")).abs().max() <= 1e-5
     found = policy.logits(ids, images=[picture])[:, golden.tensor(f"logits_pos_{name}")]
@@ -74,7 +74,7 @@ def test_embeddings_and_logits_equal_the_reference(golden: Golden, name: str) ->
 
 @torch.no_grad()
 def test_two_pictures_in_a_prompt_equal_the_reference(golden: Golden) -> None:
-    eye, wanted = golden.policy.module.eye, golden.tensor("embeds_two")
+    eye, wanted = golden.policy.module.vision_encoder, golden.tensor("embeds_two")
     lengths = {name: len(eye.features(golden.picture(name))) for name in PICTURES}
     ids = golden.tensor("input_ids_two")
     pairs = [
@@ -154,7 +154,10 @@ def test_training_loss_equals_the_reference(golden: Golden) -> None:
     policy = golden.policy
     is_padding = golden.tensor("train_attention_mask") == 0
     num_features = (is_padding.logical_not().sum(1) - (golden.tensor("train_input_ids") != PLACEHOLDER).sum(1)).tolist()
-    features = {len(found): found for found in (policy.module.eye.features(golden.picture(name)) for name in PICTURES)}
+    features = {
+        len(found): found
+        for found in (policy.module.vision_encoder.features(golden.picture(name)) for name in PICTURES)
+    }
     grown = policy.grow(golden.tensor("train_input_ids"), None, [features[count] for count in num_features])
     is_masked, labels = golden.tensor("train_masked"), golden.tensor("train_labels_expanded")
     noisy = replace(grown, token_ids=grown.token_ids.masked_fill(is_masked, 500), is_padding=is_padding)
@@ -179,7 +182,7 @@ def test_pictures_stand_before_their_message_over_several_turns(policy) -> None:
         ),
         SAMPLING,
     )
-    counts = [len(policy.module.eye.features(picture)) for picture in (wide, tall, wide)]
+    counts = [len(policy.module.vision_encoder.features(picture)) for picture in (wide, tall, wide)]
     assert ids_of(policy, canvas.spans, "image_slot") == counts
     assert canvas.image_features is not None and len(canvas.image_features) == sum(counts)
     is_picture = canvas.token_ids >= policy.vocabulary.size
@@ -251,13 +254,15 @@ def test_released_tower_sizes_are_known_by_name_and_others_must_be_given(golden:
     with pytest.raises(ValueError, match="add them as vision_config"):
         tower_config({"mm_vision_tower": "openai/clip-vit-large-patch14"})
     with pytest.raises(ValueError, match="computes mlp2x_gelu"):
-        Eye(golden.policy.module.model, golden.config | {"mm_projector_type": "linear"}, 64)
+        VisionEncoder(golden.policy.module.model, golden.config | {"mm_projector_type": "linear"}, 64)
 
 
 @torch.no_grad()
 def test_padding_changes_no_row(golden: Golden) -> None:
     policy = golden.policy
-    plain = policy.grow(golden.tensor("input_ids"), None, [policy.module.eye.features(golden.picture("square"))])
+    plain = policy.grow(
+        golden.tensor("input_ids"), None, [policy.module.vision_encoder.features(golden.picture("square"))]
+    )
     hidden = policy.hidden(plain)
     ids = torch.nn.functional.pad(plain.token_ids, (0, 7), value=3)
     is_padding = torch.arange(ids.shape[1])[None] >= plain.token_ids.shape[1]

@@ -218,7 +218,7 @@ def test_family_comes_from_the_config(folder: Path) -> None:
     assert type(load_policy(folder).encode).__name__ == "method"
     assert type(load_policy(folder)).__name__ == "LladaPolicy"
     edit_config(folder, architectures=["GPT2LMHeadModel"])
-    with pytest.raises(ValueError, match=r"\['custom', 'GPT2LMHeadModel'\]; known here are llada"):
+    with pytest.raises(ValueError, match=r"\['custom', 'GPT2LMHeadModel'\]; known here are diffusion_gemma"):
         load_policy(folder)
 
 

@@ -3,7 +3,8 @@ import torch
 
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.models.base import Vocabulary
-from unigrpo.models.policies.llada import Llada, LladaConfig, LladaPolicy
+from unigrpo.models.layers.llada import Llada, LladaConfig
+from unigrpo.models.policies.llada import LladaPolicy
 from unigrpo.types import ModelInput
 
 SIZE, MASK = 40, 39

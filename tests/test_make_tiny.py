@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from unigrpo.cli.app import run
 from unigrpo.errors import UserError
 from unigrpo.models import load_policy
-from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.testing.tiny.make_tiny import json_files, make_tiny
 
 
@@ -46,7 +46,7 @@ DEPTH = 5
 WIDTH = 96
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", layouts())
 def test_every_family_is_made_and_loaded_at_another_depth_and_width(family: str, tmp_path: Path) -> None:
     out = tmp_path / "policy"
     assert run(["make-tiny", family, str(out), "--layers", str(DEPTH), "--width", str(WIDTH)]) == 0

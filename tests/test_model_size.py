@@ -1,22 +1,21 @@
-"""How large a model is follows from its config.json alone: the numbers of the module that is built from it."""
+"""How large a model is follows from its files' headers: the numbers of the module that reads them."""
 
 from __future__ import annotations
 
-import json
-import math
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unigrpo.models import load_policy
-from unigrpo.models.families import FAMILIES, MASKED_LM_FAMILY
+from unigrpo.models.families import known_families
 from unigrpo.models.loading import stored_shapes
-from unigrpo.models.policies.showo import PHI_1_5 as PHI_OF_SHOWO
 from unigrpo.sizing.inspection import inspect_model
-from unigrpo.sizing.model_size import COUNTS, PHI_1_5, ModelSize
-from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.sizing.model_size import ModelSize
+from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.testing.tiny.make_tiny import json_files, make_tiny
 
 BILLIONS = {
@@ -43,86 +42,92 @@ which are bfloat16."""
 
 
 def test_every_release_has_a_listed_count() -> None:
-    releases = {(name, release) for name, entry in TINY_FAMILIES.items() for release in entry.releases}
+    releases = {(name, release) for name, layout in layouts().items() for release in layout.releases}
     assert BILLIONS.keys() == {(name, release) for name, release in releases if name != "llada21"}
-    assert TINY_FAMILIES["llada21"].releases == TINY_FAMILIES["llada2"].releases
-
-
-def size_of(config: dict[str, Any]) -> ModelSize:
-    size = ModelSize.from_config(config)
-    assert size is not None
-    return size
+    assert layouts()["llada21"].releases == layouts()["llada2"].releases
 
 
 @pytest.mark.parametrize(("family", "release"), BILLIONS)
-def test_a_release_has_the_weights_of_its_module_and_as_many_as_listed(
-    family: str, release: str, tmp_path: Path
-) -> None:
+def test_a_release_is_as_large_as_listed(family: str, release: str, tmp_path: Path) -> None:
     config = json_files(family, release=release)["config.json"]
-    count = sum(math.prod(shape) for shape in stored_shapes(config, tmp_path).values())
-    assert size_of(config).num_parameters == count
-    assert count / 1e9 == pytest.approx(BILLIONS[family, release], rel=1e-3)
+    size = ModelSize.from_shapes(stored_shapes(config, tmp_path), config)
+    assert size is not None
+    assert size.num_parameters / 1e9 == pytest.approx(BILLIONS[family, release], rel=1e-3)
+    assert size.num_layers == next(
+        value for key, value in layouts()[family].releases[release].items() if key == layouts()[family].layers_key
+    )
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+RELEASED = {"llada-8b": ("llada", "8b"), "mmada-8b": ("mmada", "8b")}
+
+
+def test_sizes_that_are_known_by_a_released_name_are_those_of_the_release(tmp_path: Path) -> None:
+    known = {
+        start: size for said in known_families().values() for start, size in said.get("released_sizes", {}).items()
+    }
+    assert known.keys() == RELEASED.keys()
+    for start, (family, release) in RELEASED.items():
+        config = json_files(family, release=release)["config.json"]
+        found = ModelSize.from_shapes(stored_shapes(config, tmp_path), config)
+        assert found is not None
+        assert asdict(found) == known[start]
+
+
+@pytest.mark.parametrize("family", layouts())
 def test_a_tiny_checkpoint_has_the_weights_and_default_targets_of_its_policy(family: str, tmp_path: Path) -> None:
-    folder = make_tiny(family, tmp_path / "policy", layers=4)
+    folder = make_tiny(family, tmp_path / "policy", layers=4, shard_bytes=100_000)
     size = ModelSize.from_folder(folder)
     assert size is not None
-    shapes = stored_shapes(json.loads((folder / "config.json").read_text()), folder)
-    assert size.num_parameters == sum(math.prod(shape) for shape in shapes.values())
     policy = load_policy(folder, dtype="float32")
+    state = {id(tensor): tensor for tensor in policy.module.state_dict(keep_vars=True).values()}
+    assert size.num_parameters == sum(tensor.numel() for tensor in state.values())
+    assert (size.vocabulary, size.num_layers) == (policy.vocabulary.size, 4)
     layers = [policy.module.get_submodule(name) for name in policy.lora_targets]
-    assert size.vocabulary == policy.vocabulary.size
+    wide = sum(layer.in_features + layer.out_features for layer in layers if isinstance(layer, nn.Linear))
     if family != "diffusion_gemma":  # which takes no adapter
-        wide = sum(layer.in_features + layer.out_features for layer in layers if isinstance(layer, nn.Linear))
         assert size.num_adapter_parameters(16, None) == 16 * wide
 
 
-CHANGES: dict[str, dict[str, Any]] = {
-    "llada": {"weight_tying": True, "n_kv_heads": 2},
-    "dream": {"tie_word_embeddings": True},
-    "sdar_moe": {"decoder_sparse_step": 2, "mlp_only_layers": [1]},
-    "llada_moe": {"moe_layer_freq": [0, 1, 0], "num_key_value_heads": 2},
-    "llada2": {"num_shared_experts": 0, "first_k_dense_replace": 2},
-    "llada_v": {"num_key_value_heads": 2},
-    "bert": {"type_vocab_size": 4},
-}
+def test_a_body_of_one_linear_layer_a_block_by_hand() -> None:
+    shapes = {
+        "model.embed_tokens.weight": (10, 8),
+        "model.layers.0.q_proj.weight": (4, 8),
+        "model.layers.0.q_proj.bias": (4,),
+        "model.layers.1.q_proj.weight": (4, 8),
+        "model.layers.1.experts.0.up_proj.weight": (6, 8),
+        "model.norm.weight": (8,),
+    }
+    size = ModelSize.from_shapes(shapes, {"moe_intermediate_size": 6, "num_experts_per_tok": 2})
+    assert size == ModelSize(
+        num_layers=2,
+        width=8,
+        mlp_width=12,
+        vocabulary=10,
+        num_parameters=80 + 2 * 32 + 4 + 48 + 8,
+        linears={"q_proj": 24},
+    )
 
 
-@pytest.mark.parametrize("family", CHANGES)
-def test_what_a_config_says_of_single_layers_and_heads_is_counted(family: str, tmp_path: Path) -> None:
-    config = json_files(family, changes=CHANGES[family])["config.json"]
-    count = sum(math.prod(shape) for shape in stored_shapes(config, tmp_path).values())
-    assert size_of(config).num_parameters == count
+def test_tensors_that_the_family_leaves_out_are_not_counted(tmp_path: Path) -> None:
+    folder = make_tiny("bert", tmp_path / "policy")
+    before = ModelSize.from_folder(folder)
+    file = folder / "model.safetensors"
+    save_file(load_file(file) | {"bert.pooler.dense.weight": torch.zeros(64, 64)}, file)
+    assert ModelSize.from_folder(folder) == before
 
 
 def test_inspect_and_check_say_the_same(tmp_path: Path) -> None:
     folder = make_tiny("llada2", tmp_path / "policy")
     total = next(row for row in inspect_model(folder)["parameters"] if row.name == "total")
-    assert total.explanation.startswith(
-        f"{size_of(json.loads((folder / 'config.json').read_text())).num_parameters:,} in"
-    )
+    size = ModelSize.from_folder(folder)
+    assert size is not None
+    assert total.explanation.startswith(f"{size.num_parameters:,} in")
 
 
-def test_every_family_is_counted() -> None:
-    assert set(COUNTS) == {*FAMILIES.values(), MASKED_LM_FAMILY}
-    assert {**PHI_OF_SHOWO, **PHI_1_5} == PHI_OF_SHOWO
-
-
-def test_a_config_without_sizes_has_no_size() -> None:
-    assert ModelSize.from_config({"model_type": "llada", "d_model": 64}) is None
-    assert ModelSize.from_config({"model_type": "showo"}) is None
-
-
-def test_a_model_of_no_known_family_is_taken_for_a_llama_body() -> None:
-    config = {
-        "model_type": "roberta",
-        "architectures": ["RobertaForMaskedLM"],
-        "hidden_size": 8,
-        "vocab_size": 10,
-        "intermediate_size": 16,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-    }
-    assert size_of(config).num_parameters == 3 * (4 * 8 * 8 + 3 * 8 * 16 + 2 * 8) + 2 * 10 * 8 + 8
+def test_files_that_cannot_be_read_have_no_size(tmp_path: Path) -> None:
+    folder = make_tiny("llada", tmp_path / "policy")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1])
+    assert ModelSize.from_folder(folder) is None
+    (folder / "model.safetensors").unlink()
+    assert ModelSize.from_folder(folder) is None
+    assert ModelSize.from_shapes({"something.0.weight": (2, 2)}, {}) is None

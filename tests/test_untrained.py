@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 
 from unigrpo.errors import RecipeError, UserError
 from unigrpo.models import load_policy
-from unigrpo.models.families import UNTRAINED_TASKS, import_family, trains, untrained_tasks
+from unigrpo.models.base import Abilities
+from unigrpo.models.families import abilities, import_family, known_families
 from unigrpo.models.opening import refuse_untrained
 from unigrpo.recipe.load import load_recipe
 
@@ -57,13 +57,9 @@ def test_a_loaded_policy_is_refused_where_its_config_was_not_seen_before() -> No
         refuse_untrained(policy, ["imagine", "understand"])
 
 
-def test_the_table_names_classes_that_there_are() -> None:
-    assert {name: trains(import_family(name)) for name in UNTRAINED_TASKS} == {
-        "unigrpo.models.policies.diffusion_gemma:DiffusionGemmaPolicy": False,
-        "unigrpo.models.policies.showo:ShowoPolicy": True,
-    }
-    assert trains(import_family("unigrpo.models.policies.mmada:MmadaPolicy"))
-
-
-def test_a_family_that_trains_everything_has_no_reasons() -> None:
-    assert untrained_tasks(json.loads((GOLDEN / "llada_tiny" / "config.json").read_text())) == {}
+def test_a_family_says_in_source_what_its_class_says_in_memory() -> None:
+    for name in known_families():
+        assert abilities(name) == import_family(name).abilities, name
+    assert abilities("diffusion_gemma").trained == ()
+    assert abilities("showo").trained == ("imagine",)
+    assert abilities("llada") == Abilities(tasks=("reason",))

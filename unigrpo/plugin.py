@@ -164,14 +164,16 @@ def class_of_choice(use: str, folder: str) -> ast.ClassDef:
     return public[0]
 
 
-def fact(use: str, folder: str, name: str) -> Any:
-    """Return a literal attribute of a known value's class, from source alone; None where source does not tell."""
-    if use not in known_choices(folder):
-        return None
-    for member in class_of_choice(use, folder).body:
-        if isinstance(member, ast.Assign) and _bound_names(member) == [name]:
-            return ast.literal_eval(member.value)
-    return None
+def facts(use: str, folder: str) -> dict[str, Any]:
+    """Return the literals among the attributes of a choice's class; a call of ``key=literal`` is a dict of its keys."""
+    if ":" in use:
+        file = locate(use).file
+        statement = None if file is None else _bound_in(_parsed(file).body).get(use.rpartition(":")[2])
+    else:
+        statement = class_of_choice(use, folder)
+    bound = _bound_in(statement.body) if isinstance(statement, ast.ClassDef) else {}
+    values = {key: _literal(node.value) for key, node in bound.items() if isinstance(node, ast.Assign | ast.AnnAssign)}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -326,6 +328,15 @@ def _bound_in(body: list[ast.stmt]) -> dict[str, ast.stmt]:
         for name in _bound_names(statement):
             names[name] = statement
     return names
+
+
+def _literal(value: ast.expr | None) -> Any:
+    if isinstance(value, ast.Call):
+        return {word.arg: _literal(word.value) for word in value.keywords}
+    try:
+        return None if value is None else ast.literal_eval(value)
+    except ValueError:
+        return None
 
 
 def _bound_names(statement: ast.stmt) -> list[str]:

@@ -39,6 +39,7 @@ class PolicySettings(Settings):
     """The base checkpoint."""
 
     path: str = Field(description="Folder or hub id of the checkpoint; `asset:NAME` is one that ships with the package.")
+    use: str | None = Field(None, description='The family: a file of unigrpo/models/policies, or "path/file.py:Class"; null is the one that config.json names.')
     image_tokenizer: str | None = Field(None, description="Folder or hub id of the MAGVIT-v2 tokenizer; needed for pictures.")
     image_size: int = Field(512, ge=16, multiple_of=16, description="Side in pixels to which the pictures of prompts are resized and cropped.")
     adapter: str | None = Field(None, description="A LoRA adapter of a supervised stage, merged into the base before training.")

@@ -1,16 +1,16 @@
 """The page about the model families: ``python docs/generate/family_docs.py > docs/families.md``.
 
-What a family can do is read from its class, so that the page cannot say more than the code does; where it was compared
-with a reference and which checkpoints were released is said here.
+All of it is read from the families' classes, so that the page cannot say more than the code does.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from typing import get_args
 
-from unigrpo.models.families import family_name, import_family, untrained_tasks
-from unigrpo.testing.tiny.families import TINY_FAMILIES
+from unigrpo.models.families import abilities
+from unigrpo.testing.tiny.layouts import layouts
+from unigrpo.types import Task
 
 _INTRODUCTION = """\
 # The model families
@@ -38,73 +38,30 @@ and values that the sampler keeps, always with the tokens of a full pass. All fa
 """
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Released:
-    """What the code cannot know of a family."""
-
-    title: str
-    checkpoints: str
-    golden: str | None = None
-    """Folder of tests/golden."""
-    compared_with: str = ""
-    """Where there is no golden: what else the arithmetic is compared with."""
-
-
-OWN_CLASS = "transformers' own class, enumeration"
-BY_HAND = "`sdar_tiny`; experts: a slow loop"
-
-RELEASED = {
-    "llada": Released(title="LLaDA", checkpoints="8B Base, 8B Instruct, 1.5 8B", golden="llada_tiny"),
-    "mmada": Released(title="MMaDA", checkpoints="8B Base, 8B MixCoT, Parallel-M", golden="mmada_tiny"),
-    "dream": Released(title="Dream, DiffuCoder", checkpoints="7B", golden="dream_tiny"),
-    "sdar": Released(title="SDAR, TraDo", checkpoints="1.7B, 4B, 8B", golden="sdar_tiny"),
-    "sdar_moe": Released(title="SDAR, mixture of experts", checkpoints="30B-A3B", compared_with=BY_HAND),
-    "llada_v": Released(title="LLaDA-V", checkpoints="8B", golden="lladav_tiny"),
-    "lavida": Released(title="LaViDa", checkpoints="8B", golden="lavida_tiny"),
-    "llada_moe": Released(title="LLaDA-MoE", checkpoints="7B-A1B", golden="lladamoe_tiny"),
-    "llada2": Released(title="LLaDA2.0", checkpoints="mini, flash", golden="llada2_tiny"),
-    "llada21": Released(title="LLaDA2.1", checkpoints="mini, flash", golden="llada21_tiny"),
-    "diffusion_gemma": Released(title="DiffusionGemma", checkpoints="26B-A4B", golden="diffusion_gemma_tiny"),
-    "showo": Released(title="Show-o", checkpoints="256 and 512 pixels, 1.3B", golden="showo_tiny"),
-    "bert": Released(title="BERT and any `AutoModelForMaskedLM`", checkpoints="base, large", compared_with=OWN_CLASS),
-    "modernbert": Released(title="ModernBERT", checkpoints="base, large", compared_with=OWN_CLASS),
-}
-"""By the short name of `TINY_FAMILIES`."""
-
 NOT_MADE = (
     "Not SDAR 1.7B and 4B: no config.json of theirs was at hand that says whether the head is the embedding; "
     "`--width`, `--layers` and `KEY=VALUE` make any size."
 )
 """What the table lists as released and `make-tiny` does not know."""
 
-CACHES = (("hidden_cached", "finished blocks"), ("keep_prompts", "prompt"), ("denoise", "prompt and finished canvases"))
-"""Method of a family's class, and what it lets the sampler keep."""
-
 
 def render() -> str:
     """Return the page."""
     reasons: dict[str, None] = {}
     lines = []
-    for short, released in RELEASED.items():
-        config = TINY_FAMILIES[short].config
-        family = import_family(family_name(config))
-        untrained = untrained_tasks(config)
-        can = {task: "yes" if task in family.tasks else "no" for task in ("reason", "understand", "imagine")}
-        trained = [task for task in family.tasks if task not in untrained]
-        reasons |= dict.fromkeys(untrained.values())
-        train = "yes" if len(trained) == len(family.tasks) else ", ".join(trained) or "no"
-        cache = next((what for method, what in CACHES if hasattr(family, method)), "no")
-        golden = f"`{released.golden}`" if released.golden else released.compared_with
+    for short, layout in layouts().items():
+        can = abilities(layout.family)
+        reasons |= {can.why_untrained: None} if can.untrained else {}
+        train = "yes" if can.trained == can.tasks else ", ".join(can.trained) or "no"
+        golden = f"`{layout.golden}`" if layout.golden else layout.compared_with
         cells = (
-            f"{released.title} (`{short}`)",
+            f"{layout.title} (`{short}`)",
             "yes",
-            can["reason"],
-            can["understand"],
-            can["imagine"],
-            cache,
+            *("yes" if task in can.tasks else "no" for task in get_args(Task)),
+            can.cached or "no",
             train,
             golden,
-            released.checkpoints,
+            layout.checkpoints,
         )
         lines.append(f"| {' | '.join(cells)} |\n")
     notes = "".join(f"- {reason}.\n" for reason in reasons)
@@ -113,7 +70,7 @@ def render() -> str:
 
 def _sizes() -> str:
     """Say which released sizes can be made, and which not."""
-    known = (f"`{short}` {', '.join(entry.releases)}" for short, entry in TINY_FAMILIES.items())
+    known = (f"`{short}` {', '.join(entry.releases)}" for short, entry in layouts().items())
     return (
         "`unigrpo make-tiny FAMILY DIR --release SIZE` makes a random checkpoint of a released size: "
         f"{'; '.join(known)}. {NOT_MADE}\n"

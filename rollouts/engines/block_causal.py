@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from unigrpo.errors import UserError
 from unigrpo.rollouts.orders.base import Candidates
 from unigrpo.rollouts.schedules.base import Progress
 from unigrpo.types import ModelInput
@@ -62,20 +63,20 @@ class BlockCausal:
 
     def _check(self) -> None:
         if self.num_steps > self.size:
-            raise ValueError(
+            raise UserError(
                 f"{self.num_steps} denoising steps for a block of {self.size} positions: each commits at least one "
                 f"token, so give at most {self.size} a block"
             )
         if self.state.layout.twin_ids is not None:
-            raise ValueError("a block-causal policy is sampled without guidance: set guidance_scale to 0")
+            raise UserError("a block-causal policy is sampled without guidance: set guidance_scale to 0")
         if not self.plan.schedule.is_fixed or self.state.sampling.remasking_temperature > 0:
-            raise ValueError(
+            raise UserError(
                 "a block-causal policy is sampled with a schedule whose counts are fixed when a block starts, such as "
                 f"linear, not {self.plan.schedule}, and without remasking noise (remasking_temperature "
                 f"{self.state.sampling.remasking_temperature})"
             )
         if self.state.order.reads == "coins":
-            raise ValueError(
+            raise UserError(
                 f"remasking {self.state.sampling.remasking.use!r} is for full attention; a block-causal policy commits "
                 "by another order"
             )

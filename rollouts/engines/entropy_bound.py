@@ -1,9 +1,9 @@
-"""The engine for policies that denoise canvases of random ids: accept the surest tokens, replace the others by noise.
+"""The engine for policies that denoise blocks of random ids: accept the surest tokens, replace the others by noise.
 
-Each step samples a token at every position of the canvas. The positions of lowest entropy are accepted, as many as
+Each step samples a token at every position of the block. The positions of lowest entropy are accepted, as many as
 leave the sum of their entropies, without the largest, within a bound: so many tokens may be sampled as if they did not
 depend on each other (entropy-bounded sampling, arXiv 2505.24857). What is not accepted becomes a random id again. What
-a canvas gives in the end are the likeliest tokens of its last step (DiffusionGemma).
+a block gives in the end are the likeliest tokens of its last step (DiffusionGemma).
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from unigrpo.errors import UserError
 from unigrpo.rollouts.draw import sample_logits
 from unigrpo.seeding import uniform
 
 if TYPE_CHECKING:
-    from unigrpo.models.base import CanvasPolicy
+    from unigrpo.models.base import UniformPolicy
     from unigrpo.rollouts.layout import FillPlan
     from unigrpo.rollouts.state import SamplerState
 
 NUM_NOISE_STREAMS = 2  # random ids, and tokens
 
 
-class CanvasNoise(Protocol):
-    """Where an engine's randomness comes from; steps are counted over all canvases, from 0."""
+class BlockNoise(Protocol):
+    """Where an engine's randomness comes from; steps are counted over all blocks, from 0."""
 
-    def random_ids(self, canvas: int, step: int) -> torch.Tensor:
+    def random_ids(self, block: int, step: int) -> torch.Tensor:
         """Return [N, C] ids: those that ``step`` starts from at positions where nothing was accepted before it."""
 
-    def sample(self, canvas: int, step: int, logits: torch.Tensor) -> torch.Tensor:
+    def sample(self, block: int, step: int, logits: torch.Tensor) -> torch.Tensor:
         """Return [N, C] tokens sampled from tempered logits [N, C, V]."""
 
 
@@ -45,21 +46,21 @@ class KeyedNoise:
 
         Args:
             keys: [N].
-            positions: [N, K, C] int64, of every canvas.
+            positions: [N, K, C] int64, of every block.
             temperature: of sampling, on top of the policy's own schedule.
             allowed: [A] int64.
         """
         self.keys = keys if temperature > 0 else torch.zeros_like(keys)
         self.positions, self.temperature, self.allowed = positions, temperature, allowed
 
-    def random_ids(self, canvas: int, step: int) -> torch.Tensor:
+    def random_ids(self, block: int, step: int) -> torch.Tensor:
         """Return [N, C] ids, uniform over what is allowed."""
-        noise = uniform(self.keys, NUM_NOISE_STREAMS * step, self.positions[:, canvas])
+        noise = uniform(self.keys, NUM_NOISE_STREAMS * step, self.positions[:, block])
         return self.allowed[(noise * len(self.allowed)).long()]
 
-    def sample(self, canvas: int, step: int, logits: torch.Tensor) -> torch.Tensor:
+    def sample(self, block: int, step: int, logits: torch.Tensor) -> torch.Tensor:
         """Return [N, C] tokens, row by row so that one row's probabilities exist at a time."""
-        noise = uniform(self.keys, NUM_NOISE_STREAMS * step + 1, self.positions[:, canvas])
+        noise = uniform(self.keys, NUM_NOISE_STREAMS * step + 1, self.positions[:, block])
         return torch.stack([sample_logits(row, self.temperature, own) for row, own in zip(logits, noise, strict=True)])
 
 
@@ -80,29 +81,29 @@ def entropies(logits: torch.Tensor) -> torch.Tensor:
 
 
 class EntropyBound:
-    """Fills one text span at the end of every row, canvas by canvas."""
+    """Fills one text span at the end of every row, block by block."""
 
-    def __init__(self, state: SamplerState, policy: CanvasPolicy, noise: CanvasNoise | None = None) -> None:
+    def __init__(self, state: SamplerState, policy: UniformPolicy, noise: BlockNoise | None = None) -> None:
         """Take the rows to fill.
 
         Args:
-            state: the rows; its steps are shared equally among the canvases.
+            state: the rows; its steps are shared equally among the blocks.
             policy: the state's, as what it is.
             noise: in place of keyed noise, to replay recorded tokens.
 
         Raises:
             ValueError: several spans, given tokens behind or inside the span, steps that do not divide among the
-                canvases, or guidance.
+                blocks, or guidance.
         """
-        self.state, self.policy, self.settings = state, policy, policy.canvas_sampling
+        self.state, self.policy, self.settings = state, policy, policy.block_sampling
         self.plan = _only_plan(state)
-        self.num_canvases = -(-self.plan.positions.shape[1] // policy.canvas_length)
-        if self.plan.num_denoising_steps % self.num_canvases:
-            raise ValueError(
-                f"{self.plan.num_denoising_steps} denoising steps do not divide over {self.num_canvases} canvases of "
-                f"{policy.canvas_length} positions; choose a multiple"
+        self.num_blocks = -(-self.plan.positions.shape[1] // policy.block_length)
+        if self.plan.num_denoising_steps % self.num_blocks:
+            raise UserError(
+                f"{self.plan.num_denoising_steps} denoising steps do not divide over {self.num_blocks} blocks of "
+                f"{policy.block_length} positions; choose a multiple"
             )
-        self.num_steps = self.plan.num_denoising_steps // self.num_canvases
+        self.num_steps = self.plan.num_denoising_steps // self.num_blocks
         self.banned = self._banned_ids()
         self.noise = noise or self._keyed_noise()
 
@@ -111,24 +112,24 @@ class EntropyBound:
         state, plan = self.state, self.plan
         rows = torch.arange(len(state.ids), device=state.ids.device)
         kept = self.policy.read(*self._prompts())
-        length = self.policy.canvas_length
-        for canvas in range(self.num_canvases):
-            tokens, logprobs, steps = self._denoise(canvas, kept)
-            columns = plan.positions[:, canvas * length : (canvas + 1) * length]
-            width = columns.shape[1]  # the last canvas may reach beyond the span
+        length = self.policy.block_length
+        for block in range(self.num_blocks):
+            tokens, logprobs, steps = self._denoise(block, kept)
+            columns = plan.positions[:, block * length : (block + 1) * length]
+            width = columns.shape[1]  # the last block may reach beyond the span
             state.ids.scatter_(1, columns, tokens[:, :width])
             state.committed_logprobs.scatter_(1, columns, logprobs[:, :width])
             state.committed_step.scatter_(1, columns, steps[:, :width].int() + plan.first_step)
-            if canvas + 1 == self.num_canvases or bool(state.is_finished(plan, rows).all()):
+            if block + 1 == self.num_blocks or bool(state.is_finished(plan, rows).all()):
                 break
             kept = self.policy.read(tokens, None, kept)
         if state.sampling.stop_at_eos:
             state.fill_tail(plan)
 
-    def _denoise(self, canvas: int, kept: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _denoise(self, block: int, kept: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the likeliest tokens of a row's last step, their log-probs, and the steps since which they stand."""
-        settings, first_step = self.settings, canvas * self.num_steps
-        current = self.noise.random_ids(canvas, first_step)
+        settings, first_step = self.settings, block * self.num_steps
+        current = self.noise.random_ids(block, first_step)
         best = torch.full_like(current, -1)
         since = torch.zeros_like(current)
         logprobs = torch.zeros(current.shape, device=current.device)
@@ -142,9 +143,9 @@ class EntropyBound:
             likeliest = tempered.argmax(dim=-1)
             entropy = entropies(tempered)
             is_accepted = accept(entropy, settings.entropy_bound)
-            sampled = self.noise.sample(canvas, first_step + step, tempered)
+            sampled = self.noise.sample(block, first_step + step, tempered)
             if step + 1 < self.num_steps:
-                others = self.noise.random_ids(canvas, first_step + step + 1)
+                others = self.noise.random_ids(block, first_step + step + 1)
                 following = torch.where(is_accepted, sampled, others)
                 current = torch.where(is_done[:, None], current, following)
             is_moving = ~is_done[:, None]
@@ -159,7 +160,7 @@ class EntropyBound:
         return best, logprobs, since
 
     def _temperature(self, step: int, device: torch.device) -> torch.Tensor:
-        """Return the policy's own temperature at a step of a canvas, rounded to float32 as the reference does."""
+        """Return the policy's own temperature at a step of a block, rounded to float32 as the reference does."""
         left = torch.tensor(self.num_steps - step, device=device) / self.num_steps
         lowest, highest = self.settings.lowest_temperature, self.settings.highest_temperature
         return lowest + (highest - lowest) * left
@@ -201,10 +202,10 @@ class EntropyBound:
         return logits.masked_fill(self.banned, torch.finfo(logits.dtype).min / 4)  # finite after the temperature
 
     def _keyed_noise(self) -> KeyedNoise:
-        state, length = self.state, self.policy.canvas_length
+        state, length = self.state, self.policy.block_length
         start = state.layout.positions.gather(1, self.plan.positions[:, :1])
-        ahead = torch.arange(self.num_canvases * length, device=start.device)
-        positions = (start + ahead).view(len(start), self.num_canvases, length)
+        ahead = torch.arange(self.num_blocks * length, device=start.device)
+        positions = (start + ahead).view(len(start), self.num_blocks, length)
         return KeyedNoise(state.keys, positions, state.sampling.temperature, (~self.banned).nonzero()[:, 0])
 
 
@@ -217,9 +218,9 @@ def _logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
 def _only_plan(state: SamplerState) -> FillPlan:
     plans, layout = state.layout.plans, state.layout
     if len(plans) != 1 or state.sampling.guidance_scale > 0 or state.sampling.editing_threshold is not None:
-        raise ValueError(
+        raise UserError(
             f"{len(plans)} open spans, guidance_scale {state.sampling.guidance_scale}, editing_threshold "
-            f"{state.sampling.editing_threshold}; a policy of canvases fills one span of text, without guidance"
+            f"{state.sampling.editing_threshold}; a policy of blocks fills one span of text, without guidance"
         )
     (plan,) = plans
     is_given = ~layout.is_open
@@ -227,5 +228,5 @@ def _only_plan(state: SamplerState) -> FillPlan:
         is_given = is_given & ~layout.is_padding
     column = torch.arange(is_given.shape[1], device=is_given.device)
     if bool((is_given & (column[None] >= plan.positions[:, :1])).any()):
-        raise ValueError("given tokens stand behind or inside the open span; this policy writes at a row's end only")
+        raise UserError("given tokens stand behind or inside the open span; this policy writes at a row's end only")
     return plan

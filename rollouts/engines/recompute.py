@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from unigrpo.models.base import has_prefix
 from unigrpo.rollouts.orders.base import Candidates
 from unigrpo.rollouts.schedules.base import Progress, noise_temperature
 from unigrpo.types import ModelInput
 
 if TYPE_CHECKING:
-    from unigrpo.models.base import Policy
+    from unigrpo.models.base import Policy, PrefixPolicy
     from unigrpo.rollouts.layout import FillPlan
     from unigrpo.rollouts.state import SamplerState
 
@@ -102,9 +101,9 @@ class Recompute:
         """Return what the policy keeps of the prompts; None where it keeps nothing, or rows are padded in front."""
         layout = self.layout
         is_padded_in_front = layout.is_padding is not None and bool(layout.is_padding[:, 0].any())
-        if not has_prefix(policy) or layout.twin_ids is not None or is_padded_in_front:
+        if policy.abilities.attention != "prefix" or layout.twin_ids is not None or is_padded_in_front:
             return None
-        return policy.keep_prompts(
+        return cast("PrefixPolicy", policy).keep_prompts(
             ModelInput(
                 token_ids=layout.token_ids,
                 is_padding=layout.is_padding,
@@ -138,8 +137,8 @@ class Recompute:
         )
         row, slot = is_masked.nonzero(as_tuple=True)
         column = columns[rows][row, slot]
-        if self.kept is not None and has_prefix(self.state.policy):
-            answers = self.state.policy.hidden_after(model_input, self.kept, rows)
+        if self.kept is not None:
+            answers = cast("PrefixPolicy", self.state.policy).hidden_after(model_input, self.kept, rows)
             return answers[row, column - lengths[row]], None
         hidden = self.state.policy.hidden(model_input)
         if layout.twin_ids is None:

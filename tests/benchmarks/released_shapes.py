@@ -90,7 +90,7 @@ def resident_peak() -> int:
 def measure_shape(shape: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the row of one shape, in this process."""
     from unigrpo.models import load_policy
-    from unigrpo.models.families import untrained_tasks
+    from unigrpo.models.families import abilities, family_name
     from unigrpo.models.loading import read_config
 
     first = write_checkpoint(shape.partition(":")[0], folder.parent, argparse.Namespace(**vars(arguments) | SMALL))
@@ -109,7 +109,7 @@ def measure_shape(shape: str, folder: Path, arguments: argparse.Namespace) -> di
     }
     rollouts, row_generation = measure_generation(policy, meter, arguments)
     row |= row_generation
-    if "reason" not in untrained_tasks(read_config(folder)):
+    if "reason" not in abilities(family_name(read_config(folder))).untrained:
         row |= measure_update(policy, meter, rollouts, arguments)
     return row
 
@@ -243,13 +243,13 @@ def main() -> int:
     if arguments.child:
         print(json.dumps(measure_shape(arguments.shapes[0], arguments.child, arguments)))
         return 0
-    from unigrpo.testing.tiny.families import TINY_FAMILIES
+    from unigrpo.testing.tiny.layouts import layouts
 
     for shape in arguments.shapes:
         family, _, release = shape.partition(":")
-        known = TINY_FAMILIES[family].releases if family in TINY_FAMILIES else {}
-        if family not in TINY_FAMILIES or (release and release not in known):
-            wanted = f"one of {', '.join(known)}" if known else f"one of {', '.join(TINY_FAMILIES)}"
+        known = layouts()[family].releases if family in layouts() else {}
+        if family not in layouts() or (release and release not in known):
+            wanted = f"one of {', '.join(known)}" if known else f"one of {', '.join(layouts())}"
             parser.error(f"there is no shape {shape!r}; wanted {wanted}")
     what = f"{arguments.dtype}, {arguments.rows} rows of {arguments.length} open tokens"
     report: dict[str, Any] = {"hardware": hardware(arguments.device), "what": what, "rows": []}

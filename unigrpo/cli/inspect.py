@@ -12,6 +12,9 @@ from unigrpo.cli.tables import print_tables
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub id, or asset:NAME.")],
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")] = None,
+    use: Annotated[
+        str | None, typer.Option("--use", help="The family, where config.json does not say it: your file.py:Class.")
+    ] = None,
     length: Annotated[
         int | None, typer.Option("--length", min=1, help="Open tokens of a row in the memory estimate.")
     ] = None,
@@ -24,4 +27,4 @@ def inspect(
 
     from unigrpo.sizing.inspection import inspect_model
 
-    print_tables(Console(), inspect_model(model, revision, length=length, images=images))
+    print_tables(Console(), inspect_model(model, revision, length=length, images=images, use=use))

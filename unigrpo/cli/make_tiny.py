@@ -11,7 +11,10 @@ from unigrpo.errors import UserError
 
 
 def make_tiny(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="llada, mmada, dream, sdar, llada_v, ...")],
+    family: Annotated[
+        str,
+        typer.Argument(metavar="FAMILY", help="llada, mmada, dream, sdar, llada_v, ..., or your own file.py:Class."),
+    ],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     changes: Annotated[
         list[str] | None,

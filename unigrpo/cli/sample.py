@@ -85,7 +85,7 @@ def sample(
         model, adapter or [], dtype=dtype, device=device, image_tokenizer=image_tokenizer, image_size=image_size
     )
     if task in (Kind.inpaint, Kind.extrapolate):
-        if not hasattr(policy, "encode_image_canvas"):
+        if "imagine" not in policy.abilities.tasks:
             raise UserError(f"--task {task.value}: {model} writes no pictures; MMaDA and Show-o checkpoints do")
         from unigrpo.cli.pictures import complete_picture
 

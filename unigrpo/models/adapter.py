@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import replacing
-from unigrpo.models.files import weights
+from unigrpo.models.files import headers, weights
 from unigrpo.models.files.folders import read_json, resolve_folder
 from unigrpo.models.loading import HUB_FILES, read_config
 from unigrpo.types import PolicyVersion
@@ -55,14 +56,14 @@ def _target_names(policy: Policy, targets: list[str] | None) -> list[str]:
     linears = [
         name
         for name, layer in policy.module.named_modules()
-        if isinstance(layer, nn.Linear) and not getattr(layer, "is_frozen", False)
+        if isinstance(layer, nn.Linear) and not name.startswith(policy.frozen_parts)
     ]
     names: list[str] = []
     for target in targets:
         found = [target] if target in linears else [name for name in policy.lora_targets if name.endswith("." + target)]
         if not found:
             short = sorted({name.rsplit(".", 1)[-1] for name in policy.lora_targets})
-            raise ValueError(f"lora.targets has {target!r}, no linear layer; wanted {', '.join(short)} or a full name")
+            raise UserError(f"lora.targets has {target!r}, no linear layer; wanted {', '.join(short)} or a full name")
         names += found
     return sorted(set(names))
 
@@ -100,7 +101,7 @@ def add_lora(policy: Policy, lora: LoraSettings, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     if policy.adapter is not None:
-        raise ValueError(f"{policy.source} has an adapter already; merge it into the base first (merge_adapter)")
+        raise UserError(f"{policy.source} has an adapter already; merge it into the base first (merge_adapter)")
     names = _target_names(policy, lora.targets)
     config = LoraConfig(**_peft_settings(lora, names))
     cuda = [policy.device] if policy.device.type == "cuda" else []
@@ -130,7 +131,7 @@ def adapter_disabled(policy: Policy) -> Iterator[None]:
         ValueError: the policy has no adapter, hence no base beside itself.
     """
     if policy.adapter is None:
-        raise ValueError(
+        raise UserError(
             f"{policy.source or 'the policy'} has no adapter to switch off; a full fine-tune needs a frozen copy as "
             "reference"
         )
@@ -169,7 +170,7 @@ def adapter_state(policy: Policy) -> dict[str, Tensor]:
         ValueError: no adapter.
     """
     if policy.adapter is None:
-        raise ValueError(f"{policy.source or 'the policy'} has no adapter; add_lora puts one on")
+        raise UserError(f"{policy.source or 'the policy'} has no adapter; add_lora puts one on")
     return _copies(_lora_parameters(policy.module))
 
 
@@ -180,7 +181,7 @@ def set_adapter_state(policy: Policy, state: Mapping[str, Tensor]) -> None:
         ValueError: no adapter, or names or shapes that differ.
     """
     if policy.adapter is None:
-        raise ValueError(f"{policy.source or 'the policy'} has no adapter to fill; add_lora puts one on")
+        raise UserError(f"{policy.source or 'the policy'} has no adapter to fill; add_lora puts one on")
     _copy_into(_lora_parameters(policy.module), state, "the adapter state")
 
 
@@ -241,17 +242,17 @@ def _read_rank_and_scale(path: Path) -> tuple[int, float]:
     """Return the rank and the factor of B A that an adapter_config.json asks for."""
     content = read_json(path)
     if content.get("peft_type") != "LORA":
-        raise ValueError(f"{path} is of type {content.get('peft_type')!r}; only LORA is merged here")
+        raise UserError(f"{path} is of type {content.get('peft_type')!r}; only LORA is merged here")
     refused = [key for key in UNMERGED_OPTIONS if content.get(key)]
     if content.get("bias", "none") != "none":
         refused.append("bias")
     if refused:
-        raise ValueError(
+        raise UserError(
             f"{path} sets {', '.join(refused)}, which is not merged here; merge it with PEFT, give the result"
         )
     rank, alpha = content.get("r"), content.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise ValueError(f"{path} has r = {rank!r} and lora_alpha = {alpha!r}; wanted a whole number and a number")
+        raise UserError(f"{path} has r = {rank!r} and lora_alpha = {alpha!r}; wanted a whole number and a number")
     return rank, float(alpha) / (math.sqrt(rank) if content.get("use_rslora") else rank)
 
 
@@ -267,20 +268,18 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
         ValueError: a kind of adapter that is not merged here, or tensors that do not fit the base.
     """
     if policy.adapter is not None:
-        raise ValueError(f"{policy.source} has an adapter of its own; merge {folder} before add_lora")
+        raise UserError(f"{policy.source} has an adapter of its own; merge {folder} before add_lora")
     path = resolve_folder(folder, files=HUB_FILES)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} has no {name}; wanted an adapter in PEFT layout, safetensors only")
+            raise MissingFileError(f"{path} has no {name}; wanted an adapter in PEFT layout, safetensors only")
     rank, scale = _read_rank_and_scale(path / ADAPTER_CONFIG)
-    shapes = weights.read_shapes([path / ADAPTER_WEIGHTS])
+    shapes = headers.read_shapes([path / ADAPTER_WEIGHTS])
     linears = {name: layer for name, layer in policy.module.named_modules() if isinstance(layer, nn.Linear)}
     targets = sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in shapes})
     strangers = [name for name in targets if name not in linears]
     if strangers:
-        raise ValueError(
-            f"the adapter {path} is for {weights.describe(strangers)}, no linear layers of {policy.source}"
-        )
+        raise UserError(f"the adapter {path} is for {headers.describe(strangers)}, no linear layers of {policy.source}")
     wanted: dict[str, tuple[int, ...]] = {}
     for name in targets:
         wanted[f"{PREFIX}{name}.lora_A.weight"] = (rank, linears[name].in_features)
@@ -323,12 +322,12 @@ def save_merged(policy: Policy, folder: str | Path) -> None:
     from safetensors.torch import save_file
 
     if policy.folder is None:
-        raise ValueError("the policy was not loaded from a folder, so there is no config.json to copy; use load_policy")
+        raise UserError("the policy was not loaded from a folder, so there is no config.json to copy; use load_policy")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = _merged_state(policy)
     # The base may be mapped from a file of this very name: never cut that file short, put a new one in its place.
-    with replacing(folder / weights.WEIGHTS) as temporary:
+    with replacing(folder / headers.WEIGHTS) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
     config = policy.complete_config(read_config(policy.folder), policy.folder)
     config["torch_dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")

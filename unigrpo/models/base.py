@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from unigrpo.models.files.tokenizer import TextTokenizer
     from unigrpo.settings import LoraSettings, SamplingSettings
-    from unigrpo.types import Canvas, ModelInput, Prompt, Span
+    from unigrpo.types import Canvas, ModelInput, Prompt, Span, TaskKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,15 +32,53 @@ class Vocabulary:
     """Half-open range of ids that text may use."""
     image_range: tuple[int, int] | None = None
     """Half-open range of the image codes; None for a text-only policy."""
-    corruption: Literal["mask", "uniform"] = "mask"
-    """What noise puts at a position: the mask token, or a random id; then the mask token only marks what is open."""
     special: dict[str, int] | None = None
     """Named ids: bos, soi, eoi, t2i, mmu, ipad, start_header, end_header, eot."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Abilities:
+    """What a family can do, which its class says in literals: it is known before torch is imported."""
+
+    tasks: tuple[TaskKind, ...] = ("reason",)
+    """What it generates."""
+    untrained: tuple[TaskKind, ...] = ()
+    """Tasks that the learner refuses."""
+    why_untrained: str = ""
+    attention: Literal["full", "prefix", "block_causal", "block_autoregressive", "omni"] = "full"
+    """Who sees whom. prefix: a prompt sees the prompt only (`PrefixPolicy`); block_causal: a block sees itself and the
+    blocks before it (`BlockCausalPolicy`); block_autoregressive: a block sees itself and what was read before it, which
+    is causal (`UniformPolicy`); omni: text sees what stands before it, a picture that is written sees everything."""
+    corruption: Literal["mask", "uniform"] = "mask"
+    """What noise puts at a position: the mask token, or a random id; then the mask token only marks what is open."""
+    pictures: Literal["none", "codes", "pixels"] = "none"
+    """How pictures are read: by the codes of an image tokenizer, or by a vision encoder of the policy's own."""
+
+    @property
+    def cached(self) -> str | None:
+        """Return of what the sampler may keep keys and values, always with the tokens of a full pass."""
+        kept = {
+            "prefix": "prompt",
+            "block_causal": "finished blocks",
+            "block_autoregressive": "prompt and finished blocks",
+        }
+        return kept.get(self.attention)
+
+    @property
+    def is_edited(self) -> bool:
+        """Return whether the sampler may replace tokens of a block that is worked on (``editing_threshold``)."""
+        return self.attention == "block_causal"
+
+    @property
+    def trained(self) -> tuple[TaskKind, ...]:
+        """Return the tasks that the learner trains."""
+        return tuple(task for task in self.tasks if task not in self.untrained)
 
 
 class Policy(Protocol):
     """A masked-diffusion model with its tokenizer, seen from outside."""
 
+    abilities: Abilities
     vocabulary: Vocabulary
     tokenizer: TextTokenizer | None
     """None for a checkpoint without tokenizer files: token ids only."""
@@ -51,6 +89,14 @@ class Policy(Protocol):
     revision: str | None
     folder: Path | None
     """Where config.json and the tokenizer files are."""
+    banned_ids: tuple[int, ...]
+    """Ids that the released sampler never draws; log-probs are of the distribution with them."""
+    image_size: int
+    """Side in pixels to which the pictures of prompts are resized and cropped."""
+    image_tokenizer: Any
+    """encode(pixels [N, 3, H, W] in [-1, 1]) -> codes [N, K]; decode(codes, grid=None) -> pixels; None without one."""
+    frozen_parts: tuple[str, ...]
+    """How the names of the parts of the module begin that never train, so that an adapter there gets no gradient."""
 
     @property
     def module(self) -> torch.nn.Module:
@@ -73,6 +119,9 @@ class Policy(Protocol):
 
     def image_features(self, images: Sequence[Image]) -> torch.Tensor | None:
         """Return [F, D]: a prompt's pictures as its canvas holds them; None for a family that reads no pixels."""
+
+    def recompute_blocks(self, is_recomputed: bool) -> None:
+        """Have each block computed again in backward, or not: less memory, more time."""
 
     def hidden(self, model_input: ModelInput) -> torch.Tensor:
         """Return [N, L, D] after the final norm."""
@@ -145,8 +194,8 @@ class PrefixPolicy(Policy, Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CanvasSampling:
-    """How a canvas of random ids is denoised, by the checkpoint's own generation_config.json."""
+class UniformSampling:
+    """How a block of random ids is denoised, by the checkpoint's own generation_config.json."""
 
     entropy_bound: float = 0.1
     """Nats by which the tokens that one step accepts may depend on each other."""
@@ -160,11 +209,11 @@ class CanvasSampling:
     """Mean entropy in nats below which a row may stop."""
 
 
-class CanvasPolicy(Policy, Protocol):
-    """A policy that denoises whole canvases of random ids, one after another, behind what it has read."""
+class UniformPolicy(Policy, Protocol):
+    """A policy that denoises whole blocks of random ids, one after another, behind what it has read."""
 
-    canvas_length: int
-    canvas_sampling: CanvasSampling
+    block_length: int
+    block_sampling: UniformSampling
 
     def read(self, token_ids: torch.Tensor, is_padding: torch.Tensor | None = None, kept: Any = None) -> Any:
         """Return keys and values of rows [N, P], which come after what was kept.
@@ -175,26 +224,11 @@ class CanvasPolicy(Policy, Protocol):
             kept: of an earlier call, which is changed; None at the start.
         """
 
-    def denoise(self, canvas: torch.Tensor, kept: Any, previous: torch.Tensor | None) -> torch.Tensor:
-        """Return logits [N, C, V] of canvas ids [N, C], in float32.
+    def denoise(self, block: torch.Tensor, kept: Any, previous: torch.Tensor | None) -> torch.Tensor:
+        """Return logits [N, B, V] of a block's ids [N, B], in float32.
 
         Args:
-            canvas: ids, some of them noise.
+            block: ids, some of them noise.
             kept: what `read` returned; it is left as it is.
             previous: tempered logits of the step before, which the policy conditions itself on; None at the first.
         """
-
-
-def denoises_canvases(policy: Policy) -> TypeGuard[CanvasPolicy]:
-    """Return whether a policy is sampled by denoising canvases of random ids."""
-    return hasattr(policy, "canvas_length") and hasattr(policy, "denoise")
-
-
-def has_prefix(policy: Policy) -> TypeGuard[PrefixPolicy]:
-    """Return whether a policy can keep what it computed of a prompt."""
-    return hasattr(policy, "keep_prompts") and hasattr(policy, "hidden_after")
-
-
-def is_block_causal(policy: Policy) -> TypeGuard[BlockCausalPolicy]:
-    """Return whether a policy's attention is block-causal, so that finished blocks can be kept."""
-    return hasattr(policy, "hidden_cached") and hasattr(policy, "block_length")

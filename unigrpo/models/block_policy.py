@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.folders import read_json
-from unigrpo.models.layers.attention import cut, piece_bounds
+from unigrpo.models.layers.attention import cut, piece_bounds, positions_of
 from unigrpo.models.layers.block_cache import BlockCache, block_rows, doubled_rows, narrowed, sees_block
 from unigrpo.models.layers.decoder import Decoder, DecoderConfig
 from unigrpo.models.text_policy import TextPolicy
 
 if TYPE_CHECKING:
-    from unigrpo.models.base import KeyValueStore, Vocabulary
-    from unigrpo.models.files.tokenizer import TextTokenizer
+    from unigrpo.models.base import KeyValueStore
     from unigrpo.settings import SamplingSettings
     from unigrpo.types import Canvas, ModelInput, Prompt
 
@@ -29,9 +29,13 @@ class BlockDecoder(Decoder):
     """A decoder body that knows the block length it was trained with."""
 
     def __init__(
-        self, config: DecoderConfig, block_length: int, make_mlp: Callable[[int], nn.Module | None] | None = None
+        self,
+        config: DecoderConfig,
+        block_length: int,
+        make_mlp: Callable[[int], nn.Module | None] | None = None,
+        model: nn.Module | None = None,
     ) -> None:
-        super().__init__(config, make_mlp)
+        super().__init__(config, make_mlp, model)
         self.block_length = block_length
 
 
@@ -44,19 +48,9 @@ class BlockPolicy(TextPolicy):
 
     module: BlockDecoder
 
-    def __init__(
-        self,
-        *,
-        module: BlockDecoder,
-        vocabulary: Vocabulary,
-        tokenizer: TextTokenizer | None = None,
-        source: str = "",
-        image_size: int = 512,
-    ) -> None:
-        super().__init__(
-            module=module, vocabulary=vocabulary, tokenizer=tokenizer, source=source, image_size=image_size
-        )
-        self.block_length = module.block_length
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.block_length = self.module.block_length
         """Of the attention, where a ``ModelInput`` does not say otherwise."""
 
     @property
@@ -130,13 +124,13 @@ class BlockPolicy(TextPolicy):
         """
         size = self.block_length
         if sampling.block_length not in (None, size):
-            raise ValueError(
+            raise UserError(
                 f"sampling.block_length is {sampling.block_length}, and the attention of {self.source or 'the policy'} "
                 f"has blocks of {size}; leave it out, or set block_size in config.json if the checkpoint was trained so"
             )
         num_blocks = -(-sampling.completion_length // size)
         if sampling.num_denoising_steps % num_blocks:
-            raise ValueError(
+            raise UserError(
                 f"num_denoising_steps {sampling.num_denoising_steps} does not divide over {num_blocks} blocks of "
                 f"{size}; choose a multiple of {num_blocks}"
             )
@@ -158,4 +152,4 @@ def _positions(model_input: ModelInput) -> Tensor:
     if model_input.is_padding is None:
         length = model_input.token_ids.shape[1]
         return torch.arange(length, device=model_input.token_ids.device)[None]
-    return ((~model_input.is_padding).long().cumsum(dim=1) - 1).clamp(min=0)
+    return positions_of(model_input.is_padding)

@@ -1,62 +1,25 @@
-"""Which class reads which checkpoint: a table of names, so that a family is imported only when one of its is loaded."""
+"""Which class reads which checkpoint, by what the classes say of themselves in source: torch is not imported.
+
+A family is a file of `unigrpo.models.policies`: its one public class names its model types, architectures and abilities
+(`unigrpo.models.text_policy.TextPolicy`). A file that is put there is a family; a user's is named by a recipe.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, get_args
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
-from unigrpo.types import TaskKind
+from unigrpo.errors import UserError
+from unigrpo.models.base import Abilities
+from unigrpo.plugin import choice, facts, known_choices
 
 if TYPE_CHECKING:
     from unigrpo.models.text_policy import TextPolicy
 
-TASKS: tuple[TaskKind, ...] = get_args(TaskKind)
-FAMILIES: dict[str, str] = {
-    "llada": "unigrpo.models.policies.llada:LladaPolicy",
-    "LLaDAModelLM": "unigrpo.models.policies.llada:LladaPolicy",
-    "mmada": "unigrpo.models.policies.mmada:MmadaPolicy",
-    "MMadaModelLM": "unigrpo.models.policies.mmada:MmadaPolicy",
-    "Dream": "unigrpo.models.policies.dream:DreamPolicy",
-    "dream": "unigrpo.models.policies.dream:DreamPolicy",
-    "DreamModel": "unigrpo.models.policies.dream:DreamPolicy",
-    "sdar": "unigrpo.models.policies.sdar:SdarPolicy",
-    "SDARForCausalLM": "unigrpo.models.policies.sdar:SdarPolicy",
-    "sdar_moe": "unigrpo.models.policies.sdar:SdarPolicy",
-    "SDARMoeForCausalLM": "unigrpo.models.policies.sdar:SdarPolicy",
-    "LlavaLLaDAModelLM": "unigrpo.models.policies.llada_v:LladaVPolicy",
-    "LlavaLladaForMaskedDiffusion": "unigrpo.models.policies.lavida:LavidaPolicy",
-    "lladamoe": "unigrpo.models.policies.llada_moe:LladaMoePolicy",
-    "LLaDAMoEModelLM": "unigrpo.models.policies.llada_moe:LladaMoePolicy",
-    "llada2_moe": "unigrpo.models.policies.llada2:Llada2Policy",
-    "llada21_moe": "unigrpo.models.policies.llada2:Llada2Policy",
-    "LLaDA2MoeModelLM": "unigrpo.models.policies.llada2:Llada2Policy",
-    "diffusion_gemma": "unigrpo.models.policies.diffusion_gemma:DiffusionGemmaPolicy",
-    "DiffusionGemmaForBlockDiffusion": "unigrpo.models.policies.diffusion_gemma:DiffusionGemmaPolicy",
-    "Showo": "unigrpo.models.policies.showo:ShowoPolicy",
-    "bert": "unigrpo.models.policies.masked_lm:MaskedLmPolicy",
-    "modernbert": "unigrpo.models.policies.masked_lm:MaskedLmPolicy",
-}
-"""Policy class by config.json's `model_type`, its first architecture, or (diffusers) its `_class_name`."""
-
-UNIFORM_CORRUPTION = (
-    "DiffusionGemma is noised with random ids, not with a mask token, and no estimator here scores that; it generates "
-    "only"
-)
-NEXT_TOKEN_TEXT = (
-    "Show-o predicts text from what stands before it, so a masked token says nothing about it; its text can be "
-    "evaluated, its pictures train"
-)
-UNTRAINED_TASKS: dict[str, dict[TaskKind, str]] = {
-    "unigrpo.models.policies.diffusion_gemma:DiffusionGemmaPolicy": dict.fromkeys(TASKS, UNIFORM_CORRUPTION),
-    "unigrpo.models.policies.showo:ShowoPolicy": dict.fromkeys(("reason", "understand"), NEXT_TOKEN_TEXT),
-}
-"""Why the learner refuses a task of a family."""
-
-MIXTURE_OF_EXPERTS = "LLaDAMoEModelLM"
-MASKED_LM = "ForMaskedLM"
-MASKED_LM_FAMILY = "unigrpo.models.policies.masked_lm:MaskedLmPolicy"
-"""Any architecture of this ending is read through transformers' own class."""
+FOLDER = "unigrpo.models.policies"
+"""The package whose files are the families."""
 
 NOT_READ = {
     "LLaDAForMultiModalGeneration": "Lumina-DiMOO and MMaDA-Parallel-A, whose pictures have tokens and ids of their own"
@@ -67,67 +30,97 @@ FOREIGN_TYPES = ("llama", "qwen2", "qwen3", "gpt2")
 """Model types of other families, whose layers differ; under these no known architecture is believed."""
 
 
+def known_families() -> dict[str, dict[str, Any]]:
+    """Return what the class of every family says of itself, by the family's file."""
+    return _read(tuple((name, file.stat().st_mtime_ns) for name, file in known_choices(FOLDER).items()))
+
+
+@lru_cache(maxsize=1)
+def _read(files: tuple[tuple[str, int], ...]) -> dict[str, dict[str, Any]]:
+    return {name: facts(name, FOLDER) for name, _ in files}
+
+
 def family_name(config: Mapping[str, Any]) -> str:
-    """Return the "module:Class" that a config.json asks for.
+    """Return the family that a config.json asks for: a file of the folder.
 
     Raises:
         ValueError: a family that is not known here, or model type and architecture of two families.
     """
     model_type = config.get("model_type")
-    architectures = list(config.get("architectures") or [])
+    architectures = [str(name) for name in config.get("architectures") or ()]
     strange = [f"{name} ({NOT_READ[name]})" for name in architectures if name in NOT_READ]
     if strange:
-        raise ValueError(f"config.json is of {strange[0]}, which is not read here")
-    if model_type == "llada" and MIXTURE_OF_EXPERTS in architectures:
-        model_type = None  # its own configuration class is called LLaDAConfig, and may have written LLaDA's type
-    diffusers = [config["_class_name"]] if "_class_name" in config else []
-    named = [model_type, *architectures, *diffusers]
-    known = [FAMILIES[name] for name in named if name in FAMILIES]
-    known += [MASKED_LM_FAMILY for name in architectures if str(name).endswith(MASKED_LM)]
-    if len(set(known)) > 1 or (known and model_type in FOREIGN_TYPES):
-        raise ValueError(
-            f"config.json contradicts itself: model_type {model_type!r}, architectures {named[1:]}; set model_type to "
+        raise UserError(f"config.json is of {strange[0]}, which is not read here")
+    classes = [*architectures, *([config["_class_name"]] if "_class_name" in config else [])]
+    families = known_families()
+    by_class = {name for name, said in families.items() if _names(said.get("architectures", ()), classes)}
+    if any(model_type in families[name].get("borrowed_types", ()) for name in by_class):
+        model_type = None
+    by_type = {name for name, said in families.items() if model_type in said.get("model_types", ())}
+    found = by_class | by_type
+    if len(found) > 1 or (found and model_type in FOREIGN_TYPES):
+        raise UserError(
+            f"config.json contradicts itself: model_type {model_type!r}, architectures {classes}; set model_type to "
             "the family of the architecture"
         )
-    if known:
-        return known[0]
-    raise ValueError(f"config.json names the family {named}; known here are {', '.join(FAMILIES)}")
+    if found:
+        return found.pop()
+    known = [
+        kind for said in families.values() for key in ("model_types", "architectures") for kind in said.get(key, ())
+    ]
+    raise UserError(
+        f"config.json names the family {[model_type, *classes]}; known here are {', '.join(known)}; name your own as "
+        "policy.use"
+    )
 
 
-def is_known(config: Mapping[str, Any]) -> bool:
-    """Return whether a config.json names a family, and one only."""
+def _names(patterns: tuple[str, ...], classes: list[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in classes)
+
+
+def family_named_by(hub_id: str) -> str | None:
+    """Return the family under whose names a checkpoint on the hub is published, as far as its name tells."""
+    names = {part: name for name, said in known_families().items() for part in said.get("hub_names", ())}
+    found = [part for part in names if part in hub_id.lower()]
+    return names[max(found, key=len)] if found else None
+
+
+def find_family(config: Mapping[str, Any], use: str | None = None) -> str | None:
+    """Return the family of a config.json, or the one that a recipe names; None where there is not one and one only."""
     try:
-        family_name(config)
+        return use or family_name(config)
     except ValueError:
-        return False
-    return True
+        return None
 
 
-def untrained_tasks(config: Mapping[str, Any]) -> Mapping[TaskKind, str]:
-    """Return the tasks that a config.json's family cannot train, each with the reason; torch is not imported.
+def family_facts(family: str) -> dict[str, Any]:
+    """Return what the class of a family says of itself.
 
     Raises:
-        ValueError: a family that is not known here.
+        PluginError: there is no such family or file.
     """
-    return UNTRAINED_TASKS.get(family_name(config), {})
+    known = known_families()
+    return known[family] if family in known else facts(family, FOLDER)
 
 
-def trains(family: type) -> bool:
-    """Return whether the learner trains any task of a policy class."""
-    return set(TASKS) > UNTRAINED_TASKS.get(f"{family.__module__}:{family.__qualname__}", {}).keys()
+def abilities(family: str) -> Abilities:
+    """Return what a family can do, as its own class says it in literals; the defaults for what it does not say."""
+    return Abilities(**family_facts(family).get("abilities", {}))
 
 
-def import_family(name: str) -> type[TextPolicy]:
-    """Return the class of a "module:Class" of the table."""
-    module, _, class_name = name.partition(":")
-    family: type[TextPolicy] = getattr(import_module(module), class_name)
-    return family
+def import_family(family: str) -> type[TextPolicy]:
+    """Return the class of a family.
+
+    Raises:
+        PluginError: there is no such family or file.
+    """
+    return cast("type[TextPolicy]", choice(family, FOLDER))
 
 
-def policy_family(config: Mapping[str, Any]) -> type[TextPolicy]:
-    """Return the policy class that a config.json asks for.
+def policy_family(config: Mapping[str, Any], use: str | None = None) -> type[TextPolicy]:
+    """Return the policy class that a config.json asks for, or the one that a recipe names.
 
     Raises:
         ValueError: a family that is not known here, or model type and architecture of two families.
     """
-    return import_family(family_name(config))
+    return import_family(use or family_name(config))

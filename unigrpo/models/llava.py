@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
 from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.layers.siglip import SiglipConfig, SiglipTower
 from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, lay_out, pool
@@ -55,7 +56,7 @@ class VisionTower(nn.Module):
         self.vision_tower = SiglipTower(config)
 
 
-class Eye:
+class VisionEncoder:
     """A body's frozen picture part: the settings, and the way from a picture to its features.
 
     Args:
@@ -71,7 +72,7 @@ class Eye:
 
     def __init__(self, model: Any, config: Mapping[str, Any], width: int, pool_stride: int = 1) -> None:
         if config.get("mm_projector_type") != "mlp2x_gelu":
-            raise ValueError(
+            raise UserError(
                 f"config.json has mm_projector_type {config.get('mm_projector_type')!r}; this code computes mlp2x_gelu"
             )
         sizes = tower_config(config)
@@ -82,8 +83,6 @@ class Eye:
         model.image_newline = nn.Parameter(torch.empty(width))
         for part in (model.vision_tower, model.mm_projector, model.image_newline):
             part.requires_grad_(False)
-        for layer in (*model.vision_tower.modules(), *model.mm_projector.modules()):
-            layer.is_frozen = True  # an adapter there would never get a gradient
 
     def count(self, size: tuple[int, int]) -> int:
         """Return F, how many features a picture of a width and height has: nothing is computed."""
@@ -109,7 +108,7 @@ def tower_config(config: Mapping[str, Any]) -> SiglipConfig:
     """
     part = config.get("vision_config") or config.get("_tiny_vision")
     if part is None and KNOWN_TOWER not in str(config.get("mm_vision_tower")):
-        raise ValueError(
+        raise UserError(
             f"config.json has mm_vision_tower {config.get('mm_vision_tower')!r}; its sizes are known for "
             f"...{KNOWN_TOWER}: add them as vision_config (image_size, patch_size, hidden_size, intermediate_size, "
             "num_hidden_layers_in_file, num_attention_heads)"
@@ -130,7 +129,7 @@ def embed(table: nn.Embedding, token_ids: Tensor, image_features: Tensor | None)
 class LlavaPolicy(TextPolicy):
     """Pictures and text in, text out, over several turns; a family says how its body is built and called."""
 
-    tasks = ("reason", "understand")
+    frozen_parts = ("model.vision_tower.", "model.mm_projector.")
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -142,7 +141,7 @@ class LlavaPolicy(TextPolicy):
 
     def image_features(self, images: Sequence[Image]) -> Tensor | None:
         """Return [F, D]: the features of a prompt's pictures, one after another; None without pictures."""
-        return torch.cat([self.module.eye.features(image) for image in images]) if images else None
+        return torch.cat([self.module.vision_encoder.features(image) for image in images]) if images else None
 
     def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
         """Return the canvas of a conversation: its pictures stand where ``<image>`` does, else before their message.
@@ -152,11 +151,11 @@ class LlavaPolicy(TextPolicy):
                 there are no pictures.
         """
         if prompt.kind == "imagine" or (prompt.kind == "understand") != bool(prompt.images):
-            raise ValueError(
+            raise UserError(
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; wanted reason "
                 "without pictures or understand with at least one"
             )
-        features = [self.module.eye.features(image) for image in prompt.images]
+        features = [self.module.vision_encoder.features(image) for image in prompt.images]
         pieces: list[Piece] = []
         start = self.vocabulary.size
         for number, ids in enumerate(self._text_chunks(prompt)):
@@ -177,7 +176,7 @@ class LlavaPolicy(TextPolicy):
         template = CHAT_TEMPLATE if tokenizer.chat_template is None else None
         chunks = tokenizer.render_chat(messages, template).split(PICTURE)
         if len(chunks) != len(prompt.images) + 1:
-            raise ValueError(
+            raise UserError(
                 f"the chat template shows {len(chunks) - 1} of the {len(prompt.images)} pictures of prompt "
                 f"{prompt.id!r}; wanted one that writes every message once"
             )
@@ -198,12 +197,12 @@ class LlavaPolicy(TextPolicy):
         """
         num_places = int((token_ids == PLACEHOLDER).sum())
         if num_places != len(images or ()):
-            raise ValueError(
+            raise UserError(
                 f"{len(images or ())} pictures for {num_places} placeholders (id {PLACEHOLDER}): give one each"
             )
         if not images:
             return super().logits(token_ids, is_padding)
-        features = [self.module.eye.features(image) for image in images]
+        features = [self.module.vision_encoder.features(image) for image in images]
         return self.head(self.hidden(self.grow(token_ids, is_padding, features)))
 
     def grow(self, token_ids: Tensor, is_padding: Tensor | None, features: Sequence[Tensor]) -> ModelInput:
@@ -244,7 +243,7 @@ def _with_places(message: Message) -> str:
     if num_images and not num_places:
         return " ".join([PICTURE] * num_images) + "\n" + message.text
     if num_places != num_images:
-        raise ValueError(
+        raise UserError(
             f"a message of the {message.role} has {num_images} pictures and {PICTURE} {num_places} times in its text; "
             "wanted one each, or no mark at all"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unigrpo.errors import MissingFileError, UserError
 from unigrpo.models.families import policy_family
 from unigrpo.models.files import weights
 from unigrpo.models.files.folders import read_json, resolve_folder
@@ -38,7 +39,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json; wanted a checkpoint folder in the released layout")
+        raise MissingFileError(f"{folder} has no config.json; wanted a checkpoint folder in the released layout")
     return read_json(path)
 
 
@@ -48,14 +49,15 @@ def empty_module(family: type[TextPolicy], config: Mapping[str, Any]) -> nn.Modu
         return family.build(config)
 
 
-def stored_shapes(config: Mapping[str, Any], folder: Path) -> dict[str, tuple[int, ...]]:
+def stored_shapes(config: Mapping[str, Any], folder: Path, use: str | None = None) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor as a folder's files hold it: a tied one once.
 
     Args:
         config: content of config.json.
         folder: where the family's further config files are.
+        use: the family, where config.json does not say it.
     """
-    family = policy_family(config)
+    family = policy_family(config, use)
     module = empty_module(family, family.complete_config(config, folder))
     again = {name for names in weights.tied_names(module) for name in names[1:]}
     return {
@@ -91,7 +93,7 @@ def _check_text(tokenizer: TextTokenizer | None, required: Sequence[str]) -> Non
         )
     elif lost:
         lost = list(dict.fromkeys(lost))
-        raise ValueError(
+        raise UserError(
             f"the tokenizer in {tokenizer.folder} loses {', '.join(lost)}: encoded and decoded, it does not come back, "
             "so no reward would see it; it must be a token that is not special, or spelled by others. Give the "
             "checkpoint's own files, or load_policy(tokenizer=FOLDER)"
@@ -102,14 +104,14 @@ def _checked_device(given: str | torch.device) -> torch.device:
     try:
         device = torch.device(given)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device {given!r} is not known; wanted cpu, cuda or cuda:N") from error
+        raise UserError(f"device {given!r} is not known; wanted cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {str(given)!r} is not supported; wanted cpu, cuda or cuda:N")
+        raise UserError(f"device {str(given)!r} is not supported; wanted cpu, cuda or cuda:N")
     if device.type != "cuda":
         return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
-        raise ValueError(
+        raise UserError(
             f"device {str(device)!r} was asked for, and torch sees {count} CUDA devices here; give cpu, install a CUDA "
             "build of torch with its driver, or look at CUDA_VISIBLE_DEVICES"
         )
@@ -143,6 +145,7 @@ def load_policy(
     revision: str | None = None,
     gradient_checkpointing: bool = False,
     compiled: bool = False,
+    use: str | None = None,
 ) -> TextPolicy:
     """Return the policy of a checkpoint, in evaluation mode.
 
@@ -160,6 +163,7 @@ def load_policy(
         gradient_checkpointing: compute each block again in backward.
         compiled: run each block through torch.compile, at its first call; sums may round differently with and without
             gradient, so that a first ratio is 1 up to rounding only.
+        use: the family, a file of `unigrpo.models.policies` or ``path/to/file.py:Class``; None is config.json's.
 
     Raises:
         FileNotFoundError: no such checkpoint or no weights in it.
@@ -168,11 +172,11 @@ def load_policy(
     """
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not supported; wanted {' or '.join(DTYPES)}")
+        raise UserError(f"dtype {dtype!r} is not supported; wanted {' or '.join(DTYPES)}")
     place = _checked_device(device)
     folder = resolve_folder(path, files=HUB_FILES, revision=revision)
     config = read_config(folder)
-    family = policy_family(config)
+    family = policy_family(config, use)
     config = family.complete_config(config, folder)
     module = empty_module(family, config)
     text_tokenizer = _find_tokenizer(folder, tokenizer)
@@ -186,13 +190,13 @@ def load_policy(
         token_text=family.token_text,
     )
     weights.fill(module, folder, DTYPES[dtype], place, family.module_name)
-    module.is_checkpointing = gradient_checkpointing  # type: ignore[assignment]
     module.eval()
     pack_experts(module)
     if compiled:
         compile_blocks(module)
     policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)
     policy.folder, policy.revision = folder, revision
+    policy.recompute_blocks(gradient_checkpointing)
     if isinstance(image_tokenizer, str | Path):
         from unigrpo.models.pictures.magvit import load_image_tokenizer
 

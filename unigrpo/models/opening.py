@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from unigrpo.errors import UserError
 from unigrpo.models.adapter import add_lora, merge_adapter
-from unigrpo.models.families import untrained_tasks
-from unigrpo.models.loading import load_policy, read_config
+from unigrpo.models.loading import load_policy
 from unigrpo.settings import LoraSettings, PolicySettings
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ def open_policy(settings: PolicySettings, lora: LoraSettings, seed: int, is_froz
     """
     policy = load_policy(
         settings.path,
+        use=settings.use,
         dtype=settings.dtype,
         device=settings.device,
         image_tokenizer=settings.image_tokenizer,
@@ -50,7 +50,6 @@ def refuse_untrained(policy: Policy, tasks: Iterable[TaskKind]) -> None:
     Raises:
         UserError: with the family's reason.
     """
-    reasons = untrained_tasks(read_config(policy.folder)) if policy.folder is not None else {}
     for task in tasks:
-        if task in reasons:
-            raise UserError(f"{policy.source} does not train the task {task}: {reasons[task]}")
+        if task in policy.abilities.untrained:
+            raise UserError(f"{policy.source} does not train the task {task}: {policy.abilities.why_untrained}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
+from unigrpo.models.base import Abilities
 from unigrpo.models.files.vocabulary import TOKEN_TEXT
-from unigrpo.models.layers.head import hide
+from unigrpo.models.layers.head import suppress
 from unigrpo.types import ModelInput
 
 if TYPE_CHECKING:
@@ -21,11 +24,14 @@ if TYPE_CHECKING:
     from unigrpo.models.base import Vocabulary
     from unigrpo.models.files.tokenizer import TextTokenizer
     from unigrpo.settings import LoraSettings, SamplingSettings
-    from unigrpo.types import Canvas, Prompt, Span, TaskKind
+    from unigrpo.types import Canvas, Prompt, Span
 
 
 class TextPolicy(ABC):
     """A policy (`unigrpo.models.base.Policy`) that reads and writes text; a family says how its body is built.
+
+    A family is one file of `unigrpo.models.policies`, or a user's. Its class writes the facts below as literals, since
+    `unigrpo.plugin.facts` reads them from source; those of a parent class are not looked up there.
 
     The body is called with token ids, padding and positions, gives [N, L, D] after the final norm, and has
     ``head(hidden, vocabulary_range)`` and ``is_checkpointing``. A family with another call writes its own `hidden`.
@@ -38,12 +44,28 @@ class TextPolicy(ABC):
         image_size: side in pixels of the pictures in prompts, where the family reads pictures.
     """
 
+    abilities: Abilities = Abilities()
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """Values of config.json's ``model_type`` that are this family's."""
+    architectures: ClassVar[tuple[str, ...]] = ()
+    """Values of its ``architectures``, or (diffusers) its ``_class_name``; shell patterns."""
+    borrowed_types: ClassVar[tuple[str, ...]] = ()
+    """Model types of other families that stand in files of this one; there the architecture decides."""
+    hub_names: ClassVar[tuple[str, ...]] = ()
+    """Parts of the names, in lower case, under which the family is published."""
+    released_sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """`unigrpo.sizing.model_size.ModelSize` by how a name on the hub starts, for checkpoints that are not here."""
+    unused_tensors: ClassVar[str] = r"(?!)"
+    """A pattern of tensors of released files that the body does not need; by default none."""
+    layouts: ClassVar[str] = ""
+    """In YAML, what a random checkpoint in each released layout is made of: `unigrpo.testing.tiny.layouts.Layout`."""
+
     token_text: ClassVar[Mapping[str, str]] = TOKEN_TEXT
     """The tokens by which the family's tokenizer file names the ids (mask, eos, ...)."""
-    tasks: ClassVar[tuple[TaskKind, ...]] = ("reason",)
-    """What the family can do with a prompt; whether a task trains is said in `unigrpo.models.families`."""
     required_text: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer must bring back from its own ids, such as the tags of a thought."""
+    frozen_parts: tuple[str, ...] = ()
+    """How the names of the parts of the module begin that never train, so that an adapter there gets no gradient."""
 
     banned_ids: tuple[int, ...] = ()
     """Ids that the released sampler never draws; log-probs are of the distribution with them."""
@@ -89,7 +111,7 @@ class TextPolicy(ABC):
     @classmethod
     def module_name(cls, stored: str) -> str | None:
         """Return the body's name of a tensor of the files; None for one that the body does not need."""
-        return stored
+        return None if re.search(cls.unused_tensors, stored) else stored
 
     @classmethod
     def stored_name(cls, own: str) -> str:
@@ -120,6 +142,10 @@ class TextPolicy(ABC):
         """Return [F, D]: a prompt's pictures as its canvas holds them; None for a family that reads no pixels."""
         return None
 
+    def recompute_blocks(self, is_recomputed: bool) -> None:
+        """Have each block computed again in backward, or not: less memory, more time."""
+        self.module.is_checkpointing = is_recomputed
+
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm."""
         return self.module(model_input.token_ids, model_input.is_padding, model_input.positions)
@@ -131,7 +157,7 @@ class TextPolicy(ABC):
         Over all of V it keeps its logit, as in the released samplers.
         """
         logits = self.module.head(hidden, vocabulary_range)
-        return hide(self.vocabulary.mask_token_id, logits, vocabulary_range)
+        return suppress(self.vocabulary.mask_token_id, logits, vocabulary_range)
 
     def logits(self, token_ids: Tensor, is_padding: Tensor | None = None) -> Tensor:
         """Return [N, L, V]: head after hidden, for checks and small models."""
@@ -146,7 +172,7 @@ class TextPolicy(ABC):
         from unigrpo.models import canvas as layout
 
         if prompt.kind != "reason" or prompt.images:
-            raise ValueError(
+            raise UserError(
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; this policy "
                 "is for text only. MMaDA, LLaDA-V, LaViDa and Show-o read pictures; MMaDA and Show-o write them"
             )
@@ -161,7 +187,7 @@ class TextPolicy(ABC):
             ValueError: the checkpoint has none.
         """
         if self.tokenizer is None:
-            raise ValueError(
+            raise UserError(
                 f"{self.source or 'this policy'} was loaded without tokenizer files, so it takes token ids only; put "
                 "tokenizer.json and tokenizer_config.json beside the weights, or give load_policy(tokenizer=FOLDER)"
             )
@@ -180,6 +206,4 @@ class TextPolicy(ABC):
         Raises:
             ValueError: always.
         """
-        raise ValueError(
-            f"{self.source or 'this policy'} has no image codes to decode; MMaDA and Show-o write pictures"
-        )
+        raise UserError(f"{self.source or 'this policy'} has no image codes to decode; MMaDA and Show-o write pictures")

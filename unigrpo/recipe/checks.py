@@ -11,9 +11,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
-from unigrpo.models.families import is_known, untrained_tasks
+from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
-from unigrpo.plugin import Located, PluginError, fact, locate, locate_choice
+from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice
 from unigrpo.rewards.runtime.reward_checks import composition_problems
 from unigrpo.settings import (
     Choice,
@@ -29,8 +29,6 @@ from unigrpo.settings import (
 from unigrpo.types import TaskKind
 
 PICTURE_KINDS = ("understand", "imagine")
-PIXEL_FAMILIES = ("llada-v", "lavida")
-"""Parts of the names under which families with a vision tower are published."""
 
 
 def problems_of_training(recipe: Recipe) -> list[str]:
@@ -87,15 +85,15 @@ def is_hub_id(path: str) -> bool:
     return bool(HUB_ID.match(path)) and not Path(path).exists()
 
 
-def reads_pixels(path: str) -> bool:
-    """Return whether a checkpoint has a vision tower of its own, so that its picture questions need no image codes.
+def reads_pixels(path: str, use: str | None = None) -> bool:
+    """Return whether a checkpoint has a vision encoder of its own, so that its picture questions need no image codes.
 
     Args:
         path: a folder, whose config.json tells; ``asset:NAME``; or a hub id, whose name does.
+        use: the family, where it is given.
     """
-    if is_hub_id(path):
-        return any(name in path.lower() for name in PIXEL_FAMILIES)
-    return "mm_vision_tower" in _config(path)
+    family = use or (family_named_by(path) if is_hub_id(path) else find_family(_config(path)))
+    return family is not None and abilities(family).pictures == "pixels"
 
 
 def _config(path: str) -> dict[str, Any]:
@@ -111,18 +109,29 @@ def _config(path: str) -> dict[str, Any]:
 
 def _untrained(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iterator[str]:
     """Refuse tasks that the family cannot train; a hub id is asked when it is loaded (`models.opening`)."""
-    config = _config(settings.path)
-    if is_known(config):
-        reasons = untrained_tasks(config)
-        yield from (f"tasks.{name}: {reasons[task.kind]}" for name, task in tasks.items() if task.kind in reasons)
+    family = find_family(_config(settings.path), settings.use)
+    if family is not None and not list(_family(settings)):
+        can = abilities(family)
+        yield from (f"tasks.{name}: {can.why_untrained}" for name, task in tasks.items() if task.kind in can.untrained)
+
+
+def _family(settings: PolicySettings) -> Iterator[str]:
+    try:
+        if settings.use is not None:
+            locate_choice(settings.use, FOLDER)
+    except PluginError as error:
+        yield f"policy.use: {error}"
 
 
 def _policy(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iterator[str]:
     yield from _folder(settings.path, "policy.path", "config.json", "a checkpoint")
+    wrong = list(_family(settings))
+    yield from wrong
     if settings.image_tokenizer is not None:
         yield from _folder(settings.image_tokenizer, "policy.image_tokenizer", "*.safetensors", "an image tokenizer")
-    else:
-        kinds = set(PICTURE_KINDS) - ({"understand"} if reads_pixels(settings.path) else set())
+    elif not wrong:
+        has_pixels = reads_pixels(settings.path, settings.use)
+        kinds = set(PICTURE_KINDS) - ({"understand"} if has_pixels else set())
         for name in sorted(name for name, task in tasks.items() if task.kind in kinds):
             yield f"policy.image_tokenizer: missing; the task {name} needs one to turn pictures into codes"
     if settings.adapter is not None:
@@ -197,18 +206,26 @@ def _sampling(sampling: SamplingSettings, kind: TaskKind, key: str) -> Iterator[
             f"{key}: num_denoising_steps {num_steps} does not divide over {length // block} blocks "
             f"(completion_length {length} / block_length {block}); wanted a multiple of {length // block}"
         )
-    schedule, order = sampling.schedule, sampling.remasking
-    if fact(schedule.use, schedule.folder, "is_fixed") and num_steps > length:
+    schedule, order = _facts(sampling.schedule), _facts(sampling.remasking)
+    if schedule.get("is_fixed") and num_steps > length:
         yield f"{key}: num_denoising_steps {num_steps} is more than the {length} tokens there are to fill"
-    if fact(schedule.use, schedule.folder, "is_for_pictures") and kind != "imagine":
-        yield f"{key}.schedule: {schedule.use} is a schedule of pictures; wanted linear for {kind}"
+    if schedule.get("is_for_pictures") and kind != "imagine":
+        yield f"{key}.schedule: {sampling.schedule.use} is a schedule of pictures; wanted linear for {kind}"
     if kind == "imagine":
         yield from _square(length, f"{key}.completion_length")
         if block != length:
             yield f"{key}.block_length: a picture is one block; leave it out"
-    is_noisy = ":" in order.use or fact(order.use, order.folder, "reads") in ("noise", "coins")
+    is_noisy = ":" in sampling.remasking.use or order.get("reads") in ("noise", "coins")
     if sampling.temperature == 0 and sampling.remasking_temperature == 0 and not is_noisy:
         yield f"{key}.temperature: 0 makes all completions of a group equal, so that nothing is learnt; wanted more"
+
+
+def _facts(chosen: Choice) -> dict[str, Any]:
+    """Return what the class of a choice says of itself; nothing where there is no such class, which `_choices` says."""
+    try:
+        return facts(chosen.use, chosen.folder)
+    except PluginError:
+        return {}
 
 
 def _square(num_codes: int, key: str) -> Iterator[str]:

@@ -1,10 +1,10 @@
-"""What a step of a recipe costs: counts that follow from the recipe, memory that follows from config.json."""
+"""What a step of a recipe costs: counts that follow from the recipe, memory that follows from the files' headers."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from unigrpo.models.families import known_families
 from unigrpo.models.files.folders import resolve_folder
 from unigrpo.recipe.checks import is_hub_id
 from unigrpo.settings import Recipe, TaskSettings
@@ -27,25 +27,14 @@ class Row:
     explanation: str = ""
 
 
-_LLADA_8B = {"d_model": 4096, "n_layers": 32, "n_heads": 32, "mlp_hidden_size": 12_288}
-RELEASED = {
-    r"llada-8b": _LLADA_8B | {"model_type": "llada", "vocab_size": 126_464},
-    r"mmada-8b": _LLADA_8B | {"model_type": "mmada", "vocab_size": 134_656},
-}
-"""Sizes in the released config.json files, by how the name on the hub starts."""
-
-
 def batch_arithmetic(recipe: Recipe) -> dict[str, list[Row]]:
     """Return what one learner step does, by section, for people to read.
 
     Args:
         recipe: a checked recipe.
     """
-    sections = {"tasks": _task_rows(recipe), "a step": _step_rows(recipe)}
-    memory = memory_rows(recipe)
-    if memory:
-        sections["memory of the learner, estimated"] = memory
-    return sections
+    memory = memory_rows(recipe) or [_unknown_size(recipe.policy.path)]
+    return {"tasks": _task_rows(recipe), "a step": _step_rows(recipe), "memory of the learner, estimated": memory}
 
 
 def num_rollouts(recipe: Recipe) -> int:
@@ -132,7 +121,7 @@ def memory_rows(recipe: Recipe, size: ModelSize | None = None, length: int | Non
 
     Args:
         recipe: a checked recipe.
-        size: of the policy; None reads it from config.json, or knows it by a released name.
+        size: of the policy; None reads it from the files' headers, or knows it by a released name.
         length: tokens of a row; None assumes those of the recipe's longest.
     """
     size = size or _model_size(recipe)
@@ -219,10 +208,17 @@ def _longest_row(recipe: Recipe) -> int:
 def _model_size(recipe: Recipe) -> ModelSize | None:
     path = recipe.policy.path
     if is_hub_id(path):
-        name = path.rpartition("/")[2]
-        known = next((config for start, config in RELEASED.items() if re.match(start, name, re.IGNORECASE)), None)
-        return ModelSize.from_config(known) if known else None
-    return ModelSize.from_folder(resolve_folder(path))
+        name = path.rpartition("/")[2].lower()
+        sizes = [size for said in known_families().values() for size in said.get("released_sizes", {}).items()]
+        return next((ModelSize(**size) for start, size in sizes if name.startswith(start)), None)
+    return ModelSize.from_folder(resolve_folder(path), recipe.policy.use)
+
+
+def _unknown_size(path: str) -> Row:
+    why = "not on this machine" if is_hub_id(path) else "a folder without safetensors files that can be read"
+    return Row(
+        name="weights", value="not known", explanation=f"{path} is {why}; `unigrpo inspect` estimates by config.json"
+    )
 
 
 def _gigabytes(num_bytes: int) -> str:

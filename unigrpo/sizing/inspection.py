@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from torch import nn
 
 from unigrpo.errors import UserError
-from unigrpo.models.families import family_name, import_family, untrained_tasks
-from unigrpo.models.files import weights
+from unigrpo.models.families import policy_family
+from unigrpo.models.files import headers, weights
 from unigrpo.models.files.folders import resolve_folder
 from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.files.vocabulary import resolve_vocabulary
 from unigrpo.models.loading import empty_module, read_config
 from unigrpo.settings import Recipe
 from unigrpo.sizing.arithmetic import PROMPT_TOKENS, Row, memory_rows
-from unigrpo.sizing.model_size import ModelSize
+from unigrpo.sizing.model_size import ModelSize, part_of
 from unigrpo.types import TaskKind
 
 if TYPE_CHECKING:
+    from unigrpo.models.llava import VisionEncoder
     from unigrpo.models.text_policy import TextPolicy
 
 SMALL_FILES = ("*.json", "*.jinja", "merges.txt")
 """What is downloaded of a hub id: no weights."""
-
-PARTS = (
-    ("vision", r"(^|\.)(vision_tower|vision_model|eye|embed_vision)\."),
-    ("projector", r"(^|\.)(mm_projector|image_newline)"),
-    ("experts", r"\.experts?\."),
-    ("router", r"\.(router|gate)(\.|$)"),
-    ("embedding", r"(wte|embed_tokens|tok_embeddings|embeddings\.\w+)(\.weight)?$|word_embeddings|position_embeddings"),
-    ("head", r"lm_head|transformer\.ff_out|(^|\.)(cls|head|decoder)\.(?!layers|embed|self_cond)"),
-    ("attention", r"attn|attention|[qkv]_proj"),
-    ("feed-forward", r"mlp|(ff|gate|up|down)_proj|ff_out|intermediate|fc[12]|output\.dense"),
-)
-"""Part of a model by the name of a tensor; the first that is found in it."""
 
 SIZE_KEYS = (
     ("layers", ("n_layers", "num_hidden_layers")),
@@ -74,7 +61,12 @@ PICTURE = (640, 480)
 
 
 def inspect_model(
-    path: str | Path, revision: str | None = None, *, length: int | None = None, images: int | None = None
+    path: str | Path,
+    revision: str | None = None,
+    *,
+    length: int | None = None,
+    images: int | None = None,
+    use: str | None = None,
 ) -> dict[str, list[Row]]:
     """Return sections of rows for people to read.
 
@@ -83,6 +75,7 @@ def inspect_model(
         revision: branch, tag or commit of a hub id.
         length: open tokens of the rows that memory is estimated for; None is 256 of text, or a picture's codes.
         images: pictures in their prompts; None is one where the family is trained to read pictures.
+        use: the family, where config.json does not say it: ``path/to/file.py:Class``.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -90,27 +83,29 @@ def inspect_model(
     """
     folder = resolve_folder(path, files=SMALL_FILES, revision=revision)
     raw = read_config(folder)
-    name = family_name(raw)
-    family = import_family(name)
+    family = policy_family(raw, use)
     config = family.complete_config(raw, folder)
     module = empty_module(family, config)
     shapes = _shapes(module)
     return {
         "model": [
-            Row(name="family", value=name.partition(":")[2].removesuffix("Policy"), explanation=name),
+            Row(
+                name="family",
+                value=family.__name__.removesuffix("Policy"),
+                explanation=f"{family.__module__}:{family.__name__}",
+            ),
             *_size_rows(config),
             _files_row(family, module, folder),
         ],
         "parameters": _parameter_rows(shapes),
         "vocabulary": _vocabulary_rows(family, config, folder),
-        "tasks": _task_rows(family, raw),
+        "tasks": _task_rows(family),
         "memory, estimated": _memory_rows(
             str(path),
             config,
-            module,
             shapes,
             counted_row(family, config, module, length, images),
-            is_trained=bool(_trained(family, raw)),
+            is_trained=bool(family.abilities.trained),
         ),
     }
 
@@ -134,8 +129,8 @@ def _size_rows(config: Mapping[str, Any]) -> list[Row]:
 def _files_row(family: type[TextPolicy], module: nn.Module, folder: Path) -> Row:
     """Say whether the files' tensors fit, by their headers."""
     try:
-        files = weights.weight_files(folder)
-        stored = weights.read_shapes(files)
+        files = headers.weight_files(folder)
+        stored = headers.read_shapes(files)
         weights.match_names(module, stored, str(folder), family.module_name)
     except (FileNotFoundError, ValueError) as error:
         return Row(name="files", value="do not load", explanation=str(error))
@@ -144,14 +139,10 @@ def _files_row(family: type[TextPolicy], module: nn.Module, folder: Path) -> Row
     return Row(name="files", value=f"{size / 1e9:,.3f} GB", explanation=explanation)
 
 
-def _part(name: str) -> str:
-    return next((part for part, pattern in PARTS if re.search(pattern, name)), "norms and others")
-
-
 def _parameter_rows(shapes: Mapping[str, tuple[int, ...]]) -> list[Row]:
     counts: dict[str, int] = {}
     for name, shape in shapes.items():
-        counts[_part(name)] = counts.get(_part(name), 0) + math.prod(shape)
+        counts[part_of(name)] = counts.get(part_of(name), 0) + math.prod(shape)
     total = sum(counts.values())
     rows = [
         Row(name=part, value=_millions(count), explanation=f"{count / total:.1%}")
@@ -200,11 +191,6 @@ def _template(tokenizer: TextTokenizer | None) -> str:
     return "with a chat template" if tokenizer.chat_template else "without a chat template"
 
 
-def _trained(family: type[TextPolicy], config: Mapping[str, Any]) -> list[TaskKind]:
-    untrained = untrained_tasks(config)
-    return [task for task in family.tasks if task not in untrained]
-
-
 def counted_row(
     family: type[TextPolicy], config: Mapping[str, Any], module: nn.Module, length: int | None, images: int | None
 ) -> tuple[int, Row]:
@@ -215,35 +201,35 @@ def counted_row(
     Raises:
         ValueError: pictures for a family that reads none.
     """
-    tasks = _trained(family, config) or family.tasks
-    if images and "understand" not in family.tasks:
+    tasks = family.abilities.trained or family.abilities.tasks
+    if images and "understand" not in family.abilities.tasks:
         raise UserError(f"{images} pictures were asked for, but {family.__name__} reads none; leave --images out")
     if images is None:
         images = 1 if "understand" in tasks else 0
     codes = int(config.get("num_vq_tokens") or 0)
-    is_picture = tasks == ["imagine"] and not images
+    is_picture = tasks == ("imagine",) and not images
     opened = length or (codes if is_picture and codes else OPEN_TOKENS)
-    eye = getattr(module, "eye", None)
-    each = eye.count(PICTURE) if eye is not None else codes
+    has_pixels = family.abilities.pictures == "pixels"
+    each = cast("VisionEncoder", module.vision_encoder).count(PICTURE) if has_pixels else codes
     told = [f"{PROMPT_TOKENS} of text"]
     if images:
         pictures = "one picture" if images == 1 else f"{images} pictures"
-        told.append(f"{images * each:,} of {pictures}" + (" of {} x {} pixels".format(*PICTURE) if eye else ""))
+        told.append(f"{images * each:,} of {pictures}" + (" of {} x {} pixels".format(*PICTURE) if has_pixels else ""))
     told.append(f"{opened:,} open" + (", a picture's codes" if is_picture else ""))
     tokens = PROMPT_TOKENS + images * each + opened
     task = "imagine" if is_picture else "understand" if images else "reason"
     return tokens, Row(name="a row", value=f"{tokens:,} tokens", explanation=f"{task}: {', '.join(told)}")
 
 
-def _task_rows(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Row]:
-    untrained = untrained_tasks(config)
+def _task_rows(family: type[TextPolicy]) -> list[Row]:
+    can = family.abilities
     titles = {"reason": "text to text", "understand": "pictures and text to text", "imagine": "text to a picture"}
     rows = []
     for task in get_args(TaskKind):
-        if task not in family.tasks:
+        if task not in can.tasks:
             rows.append(Row(name=task, value="no", explanation=titles[task]))
-        elif task in untrained:
-            rows.append(Row(name=task, value="generates only", explanation=untrained[task]))
+        elif task in can.untrained:
+            rows.append(Row(name=task, value="generates only", explanation=can.why_untrained))
         else:
             rows.append(Row(name=task, value="generates, trains", explanation=titles[task]))
     return rows
@@ -252,28 +238,18 @@ def _task_rows(family: type[TextPolicy], config: Mapping[str, Any]) -> list[Row]
 def _memory_rows(
     path: str,
     config: Mapping[str, Any],
-    module: nn.Module,
     shapes: Mapping[str, tuple[int, ...]],
     counted: tuple[int, Row],
     *,
     is_trained: bool,
 ) -> list[Row]:
-    size = ModelSize.from_config(config)
+    size = ModelSize.from_shapes(shapes, config)
     count = sum(math.prod(shape) for shape in shapes.values())
     if size is None:
         return [Row(name="weights", value=f"{count * 2 / 1e9:,.2f} GB", explanation="in bfloat16")]
-    targets = [layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and _is_target(name)]
-    wide = sum(layer.in_features + layer.out_features for layer in targets)
-    size = replace(size, num_parameters=count, linears={"all": wide})
     length, row = counted
     policy = {"path": path, "dtype": "bfloat16", "gradient_checkpointing": True}
     rows = memory_rows(Recipe.model_validate(MEMORY_RECIPE | {"policy": policy}), size, length)
     if not is_trained:
         rows = [row for row in rows if row.name in ("weights", "each actor, besides")]
     return [row, *rows]
-
-
-def _is_target(name: str) -> bool:
-    """Return whether a linear layer lies in a numbered block of the language body, as LoRA's default targets do."""
-    is_text = _part(f"{name}.weight") not in ("vision", "projector", "experts", "router")
-    return is_text and any(part.isdigit() for part in name.split("."))

@@ -7,7 +7,7 @@ import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -24,8 +24,7 @@ from unigrpo.models.adapter import (
     save_merged,
     set_adapter_state,
 )
-from unigrpo.models.base import denoises_canvases, is_block_causal
-from unigrpo.models.families import trains
+from unigrpo.models.layers.attention import positions_of
 from unigrpo.rollouts.sampler import SampleOutput, sample_ids
 from unigrpo.settings import LoraSettings
 from unigrpo.types import ModelInput
@@ -91,16 +90,17 @@ def check_policy(path: str | Path, *, load: Loader = load_policy, tolerance: flo
         _check_shape(policy, wanted)
         _check_head(policy, ids, wanted, tolerance)
         _check_batch(policy, ids, wanted, tolerance)
-        if is_block_causal(policy):
-            _check_blocks(policy, ids, wanted, tolerance)
-            _check_clean(policy, ids, tolerance)
-        elif "reason" in getattr(policy, "tasks", ()) and not denoises_canvases(policy):
+        if policy.abilities.attention == "block_causal":
+            block_causal = cast("BlockCausalPolicy", policy)
+            _check_blocks(block_causal, ids, wanted, tolerance)
+            _check_clean(block_causal, ids, tolerance)
+        elif policy.abilities.attention in ("full", "prefix"):
             _check_sight(policy, ids, wanted, tolerance)
         _check_half(load(folder, dtype="bfloat16").logits(ids), wanted)
     with tempfile.TemporaryDirectory() as temporary:
         save_merged(policy, Path(temporary) / "again")
         _check_same("a saved and loaded policy", load(Path(temporary) / "again", dtype="float32"), ids, wanted, 0.0)
-        if trains(type(policy)):
+        if policy.abilities.trained:
             _check_adapter(policy, folder, load, ids, wanted, Path(temporary) / "adapter", tolerance)
 
 
@@ -184,7 +184,7 @@ def _check_batch(policy: Policy, ids: Tensor, wanted: Tensor, tolerance: float) 
     right = policy.logits(torch.cat((ids, filler), dim=1), torch.cat((is_real, is_filler), dim=1))
     _check_near("padding on the right", right[:, :LENGTH], wanted, tolerance)
     is_padding = torch.cat((is_filler, is_real), dim=1)
-    positions = ((~is_padding).long().cumsum(dim=1) - 1).clamp(min=0)
+    positions = positions_of(is_padding)
     model_input = ModelInput(token_ids=torch.cat((filler, ids), dim=1), is_padding=is_padding, positions=positions)
     left = policy.head(policy.hidden(model_input))
     _check_near("padding on the left", left[:, PADDING:], wanted, tolerance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.folders import read_json
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
             continue
         parts = line.rstrip("\r").split(" ")
         if len(parts) != 2:
-            raise ValueError(f"{path}, line {number}: {line!r} is no merge of two tokens; download the file again")
+            raise UserError(f"{path}, line {number}: {line!r} is no merge of two tokens; download the file again")
         merges.append((parts[0], parts[1]))
     return merges
 
@@ -80,7 +81,7 @@ def read_byte_bpe(folder: Path, config: dict[str, Any]) -> Tokenizer:
         (tokenizer.add_special_tokens if is_special else tokenizer.add_tokens)([token])
         found = tokenizer.token_to_id(str(entry["content"]))
         if found != index:
-            raise ValueError(
+            raise UserError(
                 f"{folder} lists the added token {entry['content']!r} as {index}, and {VOCABULARY} leaves {found} for "
                 "it; the files are not of one checkpoint"
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from unigrpo.errors import UserError
+
 
 def require_values(config: Mapping[str, Any], computed: Mapping[str, Collection[Any]]) -> None:
     """Refuse what the code does not compute.
@@ -18,7 +20,7 @@ def require_values(config: Mapping[str, Any], computed: Mapping[str, Collection[
     """
     for key, values in computed.items():
         if key in config and config[key] not in values:
-            raise ValueError(
+            raise UserError(
                 f"config.json has {key} = {config[key]!r}; this model code computes {next(iter(values))!r} only"
             )
 
@@ -31,4 +33,4 @@ def require_sizes(config: Mapping[str, Any], names: Collection[str]) -> None:
     """
     missing = [key for key in names if not config.get(key)]
     if missing:
-        raise ValueError(f"config.json lacks {', '.join(missing)}: sizes of the model")
+        raise UserError(f"config.json lacks {', '.join(missing)}: sizes of the model")

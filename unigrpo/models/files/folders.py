@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.assets import PREFIX, asset_folder
+from unigrpo.errors import MissingFileError, UserError
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
@@ -29,13 +30,13 @@ def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: s
     if Path(text).is_dir():
         return Path(text)
     if not HUB_ID.match(text):
-        raise FileNotFoundError(f"there is no folder {text}; give a folder, a hub id such as owner/name, or asset:NAME")
+        raise MissingFileError(f"there is no folder {text}; give a folder, a hub id such as owner/name, or asset:NAME")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(text, revision=revision, allow_patterns=list(files) or None))
     except OSError as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{text} is no folder here and the hub did not deliver it ({error}); check the name, the network and "
             "HF_TOKEN, or download it elsewhere and give the folder"
         ) from error
@@ -50,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
-        raise ValueError(f"{path} is not JSON ({error}); download it again") from error
+        raise UserError(f"{path} is not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}; wanted an object with named values")
+        raise UserError(f"{path} holds a JSON {type(content).__name__}; wanted an object with named values")
     return content

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unigrpo.errors import MissingFileError, UserError
 from unigrpo.models.files.byte_bpe import has_byte_bpe, read_byte_bpe
 from unigrpo.models.files.folders import read_json
 from unigrpo.types import Message
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _raise_template_error(message: str) -> None:
-    raise ValueError(f"the chat template refuses these messages: {message}")
+    raise UserError(f"the chat template refuses these messages: {message}")
 
 
 @lru_cache(maxsize=16)
@@ -54,11 +55,11 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
     model = read_json(path).get("model")  # the package itself names neither the file nor the fault
     if not isinstance(model, dict) or not model.get("vocab"):
-        raise ValueError(f"{path} has no `model` with a `vocab`, so it is no tokenizer; download it again")
+        raise UserError(f"{path} has no `model` with a `vocab`, so it is no tokenizer; download it again")
     with ThreadPoolExecutor(1) as thread:  # a future keeps what it raises, which is the nameless class Exception
         reading = thread.submit(Tokenizer.from_file, str(path))
     if (error := reading.exception()) is not None:
-        raise ValueError(f"{path} is no tokenizer ({error}); download it again") from error
+        raise UserError(f"{path} is no tokenizer ({error}); download it again") from error
     return reading.result()
 
 
@@ -94,7 +95,7 @@ class TextTokenizer:
         folder = Path(folder)
         path = folder / "tokenizer.json"
         if not has_tokenizer(folder):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{folder} has no tokenizer.json; copy the checkpoint's tokenizer files there, or give the folder that "
                 "has them as load_policy(tokenizer=FOLDER)"
             )
@@ -145,7 +146,7 @@ class TextTokenizer:
         """
         template = chat_template or self.chat_template
         if template is None:
-            raise ValueError(
+            raise UserError(
                 "the tokenizer has no chat template; put one into chat_template.jinja, or as `chat_template` into "
                 "tokenizer_config.json, beside tokenizer.json"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from unigrpo.errors import UserError
 from unigrpo.models.base import Vocabulary
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _overrides(vocabulary: Mapping[str, int]) -> dict[str, int]:
     for key, value in vocabulary.items():
         name = key.lower().removesuffix("_token_id").removesuffix("_id")
         if name not in KNOWN:
-            raise ValueError(
+            raise UserError(
                 f"vocabulary has no id called {key!r}; known are {', '.join(KNOWN)} (also with _token_id or _id)"
             )
         short[name] = int(value)
@@ -84,7 +85,7 @@ def _named_ids(
         if value is not None:
             ids[name] = int(value)
         if name == "mask" and name not in given and in_file is not None and in_file != value:
-            raise ValueError(
+            raise UserError(
                 f"config.json says mask_token_id {value}, the tokenizer has {token_text[name]} at {in_file}; they are "
                 "not of one checkpoint, or give load_policy(vocabulary={'mask_token_id': ...}) to decide"
             )
@@ -102,14 +103,14 @@ def _check_markers(ids: Mapping[str, int], tokenizer: TextTokenizer | None, toke
     """
     missing = [f"{name} ({text})" for name, text in token_text.items() if name not in ids]
     if tokenizer is not None and missing:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer has no {', '.join(missing)}; it is not the checkpoint's own, or a file of it is damaged. "
             "Download it again, or give the ids: load_policy(vocabulary={...})"
         )
     roles: dict[int, str] = {}
     for name in MARKERS:
         if name in ids and roles.setdefault(ids[name], name) != name:
-            raise ValueError(
+            raise UserError(
                 f"id {ids[name]} would be both {roles[ids[name]]} and {name}; config.json and the tokenizer are not of "
                 "one checkpoint, or give the ids: load_policy(vocabulary={...})"
             )
@@ -146,13 +147,13 @@ def resolve_vocabulary(
     ids = _named_ids(config, tokenizer, given, length, token_text)
     for name in ("mask", "eos"):
         if name not in ids:
-            raise ValueError(
+            raise UserError(
                 f"neither config.json nor the tokenizer gives the {name} id; give load_policy("
                 f"vocabulary={{'{name}_token_id': ...}})"
             )
     outside = {name: value for name, value in ids.items() if not 0 <= value < size}
     if outside:
-        raise ValueError(
+        raise UserError(
             f"ids {outside} are not inside the embedding's 0:{size}; is the tokenizer of another checkpoint?"
         )
     _check_markers(ids, tokenizer, token_text if codebook_size is not None else {})
@@ -161,7 +162,7 @@ def resolve_vocabulary(
     if codebook_size is not None and offset is not None:
         image_range = (offset, offset + codebook_size)
         if image_range[1] > size:
-            raise ValueError(
+            raise UserError(
                 f"{codebook_size} image codes from id {offset} end at {image_range[1]}, but the embedding has {size} "
                 "rows; is it another model's tokenizer? load_policy(vocabulary={'image_offset': ...}) sets the start"
             )

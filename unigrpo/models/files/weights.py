@@ -6,98 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
-from unigrpo.models.files.folders import read_json
+from unigrpo.errors import UserError
+from unigrpo.models.files.headers import describe, read_shapes, weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
-
-WEIGHTS = "model.safetensors"
-STEMS = ("model", "pytorch_model", "diffusion_pytorch_model")
-"""How the released files begin: transformers' own name first, then those of other trainers."""
-NUM_NAMED = 10
-"""Tensors that an error names before it only counts."""
-
-
-CONVERT = (
-    "import glob, torch; from safetensors.torch import save_file; save_file({name: tensor.clone().contiguous() "
-    "for file in sorted(glob.glob('{pattern}')) for name, tensor in torch.load(file, weights_only=True).items()}, "
-    "'model.safetensors')"
-)
-"""A line of Python that turns pickled weights into safetensors; weights_only refuses what is no tensor."""
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint, one or several shards.
-
-    Raises:
-        FileNotFoundError: none, or a shard that the index names is absent.
-        ValueError: only pickled weights, or an index that maps nothing.
-    """
-    for stem in STEMS:
-        single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-        if single.is_file():
-            return [single]
-        if index.is_file():
-            return _shards(index)
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-    if pickled:
-        line = CONVERT.replace("{pattern}", f"*{Path(pickled[0]).suffix}")
-        raise ValueError(
-            f"{folder} has only pickled weights ({describe(pickled)}), and loading a pickle can run code: refused. On "
-            f'a machine where you trust them, in that folder:  python -c "{line}"'
-        )
-    raise FileNotFoundError(
-        f"{folder} has neither {WEIGHTS} nor {WEIGHTS}.index.json; wanted a checkpoint folder with safetensors"
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ValueError(f"{index} has no weight_map of tensor names to files; download it again")
-    names = sorted(set(weight_map.values()))
-    outside = [name for name in names if Path(name).name != name]
-    if outside:
-        raise ValueError(f"{index} names {describe(outside)}; wanted names of files beside it, without a folder")
-    files = [index.parent / name for name in names]
-    absent = [path.name for path in files if not path.is_file()]
-    if absent:
-        raise FileNotFoundError(f"{index} names {describe(absent)}, not in the folder; download them again")
-    return files
-
-
-def describe(names: Sequence[str]) -> str:
-    """Return the first ten names and how many more there are."""
-    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
-    return ", ".join(names[:NUM_NAMED]) + more
-
-
-def read_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor, from the files' headers.
-
-    Raises:
-        ValueError: a file that is cut off or no safetensors, or a tensor that two files hold.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                again = [name for name in file.keys() if name in shapes]
-                if again:
-                    raise ValueError(
-                        f"{path} holds {describe(again)}, which an earlier shard holds, too; leave only the files of "
-                        "one checkpoint in the folder"
-                    )
-                shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} ({path.stat().st_size} bytes) is cut off or damaged: {error}; download it again"
-            ) from error
-    return shapes
 
 
 def compare_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
@@ -124,7 +41,7 @@ def compare_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
         if names
     ]
     if problems:
-        raise ValueError(f"the tensors of {source} do not fit; {'; '.join(problems)}")
+        raise UserError(f"the tensors of {source} do not fit; {'; '.join(problems)}")
 
 
 def read_tensors(

@@ -86,6 +86,11 @@ def _narrowest(is_seen: Tensor) -> Tensor | None:
     return is_seen[:, None]
 
 
+def positions_of(is_padding: Tensor) -> Tensor:
+    """Return [N, L]: the positions of tokens among those of their row that are not padding; 0 before the first."""
+    return ((~is_padding).long().cumsum(dim=1) - 1).clamp(min=0)
+
+
 def attend(queries: Tensor, keys: Tensor, values: Tensor, is_visible: Visible) -> Tensor:
     """Return [N, H, L, W] of queries of that shape over keys and values [N, H', L', W] of as many or fewer heads.
 

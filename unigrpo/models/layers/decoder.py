@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.config_file import require_sizes
 from unigrpo.models.layers.attention import Visible, attend
 from unigrpo.models.layers.head import project
@@ -21,7 +22,6 @@ from unigrpo.models.layers.norm import RmsNorm
 from unigrpo.models.layers.rotary import RotaryTables, rotate
 from unigrpo.models.layers.swiglu import SWIGLU_LINEARS, SwiGlu
 
-ATTENTION_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj")
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 """Keys of config.json without which there is no model."""
 
@@ -69,7 +69,7 @@ class DecoderConfig:
         head_dim = config.get("head_dim") or width // heads
         fraction = float(config.get("partial_rotary_factor") or 1.0)
         if head_dim * fraction % 2 or heads % kv_heads or (not config.get("head_dim") and width % heads):
-            raise ValueError(
+            raise UserError(
                 f"config.json has hidden_size {width}, num_attention_heads {heads}, num_key_value_heads {kv_heads}, "
                 f"head_dim {config.get('head_dim')}, partial_rotary_factor {fraction}; wanted an even "
                 "number of turning components a head, and a whole number of query heads per key head"
@@ -109,7 +109,7 @@ def _refuse_other_arithmetic(config: Mapping[str, Any]) -> None:
     }
     for key, (found, wanted) in given.items():
         if found != wanted:
-            raise ValueError(f"config.json has {key} = {found!r}; this model code computes {wanted!r} only")
+            raise UserError(f"config.json has {key} = {found!r}; this model code computes {wanted!r} only")
 
 
 class KeyValues(Protocol):
@@ -193,16 +193,25 @@ class Decoder(nn.Module):
     Args:
         config: sizes and flags.
         make_mlp: from a layer's index to its feed-forward part; None, or a result of None, is SwiGLU.
+        model: in place of the level ``model``, with embed_tokens, layers of the same call, and norm.
 
     Example:
         >>> with torch.device("meta"):
         ...     body = Decoder(DecoderConfig.from_dict(config, has_qk_norm=True))
     """
 
-    def __init__(self, config: DecoderConfig, make_mlp: Callable[[int], nn.Module | None] | None = None) -> None:
+    attention_linears: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Names of the linear layers of an attention part."""
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        make_mlp: Callable[[int], nn.Module | None] | None = None,
+        model: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.model = DecoderModel(config, make_mlp or (lambda _layer: None))
+        self.model: Any = model or DecoderModel(config, make_mlp or (lambda _layer: None))
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.is_checkpointing = False
@@ -246,8 +255,8 @@ class Decoder(nn.Module):
 
     @property
     def linear_names(self) -> list[str]:
-        """Return the full names of the linear layers of all layers, in order; the head is not among them."""
-        wanted = (*ATTENTION_LINEARS, *SWIGLU_LINEARS)
+        """Return the full names of the linear layers of all layers, in order; head and routers are not among them."""
+        wanted = (*self.attention_linears, *SWIGLU_LINEARS)
         names = (name for name, _ in self.model.layers.named_modules(prefix="model.layers"))
         return [name for name in names if name.rsplit(".", 1)[-1] in wanted]
 

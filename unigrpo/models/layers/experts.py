@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unigrpo.errors import UserError
 from unigrpo.models.layers.packed_experts import PackedExperts
 from unigrpo.models.layers.swiglu import SwiGlu
 
@@ -64,7 +65,7 @@ class GroupedSigmoidRouter(nn.Module):
     ) -> None:
         super().__init__()
         if num_groups < 1 or num_experts % num_groups or not 1 <= num_chosen_groups <= num_groups:
-            raise ValueError(
+            raise UserError(
                 f"{num_experts} experts in {num_groups} groups of which {num_chosen_groups} are chosen; wanted equal "
                 "groups and no more chosen than there are"
             )
@@ -93,7 +94,7 @@ class GroupedSigmoidRouter(nn.Module):
 
 def _check_chosen(num_chosen: int, num_available: int) -> None:
     if not 1 <= num_chosen <= num_available:
-        raise ValueError(f"{num_chosen} experts a token of {num_available} that may be chosen; wanted at least one")
+        raise UserError(f"{num_chosen} experts a token of {num_available} that may be chosen; wanted at least one")
 
 
 class ExpertMixture(nn.Module):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unigrpo.errors import UserError
+
 
 def project(hidden: Tensor, layer: nn.Module, vocabulary_range: tuple[int, int] | None, size: int) -> Tensor:
     """Return logits [..., V'] of hidden states [..., D] over a half-open range of ids; None is all of V.
@@ -21,7 +23,7 @@ def project(hidden: Tensor, layer: nn.Module, vocabulary_range: tuple[int, int] 
     """
     start, stop = vocabulary_range or (0, size)
     if not 0 <= start < stop <= size:
-        raise ValueError(f"vocabulary range {start}:{stop} is not inside 0:{size}, the embedding")
+        raise UserError(f"vocabulary range {start}:{stop} is not inside 0:{size}, the embedding")
     if isinstance(layer, nn.Embedding):
         return functional.linear(hidden, layer.weight[start:stop])
     if isinstance(layer, nn.Linear) and vocabulary_range is not None:
@@ -31,7 +33,7 @@ def project(hidden: Tensor, layer: nn.Module, vocabulary_range: tuple[int, int] 
     return logits if vocabulary_range is None else logits[..., start:stop].clone()  # LoRA on the head
 
 
-def hide(token_id: int, logits: Tensor, vocabulary_range: tuple[int, int] | None) -> Tensor:
+def suppress(token_id: int, logits: Tensor, vocabulary_range: tuple[int, int] | None) -> Tensor:
     """Return logits [..., V'] over a range in which a token has no probability; written in place.
 
     Over all of V (None) the token keeps its logit, as in the released samplers.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.config_file import require_sizes, require_values
 from unigrpo.models.layers.attention import Visible, attend
 from unigrpo.models.layers.head import project
@@ -59,7 +60,7 @@ class PhiConfig:
         width, heads = config["hidden_size"], config["num_attention_heads"]
         rotary_width = int(config.get("partial_rotary_factor", 0.5) * (width // heads))
         if width % heads or rotary_width % 2 or config.get("num_key_value_heads", heads) not in (heads, None):
-            raise ValueError(
+            raise UserError(
                 f"the language model's config has hidden_size {width}, num_attention_heads {heads}, "
                 f"num_key_value_heads {config.get('num_key_value_heads')}, {rotary_width} turning components; wanted a "
                 "whole width per head, a key head for each, and an even number of turning components"

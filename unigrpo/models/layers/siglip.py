@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unigrpo.errors import UserError
+
 TILES_TOGETHER = 8
 """Tiles that go through the tower together: bounds the memory of a picture of many tiles."""
 
@@ -55,9 +57,9 @@ class SiglipConfig:
             given["num_layers"] = config["num_hidden_layers"] - 1
         sizes = cls(**given)
         if config.get("hidden_act", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
-            raise ValueError(f"the vision tower has hidden_act {config['hidden_act']!r}; wanted gelu_pytorch_tanh")
+            raise UserError(f"the vision tower has hidden_act {config['hidden_act']!r}; wanted gelu_pytorch_tanh")
         if sizes.hidden_size % sizes.num_attention_heads:
-            raise ValueError(
+            raise UserError(
                 f"the vision tower's width {sizes.hidden_size} does not divide into {sizes.num_attention_heads} heads"
             )
         return sizes

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from unigrpo.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -35,7 +37,7 @@ def fill_buffers(module: PreTrainedModel) -> None:
     module.initialize_weights()
     empty = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()] if tensor.is_meta]
     if empty:
-        raise ValueError(f"{type(module).__name__} has no value for {', '.join(empty[:10])}; another transformers?")
+        raise UserError(f"{type(module).__name__} has no value for {', '.join(empty[:10])}; another transformers?")
 
 
 def set_recomputing(module: PreTrainedModel, is_recomputed: bool) -> None:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unigrpo.errors import MissingFileError, UserError
 from unigrpo.models.files.folders import resolve_folder
 
 FILES = ("pytorch_model.safetensors", "model.safetensors")
@@ -227,7 +228,7 @@ class ImageTokenizer(nn.Module):
         """
         super().__init__()
         if len(sizes.down) != len(sizes.up):
-            raise ValueError(f"{len(sizes.down)} levels down but {len(sizes.up)} up; the decoder mirrors the encoder")
+            raise UserError(f"{len(sizes.down)} levels down but {len(sizes.up)} up; the decoder mirrors the encoder")
         self.codebook_size: int = 2**sizes.num_bits
         self.downsampling: int = 2 ** (len(sizes.down) - 1)
         self.encoder = Encoder(sizes)
@@ -260,10 +261,10 @@ class ImageTokenizer(nn.Module):
             ValueError: if the codes do not fill the grid or are not in the codebook.
         """
         if codes.ndim != 2 or codes.is_floating_point():
-            raise ValueError(f"codes of shape {tuple(codes.shape)} and type {codes.dtype}; wanted [N, K] integers")
+            raise UserError(f"codes of shape {tuple(codes.shape)} and type {codes.dtype}; wanted [N, K] integers")
         rows, columns = self._grid(codes.shape[1], grid)
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise ValueError(
+            raise UserError(
                 f"codes {int(codes.min())}..{int(codes.max())}; the codebook is 0..{self.codebook_size - 1}; "
                 "subtract the offset of the image codes from token ids"
             )
@@ -276,25 +277,25 @@ class ImageTokenizer(nn.Module):
         rows, columns = (side, side) if grid is None else grid
         if rows * columns != num_codes:
             wanted = "a square" if grid is None else f"{rows} x {columns}"
-            raise ValueError(f"{num_codes} codes do not make {wanted}; give grid=(rows, columns) of the picture")
+            raise UserError(f"{num_codes} codes do not make {wanted}; give grid=(rows, columns) of the picture")
         return rows, columns
 
     def _check_pixels(self, pixels: Tensor) -> None:
         channels = self.encoder.conv_in.in_channels
         if pixels.ndim != 4 or pixels.shape[1] != channels or not pixels.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f"pixels of shape {tuple(pixels.shape)} and type {pixels.dtype}; wanted [N, {channels}, H, W] float in "
                 "[-1, 1]: uint8 / 127.5 - 1"
             )
         height, width = pixels.shape[2:]
         step = self.downsampling
         if height % step or width % step or not height * width:
-            raise ValueError(
+            raise UserError(
                 f"a picture of {height} x {width} pixels does not split into {step} x {step} ones; resize or crop it "
                 f"to {max(step, height // step * step)} x {max(step, width // step * step)}"
             )
         if pixels.numel() and float(pixels.abs().amax()) > MAX_PIXEL:
-            raise ValueError(f"pixels up to {float(pixels.abs().amax()):.0f}; wanted [-1, 1]: uint8 / 127.5 - 1")
+            raise UserError(f"pixels up to {float(pixels.abs().amax()):.0f}; wanted [-1, 1]: uint8 / 127.5 - 1")
 
 
 def sizes_of(shapes: Shapes) -> MagvitSizes:
@@ -315,7 +316,7 @@ def sizes_of(shapes: Shapes) -> MagvitSizes:
 
 def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
     if name not in shapes:
-        raise ValueError(f"no tensor {name}; wanted the MAGVIT-v2 layout (encoder.*, decoder.*, quantize.*)")
+        raise UserError(f"no tensor {name}; wanted the MAGVIT-v2 layout (encoder.*, decoder.*, quantize.*)")
     return tuple(shapes[name])
 
 
@@ -340,7 +341,7 @@ def build_image_tokenizer(tensors: Mapping[str, Tensor]) -> ImageTokenizer:
     sizes = sizes_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     odd = [level.channels for level in (*sizes.down, *sizes.up) if level.channels % NORM_GROUPS]
     if odd or sizes.base_channels % NORM_GROUPS:
-        raise ValueError(f"{odd or sizes.base_channels} channels do not split into {NORM_GROUPS} groups of the norm")
+        raise UserError(f"{odd or sizes.base_channels} channels do not split into {NORM_GROUPS} groups of the norm")
     with torch.device("meta"):
         tokenizer = ImageTokenizer(sizes)
     wanted = tokenizer.state_dict()
@@ -353,7 +354,7 @@ def build_image_tokenizer(tensors: Mapping[str, Tensor]) -> ImageTokenizer:
     ]
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise ValueError(f"the tensors do not fit the MAGVIT-v2 layout: {'; '.join(problems[:8])}{more}")
+        raise UserError(f"the tensors do not fit the MAGVIT-v2 layout: {'; '.join(problems[:8])}{more}")
     tokenizer.load_state_dict(dict(tensors), assign=True)
     return tokenizer.eval().requires_grad_(False)
 
@@ -380,14 +381,14 @@ def load_image_tokenizer(
     if file is None:
         pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         hint = f"; {', '.join(pickles)} may run code when opened: convert it to safetensors" if pickles else ""
-        raise FileNotFoundError(f"{folder} holds neither {' nor '.join(FILES)}{hint}")
+        raise MissingFileError(f"{folder} holds neither {' nor '.join(FILES)}{hint}")
     target = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(dtype)
     if target is None:
-        raise ValueError(f"dtype {dtype!r} for an image tokenizer; give float32 or bfloat16")
+        raise UserError(f"dtype {dtype!r} for an image tokenizer; give float32 or bfloat16")
     try:
         tokenizer = build_image_tokenizer(load_file(file))
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise UserError(f"{file}: {error}") from error
     for part in (tokenizer.encoder, tokenizer.decoder):
         part.to(device=device, dtype=target)
     tokenizer.quantize.to(device)

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unigrpo.errors import UserError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -46,13 +48,13 @@ class TileSettings:
         matched = re.fullmatch(r"anyres(?:_max_(\d+))?", aspect)
         merge = config.get("mm_patch_merge_type")
         if matched is None or merge != "spatial_unpad":
-            raise ValueError(
+            raise UserError(
                 f"config.json has image_aspect_ratio {aspect!r} and mm_patch_merge_type {merge!r}; this code computes "
                 "anyres or anyres_max_N with spatial_unpad"
             )
         resolutions = _resolutions(config.get("image_grid_pinpoints"), tile_size)
         if not resolutions or any(side % tile_size for pair in resolutions for side in pair):
-            raise ValueError(
+            raise UserError(
                 f"config.json has image_grid_pinpoints {config.get('image_grid_pinpoints')!r}; wanted pairs of width "
                 f"and height in multiples of the tower's {tile_size} pixels"
             )

@@ -1,4 +1,4 @@
-"""DiffusionGemma through transformers' own class: a prompt is read causally, then canvases of random ids are denoised.
+"""DiffusionGemma through transformers' own class: a prompt is read causally, then blocks of random ids are denoised.
 
 One set of text weights plays both parts. Generation only: noise is a random id here, not the mask token, so that every
 estimator's question (which token stood under this mask?) has no meaning for it. Text only; the released class reads
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from unigrpo.models.base import CanvasSampling
+from unigrpo.errors import UserError
+from unigrpo.models.base import Abilities, UniformSampling
 from unigrpo.models.files.folders import read_json
-from unigrpo.models.layers.head import hide, project
+from unigrpo.models.layers.attention import positions_of
+from unigrpo.models.layers.head import project, suppress
 from unigrpo.models.layers.transformers_body import fill_buffers, linears_of_layers
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import ModelInput
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
 OPEN_MARK = 4
-"""Gemma's <mask>, which marks the open positions of a canvas; the model never sees it."""
+"""Gemma's <mask>, which marks the open positions of a block; the model never sees it."""
 
 SAMPLING_KEYS = {
     "t_min": "lowest_temperature",
@@ -39,7 +41,7 @@ SAMPLING_KEYS = {
 
 
 @dataclass(kw_only=True, slots=True)
-class Read:
+class _Read:
     """What the encoder keeps of rows: keys and values, and where they come from."""
 
     cache: DynamicCache
@@ -55,16 +57,76 @@ class Read:
 
 
 class DiffusionGemmaPolicy(TextPolicy):
-    """DiffusionGemma behind the policy contract, and behind `unigrpo.models.base.CanvasPolicy`: text in, text out."""
+    """DiffusionGemma behind the policy contract, and behind `unigrpo.models.base.UniformPolicy`: text in, text out."""
+
+    abilities = Abilities(
+        tasks=("reason",),
+        untrained=("reason", "understand", "imagine"),
+        why_untrained="DiffusionGemma is noised with random ids, not with a mask token, and no estimator here scores "
+        "that; it generates only",
+        attention="block_autoregressive",
+        corruption="uniform",
+    )
+    model_types = ("diffusion_gemma",)
+    architectures = ("DiffusionGemmaForBlockDiffusion",)
+    layouts = r"""
+    diffusion_gemma:
+      title: DiffusionGemma
+      checkpoints: 26B-A4B
+      golden: diffusion_gemma_tiny
+      config: {architectures: [DiffusionGemmaForBlockDiffusion], model_type: diffusion_gemma,
+        canvas_length: 8, initializer_range: 0.02, tie_word_embeddings: true, text_config: {
+          attention_bias: false, attention_dropout: 0.0, final_logit_softcapping: 30.0,
+          head_dim: 16, hidden_activation: gelu_pytorch_tanh, hidden_size: 64, initializer_range: 0.02,
+          intermediate_size: 96, layer_types: [sliding_attention, sliding_attention,
+            full_attention], max_position_embeddings: 4096, model_type: diffusion_gemma_text,
+          moe_intermediate_size: 32, num_attention_heads: 4, num_experts: 8, num_hidden_layers: 3,
+          num_key_value_heads: 2, per_layer_config: {'2': {head_dim: 32, num_key_value_heads: 1}},
+          rms_norm_eps: 1.0e-06, rope_parameters: {full_attention: {partial_rotary_factor: 0.25,
+              rope_theta: 1000000.0, rope_type: proportional}, sliding_attention: {rope_theta: 10000.0,
+              rope_type: default}}, sliding_window: 8, tie_word_embeddings: true, top_k_experts: 2,
+          use_bidirectional_attention: vision}, vision_config: {attention_bias: false,
+          attention_dropout: 0.0, head_dim: 16, hidden_activation: gelu_pytorch_tanh,
+          hidden_size: 32, initializer_range: 0.02, intermediate_size: 48, max_position_embeddings: 131072,
+          model_type: gemma4_vision, num_attention_heads: 2, num_hidden_layers: 2, num_key_value_heads: 2,
+          patch_size: 4, pooling_kernel_size: 2, position_embedding_size: 64, rms_norm_eps: 1.0e-06,
+          rope_parameters: {rope_theta: 100.0, rope_type: axial}, standardize: false,
+          use_clipped_linears: false}}
+      ids: {text_config.eos_token_id: <eos>, text_config.bos_token_id: <bos>,
+        text_config.pad_token_id: <pad>, boi_token_id: <|image>, eoi_token_id: <image|>,
+        image_token_id: <|image|>}
+      special_tokens: [<pad>, <eos>, <bos>, <|turn>, <turn|>, <|image>, <image|>, <|image|>]
+      chat_template: "{{ bos_token }}{% for message in messages %}<|turn>{{ message['role'] }}\n{{\
+        \ message['content'] }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n\
+        {% endif %}"
+      bos_token: <bos>
+      eos_token: <eos>
+      vocabulary_keys: [text_config.vocab_size]
+      layers_key: text_config.num_hidden_layers
+      width_key: text_config.hidden_size
+      releases:
+        26b-a4b: {canvas_length: 256, text_config.hidden_size: 2816, text_config.num_hidden_layers: 30,
+          text_config.num_attention_heads: 16, text_config.num_key_value_heads: 8, text_config.head_dim: 256,
+          text_config.per_layer_config: {'5': {head_dim: 512, num_key_value_heads: 2}},
+          text_config.layer_types: [sliding_attention, sliding_attention, sliding_attention,
+            sliding_attention, sliding_attention, full_attention], text_config.intermediate_size: 2112,
+          text_config.moe_intermediate_size: 704, text_config.num_experts: 128, text_config.top_k_experts: 8,
+          text_config.vocab_size: 262144, text_config.sliding_window: 1024, vision_config.hidden_size: 1152,
+          vision_config.intermediate_size: 4304, vision_config.num_hidden_layers: 27,
+          vision_config.num_attention_heads: 16, vision_config.num_key_value_heads: 16,
+          vision_config.head_dim: 72, vision_config.patch_size: 16, vision_config.pooling_kernel_size: 3,
+          vision_config.position_embedding_size: 10240, vision_config.standardize: true}
+      files: {generation_config.json: {confidence_threshold: null, max_denoising_steps: null,
+          t_max: null, sampler_config: null, stability_threshold: null, t_min: null}}
+    """
 
     token_text: ClassVar[Mapping[str, str]] = {"mask": "<mask>"}
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         fill_buffers(self.module)
-        self.vocabulary = replace(self.vocabulary, corruption="uniform")
-        self.canvas_length = int(self.module.config.canvas_length)
-        self.canvas_sampling = canvas_sampling(getattr(self.module.config, "canvas_sampling", {}))
+        self.block_length = int(self.module.config.canvas_length)
+        self.block_sampling = block_sampling(self.module.config.block_sampling)
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -77,7 +139,7 @@ class DiffusionGemmaPolicy(TextPolicy):
             ends = next((end for end in ends if end != text.get("eos_token_id")), text.get("eos_token_id"))
         ids = {"eos": ends, "pad": text.get("pad_token_id"), "bos": text.get("bos_token_id"), "mask": OPEN_MARK}
         known = {f"{name}_token_id": token for name, token in ids.items() if token is not None}
-        return known | dict(config) | {"eos_token_id": ends, "canvas_sampling": dict(generation)}
+        return known | dict(config) | {"eos_token_id": ends, "block_sampling": dict(generation)}
 
     @classmethod
     def embedding_rows(cls, config: Mapping[str, Any]) -> int:
@@ -100,8 +162,11 @@ class DiffusionGemmaPolicy(TextPolicy):
         """Return the full names of the linear layers of the decoder's blocks; nothing trains them."""
         return [name for name in linears_of_layers(self.module) if name.startswith("model.decoder.")]
 
+    def recompute_blocks(self, is_recomputed: bool) -> None:
+        """Do nothing: nothing trains it."""
+
     @torch.no_grad()
-    def read(self, token_ids: Tensor, is_padding: Tensor | None = None, kept: Read | None = None) -> Read:
+    def read(self, token_ids: Tensor, is_padding: Tensor | None = None, kept: _Read | None = None) -> _Read:
         """Return keys and values of rows [N, P], which come after what was kept.
 
         Raises:
@@ -110,7 +175,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         from transformers import DynamicCache
 
         if token_ids.shape[1] == 0:
-            raise ValueError("there is no prompt to read; start rows with a token, such as <bos>")
+            raise UserError("there is no prompt to read; start rows with a token, such as <bos>")
         config = self.module.config
         is_real = torch.ones_like(token_ids, dtype=torch.bool) if is_padding is None else ~is_padding
         # A row that is padding from end to end sees itself: no softmax over nothing, hence no NaN.
@@ -118,7 +183,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         cache = DynamicCache(config=config.get_text_config(decoder=True)) if kept is None else kept.cache
         earlier = is_real[:, :0] if kept is None else kept.is_real
         everything = torch.cat((earlier, is_real), dim=1)
-        positions = (everything.long().cumsum(dim=1) - 1).clamp(min=0)[:, earlier.shape[1] :]
+        positions = positions_of(~everything)[:, earlier.shape[1] :]
         encoder = self.module.model.encoder
         places = torch.arange(earlier.shape[1], everything.shape[1], device=token_ids.device)[None]
         shape_alone = torch.empty(*token_ids.shape, 0, dtype=self.module.dtype, device=token_ids.device)
@@ -130,22 +195,22 @@ class DiffusionGemmaPolicy(TextPolicy):
             use_cache=True,
             **{cache_argument(encoder): cache},
         )
-        return Read(cache=cache, is_real=everything, last_hidden=output.last_hidden_state)
+        return _Read(cache=cache, is_real=everything, last_hidden=output.last_hidden_state)
 
     @torch.no_grad()
-    def denoise(self, canvas: Tensor, kept: Read, previous: Tensor | None) -> Tensor:
-        """Return logits [N, C, V] of canvas ids [N, C], in float32, given the tempered ones of the step before."""
-        return self.head(self._decode(canvas, kept, previous))
+    def denoise(self, block: Tensor, kept: _Read, previous: Tensor | None) -> Tensor:
+        """Return logits [N, B, V] of a block's ids [N, B], in float32, given the tempered ones of the step before."""
+        return self.head(self._decode(block, kept, previous))
 
-    def _decode(self, canvas: Tensor, kept: Read, previous: Tensor | None) -> Tensor:
+    def _decode(self, block: Tensor, kept: _Read, previous: Tensor | None) -> Tensor:
         decoder, config = self.module.model.decoder, self.module.config
-        is_real = torch.cat((kept.is_real, torch.ones_like(canvas, dtype=torch.bool)), dim=1)
-        masks = decoder.create_diffusion_decoder_attention_mask(config, canvas[..., None], kept.cache, is_real)
-        positions = kept.next_position + torch.arange(canvas.shape[1], device=canvas.device)[None]
+        is_real = torch.cat((kept.is_real, torch.ones_like(block, dtype=torch.bool)), dim=1)
+        masks = decoder.create_diffusion_decoder_attention_mask(config, block[..., None], kept.cache, is_real)
+        positions = kept.next_position + torch.arange(block.shape[1], device=block.device)[None]
         if previous is not None:
             previous = previous.to(decoder.embed_tokens.weight.dtype)
         output = decoder(
-            decoder_input_ids=canvas,
+            decoder_input_ids=block,
             self_conditioning_logits=previous,
             decoder_attention_mask=masks,
             decoder_position_ids=positions,
@@ -155,9 +220,9 @@ class DiffusionGemmaPolicy(TextPolicy):
 
     @torch.no_grad()
     def hidden(self, model_input: ModelInput) -> Tensor:
-        """Return [N, L, D]: the encoder's states of a prompt, then the decoder's of one canvas at a row's end.
+        """Return [N, L, D]: the encoder's states of a prompt, then the decoder's of one block at a row's end.
 
-        The canvas is what comes after ``prompt_lengths``, or else the last ``canvas_length`` tokens, and never a row's
+        The block is what comes after ``prompt_lengths``, or else the last ``block_length`` tokens, and never a row's
         first token.
 
         Raises:
@@ -167,13 +232,13 @@ class DiffusionGemmaPolicy(TextPolicy):
         is_real = torch.ones_like(ids, dtype=torch.bool)
         if model_input.is_padding is not None:
             is_real = ~model_input.is_padding | model_input.is_padding.all(dim=1, keepdim=True)
-        order = is_real.long().argsort(dim=1, stable=True)  # padding first, so that every canvas ends with its row
+        order = is_real.long().argsort(dim=1, stable=True)  # padding first, so that every block ends with its row
         place = order.argsort(dim=1)
-        length = min(self.canvas_length, max(1, int(is_real.sum(dim=1).min()) - 1))
+        length = min(self.block_length, max(1, int(is_real.sum(dim=1).min()) - 1))
         if model_input.prompt_lengths is not None:
             lengths = is_real.sum(dim=1) - model_input.prompt_lengths
             if bool((lengths != lengths[0]).any()):
-                raise ValueError(f"canvases of {lengths.tolist()} tokens; give rows with canvases of one length")
+                raise UserError(f"blocks of {lengths.tolist()} tokens; give rows with blocks of one length")
             length = int(lengths[0])
         ids, is_real = ids.gather(1, order), is_real.gather(1, order)
         kept = self.read(ids[:, :-length], ~is_real[:, :-length])
@@ -188,7 +253,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         """
         layer, cap = self.module.lm_head, self.module.final_logit_softcapping
         logits = project(hidden, layer, vocabulary_range, layer.out_features).float().div_(cap).tanh_().mul_(cap)
-        return hide(self.vocabulary.mask_token_id, logits, vocabulary_range)
+        return suppress(self.vocabulary.mask_token_id, logits, vocabulary_range)
 
 
 def cache_argument(body: nn.Module) -> str:
@@ -196,7 +261,7 @@ def cache_argument(body: nn.Module) -> str:
     return "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
 
 
-def canvas_sampling(generation: Mapping[str, Any]) -> CanvasSampling:
+def block_sampling(generation: Mapping[str, Any]) -> UniformSampling:
     """Return the sampler's settings of a generation_config.json; what it leaves open is the released default.
 
     Raises:
@@ -206,6 +271,6 @@ def canvas_sampling(generation: Mapping[str, Any]) -> CanvasSampling:
     sampler = generation.get("sampler_config")
     if isinstance(sampler, Mapping):
         if sampler.get("_cls_name", "EntropyBoundSamplerConfig") != "EntropyBoundSamplerConfig":
-            raise ValueError(f"generation_config.json asks for {sampler['_cls_name']}; only the entropy bound is known")
+            raise UserError(f"generation_config.json asks for {sampler['_cls_name']}; only the entropy bound is known")
         values["entropy_bound"] = float(sampler["entropy_bound"])
-    return CanvasSampling(**values)
+    return UniformSampling(**values)

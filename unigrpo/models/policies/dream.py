@@ -13,26 +13,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unigrpo.models.base import Abilities
 from unigrpo.models.files.vocabulary import TOKEN_TEXT
 from unigrpo.models.layers.attention import visible_keys
 from unigrpo.models.layers.decoder import Decoder, DecoderConfig
+from unigrpo.models.layers.shift import predicting_positions
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import ModelInput
 
 
-def predicting_positions(is_padding: Tensor) -> Tensor:
-    """Return [N, L]: the position whose output predicts each one, the last before it that is not padding.
-
-    The first of a row is predicted from its own output, as the released sampler does; so is padding before it.
-    """
-    index = torch.arange(is_padding.shape[1], device=is_padding.device).expand_as(is_padding)
-    latest = torch.where(is_padding, -1, index).cummax(dim=1).values
-    before = torch.cat((torch.full_like(latest[:, :1], -1), latest[:, :-1]), dim=1)
-    return torch.where(before < 0, index, before)
-
-
 class DreamPolicy(TextPolicy):
     """Dream behind the policy contract (`unigrpo.models.base.Policy`): text in, text out."""
+
+    abilities = Abilities(tasks=("reason",))
+    model_types = ("Dream", "dream")
+    architectures = ("DreamModel",)
+    layouts = r"""
+    dream:
+      title: Dream, DiffuCoder
+      checkpoints: 7B
+      golden: dream_tiny
+      config: {attention_dropout: 0.0, hidden_act: silu, hidden_size: 64, initializer_range: 0.02,
+        intermediate_size: 128, max_position_embeddings: 2048, num_attention_heads: 4, num_hidden_layers: 2,
+        num_key_value_heads: 2, rms_norm_eps: 1.0e-06, rope_scaling: null, rope_theta: 1000000.0,
+        tie_word_embeddings: false, use_cache: false, max_window_layers: 28, sliding_window: null,
+        use_sliding_window: false, architectures: [DreamModel], model_type: Dream}
+      ids: {mask_token_id: <|mask|>, eos_token_id: <|endoftext|>, pad_token_id: <|endoftext|>,
+        bos_token_id: <|endoftext|>}
+      special_tokens: [<|endoftext|>, <|im_start|>, <|im_end|>, <|mask|>]
+      chat_template: "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content']\
+        \ }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif\
+        \ %}"
+      bos_token: <|endoftext|>
+      eos_token: <|endoftext|>
+      releases:
+        7b: {hidden_size: 3584, intermediate_size: 18944, num_hidden_layers: 28,
+          num_attention_heads: 28, num_key_value_heads: 4, vocab_size: 152064}
+    """
 
     token_text = TOKEN_TEXT | {"mask": "<|mask|>"}
     module: Decoder

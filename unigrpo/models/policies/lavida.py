@@ -8,38 +8,40 @@ false`` in config.json makes every position see every other, as the released tra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unigrpo.errors import UserError
+from unigrpo.models.base import Abilities
 from unigrpo.models.layers.attention import Visible, cut, visible_keys
-from unigrpo.models.llava import Eye, LlavaPolicy, embed
-from unigrpo.models.policies.llada import LINEARS, Llada, LladaConfig
+from unigrpo.models.layers.llada import Llada, LladaConfig
+from unigrpo.models.llava import LlavaPolicy, VisionEncoder, embed
 from unigrpo.types import ModelInput
 
 POOL_STRIDE = 2
 """The released stride, where config.json gives none."""
 
 
-class Lavida(Llada):
-    """The body with its eye."""
+class _Lavida(Llada):
+    """The body with its vision encoder."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         sizes = LladaConfig.from_dict(config)
         super().__init__(sizes)
         mode = config.get("mm_spatial_pool_mode", "bilinear")
         if mode != "bilinear":
-            raise ValueError(f"config.json has mm_spatial_pool_mode {mode!r}; this code computes bilinear")
+            raise UserError(f"config.json has mm_spatial_pool_mode {mode!r}; this code computes bilinear")
         stride = config.get("mm_spatial_pool_stride") or POOL_STRIDE
-        self.eye = Eye(self.model, config, sizes.d_model, pool_stride=stride)
+        self.vision_encoder = VisionEncoder(self.model, config, sizes.d_model, pool_stride=stride)
         self.is_prefix = bool(config.get("prefix_lm", True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeptPrompts:
+class _KeptPrompts:
     """Keys and values of the prompts of N rows, which no answer changes."""
 
     keys: tuple[Tensor, ...]
@@ -56,18 +58,48 @@ class KeptPrompts:
 class LavidaPolicy(LlavaPolicy):
     """LaViDa behind the policy contract (`unigrpo.models.base.Policy`): pictures and text in, text out."""
 
-    module: Lavida
+    abilities = Abilities(tasks=("reason", "understand"), attention="prefix", pictures="pixels")
+    architectures = ("LlavaLladaForMaskedDiffusion",)
+    hub_names = ("lavida",)
+    layouts = r"""
+    lavida:
+      like: llada
+      title: LaViDa
+      checkpoints: 8B
+      golden: lavida_tiny
+      config: {image_aspect_ratio: anyres, mm_hidden_size: 48, mm_patch_merge_type: spatial_unpad,
+        mm_projector_type: mlp2x_gelu, mm_use_im_patch_token: false, mm_use_im_start_end: false,
+        mm_vision_select_feature: patch, mm_vision_select_layer: -2, model_type: llava_llada,
+        tokenizer_padding_side: right, use_mm_proj: true, architectures: [LlavaLladaForMaskedDiffusion],
+        image_grid_pinpoints: [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]], mm_newline_position: grid,
+        mm_resampler_type: null, mm_spatial_pool_mode: bilinear, mm_spatial_pool_stride: 2,
+        mm_vision_tower: 'tiny SigLIP, in these files', tokenizer_model_max_length: 4096, _tiny_vision: {
+          image_size: 56, patch_size: 8, hidden_size: 48, intermediate_size: 96, num_hidden_layers_in_file: 2,
+          num_attention_heads: 4, layer_norm_eps: 1.0e-06, hidden_act: gelu_pytorch_tanh}}
+      releases:
+        8b: {d_model: 4096, n_layers: 32, n_heads: 32, n_kv_heads: 32, mlp_hidden_size: 12288,
+          vocab_size: 126464, embedding_size: 126464, mm_hidden_size: 1152,
+          mm_vision_tower: google/siglip-so400m-patch14-384, _tiny_vision: null,
+          image_grid_pinpoints: [[384, 768], [768, 384], [768, 768], [1152,
+              384], [384, 1152]]}
+    """
+
+    module: _Lavida
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        if not self.module.is_prefix:
+            self.abilities = replace(self.abilities, attention="full")
 
     @classmethod
-    def build(cls, config: Mapping[str, Any]) -> Lavida:
+    def build(cls, config: Mapping[str, Any]) -> _Lavida:
         """Return the body of a config.json."""
-        return Lavida(config)
+        return _Lavida(config)
 
     @property
     def lora_targets(self) -> list[str]:
         """Return the full names of the seven linear layers of every block; the head is not among them."""
-        blocks = range(self.module.config.n_layers)
-        return [f"model.transformer.blocks.{index}.{name}" for index in blocks for name in LINEARS]
+        return self.module.linear_names
 
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm; in prefix mode the positions before the answer see each other only."""
@@ -78,7 +110,7 @@ class LavidaPolicy(LlavaPolicy):
             is_visible = cut(rows, (0, int(lengths.min()), int(lengths.max()), length))
         return self.module.through(self._embed(model_input), is_visible, model_input.positions)
 
-    def keep_prompts(self, model_input: ModelInput) -> KeptPrompts | None:
+    def keep_prompts(self, model_input: ModelInput) -> _KeptPrompts | None:
         """Return the prompts' keys and values, equal prompts computed once; None where the prompt sees the answer.
 
         Args:
@@ -103,7 +135,7 @@ class LavidaPolicy(LlavaPolicy):
         given = ModelInput(token_ids=unique.clamp(min=0), image_features=model_input.image_features)
         num_blocks = self.module.config.n_layers
         self.module.through(self._embed(given), visible_keys(is_padding), None, [keep] * num_blocks)
-        return KeptPrompts(
+        return _KeptPrompts(
             keys=tuple(keys for keys, _ in kept),
             values=tuple(values for _, values in kept),
             is_padding=is_padding,
@@ -111,7 +143,7 @@ class LavidaPolicy(LlavaPolicy):
             starts=lengths,
         )
 
-    def hidden_after(self, model_input: ModelInput, kept: KeptPrompts, rows: Tensor) -> Tensor:
+    def hidden_after(self, model_input: ModelInput, kept: _KeptPrompts, rows: Tensor) -> Tensor:
         """Return [n, A, D] of the answers of some rows, from whole rows: column c of row r is c - ``starts[r]`` here.
 
         Args:

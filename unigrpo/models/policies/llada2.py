@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from unigrpo.models.base import Abilities
 from unigrpo.models.block_policy import BlockDecoder, BlockPolicy
 from unigrpo.models.files.config_file import require_values
 from unigrpo.models.files.vocabulary import TOKEN_TEXT
@@ -20,8 +21,8 @@ from unigrpo.models.layers.attention import Visible, attend
 from unigrpo.models.layers.decoder import DecoderConfig, KeyValues
 from unigrpo.models.layers.experts import ExpertMixture, GroupedSigmoidRouter
 from unigrpo.models.layers.norm import RmsNorm
-from unigrpo.models.layers.rotary import RotaryTables, rotate
-from unigrpo.models.layers.swiglu import SWIGLU_LINEARS, SwiGlu
+from unigrpo.models.layers.rotary import rotate
+from unigrpo.models.layers.swiglu import SwiGlu
 
 BLOCK_LENGTH = 32
 """Of the released checkpoints, whose config.json has no block_size."""
@@ -37,10 +38,8 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 """Keys of config.json whose other values are other arithmetic; an absent key has this value."""
 
-ATTENTION_LINEARS = ("query_key_value", "dense")
 
-
-class Attention(nn.Module):
+class _Attention(nn.Module):
     """Grouped attention with one matrix for queries, keys and values, and a norm on each query and key head."""
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
@@ -66,13 +65,13 @@ class Attention(nn.Module):
         return self.dense(attend(queries, keys, values, is_visible).transpose(1, 2).flatten(2))
 
 
-class Layer(nn.Module):
+class _Layer(nn.Module):
     """One pre-norm layer: attention, then a dense or a mixed feed-forward part."""
 
     def __init__(self, config: DecoderConfig, layer: int, mlp: nn.Module) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.attention = Attention(config, layer)
+        self.attention = _Attention(config, layer)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = mlp
 
@@ -84,14 +83,14 @@ class Layer(nn.Module):
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
-class Llada2Model(nn.Module):
+class _Llada2Model(nn.Module):
     """The level that the released names call ``model``."""
 
     def __init__(self, config: DecoderConfig, feed_forward: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList(Layer(config, layer, feed_forward(layer)) for layer in layers)
+        self.layers = nn.ModuleList(_Layer(config, layer, feed_forward(layer)) for layer in layers)
         self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
     @property
@@ -100,32 +99,62 @@ class Llada2Model(nn.Module):
         return self.word_embeddings
 
 
-class Llada2(BlockDecoder):
+class _Llada2(BlockDecoder):
     """The body: the passes of `Decoder` over layers of other names."""
 
-    def __init__(self, config: DecoderConfig, block_length: int, feed_forward: Callable[[int], nn.Module]) -> None:
-        nn.Module.__init__(self)  # the parent's would make layers under its own names
-        self.config, self.block_length = config, block_length
-        self.model = Llada2Model(config, feed_forward)  # type: ignore[assignment]
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.is_checkpointing = False
-        self._rotary = RotaryTables(int(config.head_dim * config.rotary_fraction), config.rope_theta)
+    attention_linears = ("query_key_value", "dense")
 
-    @property
-    def linear_names(self) -> list[str]:
-        """Return the full names of the linear layers of all layers, in order; head and routers are not among them."""
-        wanted = (*ATTENTION_LINEARS, *SWIGLU_LINEARS)
-        names = (name for name, _ in self.model.layers.named_modules(prefix="model.layers"))
-        return [name for name in names if name.rsplit(".", 1)[-1] in wanted]
+    def __init__(self, config: DecoderConfig, block_length: int, feed_forward: Callable[[int], nn.Module]) -> None:
+        super().__init__(config, block_length, model=_Llada2Model(config, feed_forward))
 
 
 class Llada2Policy(BlockPolicy):
     """LLaDA2.x behind the policy contract (`unigrpo.models.base.BlockCausalPolicy`): text in, text out."""
 
+    abilities = Abilities(tasks=("reason",), attention="block_causal")
+    model_types = ("llada2_moe", "llada21_moe")
+    architectures = ("LLaDA2MoeModelLM",)
+    layouts = r"""
+    llada2:
+      title: LLaDA2.0
+      checkpoints: mini, flash
+      golden: llada2_tiny
+      config: {attention_dropout: 0.0, block_size: 4, embedding_dropout: 0.0, first_k_dense_replace: 1,
+        head_dim: 16, hidden_act: silu, hidden_size: 64, initializer_range: 0.02, intermediate_size: 96,
+        max_position_embeddings: 16384, max_window_layers: 28, moe_intermediate_size: 32,
+        moe_router_enable_expert_bias: true, n_group: 4, norm_head: false, norm_softmax: false,
+        norm_topk_prob: true, num_attention_heads: 4, num_experts: 16, num_experts_per_tok: 4,
+        num_hidden_layers: 3, num_key_value_heads: 2, num_shared_experts: 1, output_dropout: 0.0,
+        output_router_logits: false, partial_rotary_factor: 0.5, rms_norm_eps: 1.0e-06, rope_scaling: null,
+        rope_theta: 600000, rotary_dim: 8, routed_scaling_factor: 2.5, router_dtype: fp32,
+        score_function: sigmoid, sliding_window: 4096, tie_word_embeddings: false, topk_group: 2,
+        use_bias: false, use_cache: false, use_qk_norm: true, use_qkv_bias: false, use_sliding_window: false,
+        architectures: [LLaDA2MoeModelLM], model_type: llada2_moe}
+      ids: {mask_token_id: <|mask|>, eos_token_id: <|endoftext|>, pad_token_id: <|endoftext|>}
+      special_tokens: [<|startoftext|>, <|endoftext|>, <|mask|>, <role>, </role>, <|role_end|>]
+      chat_template: "<role>SYSTEM</role>detailed thinking off<|role_end|>{% for message in messages %}<role>{{\
+        \ 'HUMAN' if message['role'] == 'user' else 'ASSISTANT' }}</role>{{ message['content'] }}<|role_end|>{%\
+        \ endfor %}{% if add_generation_prompt %}<role>ASSISTANT</role>{% endif %}"
+      bos_token: <|startoftext|>
+      eos_token: <|endoftext|>
+      releases:
+        mini: {hidden_size: 2048, num_hidden_layers: 20, num_attention_heads: 16, num_key_value_heads: 4,
+          head_dim: 128, rotary_dim: 64, intermediate_size: 5120, num_experts: 256, num_experts_per_tok: 8,
+          moe_intermediate_size: 512, n_group: 8, topk_group: 4, vocab_size: 157184, block_size: 32}
+        flash: {hidden_size: 4096, num_hidden_layers: 32, num_attention_heads: 32, num_key_value_heads: 4,
+          head_dim: 128, rotary_dim: 64, intermediate_size: 9216, num_experts: 256, num_experts_per_tok: 8,
+          moe_intermediate_size: 1024, n_group: 8, topk_group: 4, vocab_size: 157184, block_size: 32}
+    llada21:
+      like: llada2
+      title: LLaDA2.1
+      golden: llada21_tiny
+      config: {model_type: llada21_moe}
+    """
+
     token_text = TOKEN_TEXT | {"mask": "<|mask|>"}
 
     @classmethod
-    def build(cls, config: Mapping[str, Any]) -> Llada2:
+    def build(cls, config: Mapping[str, Any]) -> _Llada2:
         """Return the body of a config.json.
 
         Raises:
@@ -136,7 +165,7 @@ class Llada2Policy(BlockPolicy):
         if not config.get("partial_rotary_factor") and config.get("rotary_dim"):
             sizes = replace(sizes, rotary_fraction=config["rotary_dim"] / sizes.head_dim)
         block_length = int(config.get("block_size") or BLOCK_LENGTH)
-        return Llada2(sizes, block_length, lambda layer: _feed_forward(config, layer))
+        return _Llada2(sizes, block_length, lambda layer: _feed_forward(config, layer))
 
 
 def _feed_forward(config: Mapping[str, Any], layer: int) -> nn.Module:

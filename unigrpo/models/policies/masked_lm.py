@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from unigrpo.errors import UserError
 from unigrpo.models import canvas as layout
+from unigrpo.models.base import Abilities
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.files.tokenizer import TextTokenizer
-from unigrpo.models.layers.head import hide, project
+from unigrpo.models.layers.attention import positions_of
+from unigrpo.models.layers.head import project, suppress
 from unigrpo.models.layers.transformers_body import fill_buffers, linears_of_layers, set_recomputing
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import Canvas, ModelInput, Prompt
@@ -34,15 +37,62 @@ TOKEN_ROLES = {
 }
 """Our name of an id, and the tokenizer's names of the token, the first that it has."""
 
-UNUSED = re.compile(r"^cls\.seq_relationship\.|(^|\.)pooler\.|\.position_ids$")
-"""Tensors of released checkpoints that a masked-language-model head does not use."""
-
 
 class MaskedLmPolicy(TextPolicy):
     """Any ``AutoModelForMaskedLM`` behind the policy contract: text in, text out.
 
     Raises:
         ValueError: a class whose logits are not one linear layer of its last hidden states.
+    """
+
+    abilities = Abilities(tasks=("reason",))
+    model_types = ("bert", "modernbert")
+    architectures = ("*ForMaskedLM",)
+    unused_tensors = r"^cls\.seq_relationship\.|(^|\.)pooler\.|\.position_ids$"
+    layouts = r"""
+    bert:
+      title: BERT and any `AutoModelForMaskedLM`
+      checkpoints: base, large
+      compared_with: transformers' own class, enumeration
+      config: {architectures: [BertForMaskedLM], model_type: bert, attention_probs_dropout_prob: 0.1,
+        hidden_act: gelu, hidden_dropout_prob: 0.1, hidden_size: 64, initializer_range: 0.02,
+        intermediate_size: 128, layer_norm_eps: 1.0e-12, max_position_embeddings: 512, num_attention_heads: 4,
+        num_hidden_layers: 2, tie_word_embeddings: true, type_vocab_size: 2}
+      ids: {pad_token_id: '[PAD]'}
+      special_tokens: ['[PAD]', '[CLS]', '[SEP]', '[MASK]']
+      chat_template: "[CLS]{% for message in messages %}[Question]{{ message['content'] }}[/Question]{% endfor\
+        \ %}{% if add_generation_prompt %}[Answer]{% endif %}"
+      bos_token: '[CLS]'
+      eos_token: '[SEP]'
+      mask_token: '[MASK]'
+      releases:
+        base: {hidden_size: 768, intermediate_size: 3072, num_hidden_layers: 12, num_attention_heads: 12,
+          vocab_size: 30522}
+        large: {hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24, num_attention_heads: 16,
+          vocab_size: 30522}
+    modernbert:
+      title: ModernBERT
+      checkpoints: base, large
+      compared_with: transformers' own class, enumeration
+      config: {architectures: [ModernBertForMaskedLM], model_type: modernbert, attention_bias: false,
+        attention_dropout: 0.0, classifier_activation: gelu, classifier_bias: false, decoder_bias: true,
+        embedding_dropout: 0.0, global_attn_every_n_layers: 3, global_rope_theta: 160000.0, hidden_activation: gelu,
+        hidden_size: 64, initializer_range: 0.02, intermediate_size: 96, local_attention: 128,
+        local_rope_theta: 10000.0, max_position_embeddings: 8192, mlp_bias: false, mlp_dropout: 0.0,
+        norm_bias: false, norm_eps: 1.0e-05, num_attention_heads: 4, num_hidden_layers: 3, tie_word_embeddings: true}
+      ids: {pad_token_id: '[PAD]', cls_token_id: '[CLS]', sep_token_id: '[SEP]', eos_token_id: '[SEP]',
+        bos_token_id: '[CLS]'}
+      special_tokens: ['[PAD]', '[CLS]', '[SEP]', '[MASK]']
+      chat_template: "[CLS]{% for message in messages %}[Question]{{ message['content'] }}[/Question]{% endfor\
+        \ %}{% if add_generation_prompt %}[Answer]{% endif %}"
+      bos_token: '[CLS]'
+      eos_token: '[SEP]'
+      mask_token: '[MASK]'
+      releases:
+        base: {hidden_size: 768, intermediate_size: 1152, num_hidden_layers: 22, num_attention_heads: 12,
+          vocab_size: 50368}
+        large: {hidden_size: 1024, intermediate_size: 2624, num_hidden_layers: 28, num_attention_heads: 16,
+          vocab_size: 50368}
     """
 
     token_text: ClassVar[Mapping[str, str]] = {}
@@ -58,6 +108,7 @@ class MaskedLmPolicy(TextPolicy):
         rows = table.num_embeddings - self._first_position if isinstance(table, nn.Embedding) else None
         self._max_length = rows or getattr(self.module.config, "max_position_embeddings", None)
         self._takes_positions = "position_ids" in inspect.signature(self.module.forward).parameters
+        self._is_recomputed = False
         self._check_head()
 
     @classmethod
@@ -74,15 +125,16 @@ class MaskedLmPolicy(TextPolicy):
         module: nn.Module = AutoModelForMaskedLM.from_config(settings)
         output_layer = module.get_output_embeddings()  # type: ignore[operator]
         if not isinstance(output_layer, nn.Linear):
-            raise ValueError(f"{type(module).__name__} has no linear output layer; this policy needs one")
+            raise UserError(f"{type(module).__name__} has no linear output layer; this policy needs one")
         return module
 
     @classmethod
     def module_name(cls, stored: str) -> str | None:
         """Return the module's name of a tensor; old checkpoints name the norms' weights gamma and beta."""
-        if UNUSED.search(stored):
-            return None
-        return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", stored))
+        name = super().module_name(stored)
+        return name and re.sub(
+            r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+        )
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -126,6 +178,10 @@ class MaskedLmPolicy(TextPolicy):
             ids += [*tokenizer.encode(message.text), self.vocabulary.eos_token_id]
         return layout.text_canvas(((ids, None),), sampling, self.vocabulary)
 
+    def recompute_blocks(self, is_recomputed: bool) -> None:
+        """Have transformers compute each layer again in backward, or not."""
+        self._is_recomputed = is_recomputed
+
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D]: what the output layer multiplies, the head's own transform included.
 
@@ -138,7 +194,7 @@ class MaskedLmPolicy(TextPolicy):
             captured.append(inputs[0])
             return (inputs[0][:, :0],)  # no logits are computed
 
-        set_recomputing(self.module, getattr(self.module, "is_checkpointing", False) and torch.is_grad_enabled())
+        set_recomputing(self.module, self._is_recomputed and torch.is_grad_enabled())
         handle = self.module.get_output_embeddings().register_forward_pre_hook(keep)
         try:
             self.module(**self._arguments(model_input))
@@ -153,13 +209,13 @@ class MaskedLmPolicy(TextPolicy):
             ValueError: a range outside the embedding.
         """
         logits = project(hidden, self.module.get_output_embeddings(), vocabulary_range, self.vocabulary.size)
-        return hide(self.vocabulary.mask_token_id, logits, vocabulary_range)
+        return suppress(self.vocabulary.mask_token_id, logits, vocabulary_range)
 
     def _arguments(self, model_input: ModelInput) -> dict[str, Tensor]:
         """Return the class's own arguments; positions count from a row's first token that is no padding."""
         ids, is_padding, positions = model_input.token_ids, model_input.is_padding, model_input.positions
         if self._max_length is not None and ids.shape[1] > self._max_length:
-            raise ValueError(
+            raise UserError(
                 f"a row has {ids.shape[1]} tokens, {self.source or 'this policy'} has positions for "
                 f"{self._max_length}; shorten prompts or sampling.completion_length"
             )
@@ -168,13 +224,13 @@ class MaskedLmPolicy(TextPolicy):
             # A row that is padding from end to end sees itself: no softmax over nothing, hence no NaN.
             arguments["attention_mask"] = (~is_padding | is_padding.all(dim=1, keepdim=True)).long()
             if positions is None:
-                positions = ((~is_padding).long().cumsum(dim=1) - 1).clamp(min=0)
+                positions = positions_of(is_padding)
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         if self._takes_positions:
             arguments["position_ids"] = positions + self._first_position
         elif model_input.positions is not None:
-            raise ValueError(
+            raise UserError(
                 f"{type(self.module).__name__} takes no position ids; pad rows on the right, leave them out"
             )
         return arguments
@@ -186,7 +242,7 @@ class MaskedLmPolicy(TextPolicy):
         wanted = self.module(**self._arguments(model_input)).logits
         found = self.head(self.hidden(model_input))
         if not torch.allclose(found, wanted, atol=1e-3, rtol=1e-2):
-            raise ValueError(
+            raise UserError(
                 f"{type(self.module).__name__} does something to its logits after the output layer; this policy reads "
                 "classes whose logits are that layer's"
             )

@@ -1,11 +1,8 @@
 """MMaDA: the LLaDA body with image codes in its vocabulary, and the three prompt layouts of its release.
 
-    reason       chat, open text
-    understand   [mmu] (soi codes eoi)*  chat, open text
-    imagine      [t2i] bos text eos soi MASK*N eoi        twin: [ipad]*left [t2i] bos eos soi MASK*N eoi
-
-The reference pads every picture prompt on the left to one length; a canvas has no padding, so the conditional row
-starts at [t2i] and only the twin is padded, up to the row's own length.
+reason       chat, open text
+understand   [mmu] (soi codes eoi)*  chat, open text
+imagine      see `unigrpo.models.picture_codes`
 """
 
 from __future__ import annotations
@@ -13,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from unigrpo.models.canvas import Piece, given_spans, open_span, text_canvas
+from unigrpo.errors import UserError
+from unigrpo.models.base import Abilities
+from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.files.vocabulary import RELEASE_LENGTH
-from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
-from unigrpo.models.policies.llada import LladaPolicy
-from unigrpo.types import Canvas, Prompt, Span, TaskKind
+from unigrpo.models.layers.llada import Llada, LladaConfig
+from unigrpo.models.picture_codes import PictureCodesPolicy
+from unigrpo.types import Canvas, Prompt
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from unigrpo.settings import SamplingSettings
 
 CHAT_TEMPLATE = (
@@ -35,26 +30,61 @@ CHAT_TEMPLATE = (
 where the tokenizer brings none, and replaces the file's own in the release, as the reference does."""
 
 
-class MmadaPolicy(LladaPolicy):
+class MmadaPolicy(PictureCodesPolicy):
     """MMaDA behind the policy contract: text and pictures in, text or a picture out."""
 
-    tasks: ClassVar[tuple[TaskKind, ...]] = ("reason", "understand", "imagine")
+    abilities = Abilities(tasks=("reason", "understand", "imagine"), pictures="codes")
+    model_types = ("mmada",)
+    architectures = ("MMadaModelLM",)
+    released_sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mmada-8b": {
+            "num_layers": 32,
+            "width": 4096,
+            "mlp_width": 12288,
+            "vocabulary": 134656,
+            "num_parameters": 8082690048,
+            "linears": {
+                "q_proj": 262144,
+                "k_proj": 262144,
+                "v_proj": 262144,
+                "attn_out": 262144,
+                "ff_proj": 524288,
+                "up_proj": 524288,
+                "ff_out": 524288,
+            },
+        }
+    }
+    layouts = r"""
+    mmada:
+      like: llada
+      title: MMaDA
+      checkpoints: 8B Base, 8B MixCoT, Parallel-M
+      golden: mmada_tiny
+      config: {architectures: [MMadaModelLM], model_type: mmada, codebook_size: 16,
+        num_new_special_tokens: 0, num_vq_tokens: 16}
+      special_tokens: [<|startoftext|>, <|endoftext|>, <|mdm_mask|>, <|start_header_id|>, <|end_header_id|>,
+        <|eot_id|>, <|soi|>, <|eoi|>, <|t2i|>, <|mmu|>, <|ipad|>]
+      vocabulary_keys: [vocab_size, embedding_size, new_vocab_size]
+      text_rows_key: llm_vocab_size
+      codebook_size: 16
+      releases:
+        8b: {d_model: 4096, n_layers: 32, n_heads: 32, n_kv_heads: 32, mlp_hidden_size: 12288,
+          vocab_size: 134656, embedding_size: 134656, new_vocab_size: 134656, llm_vocab_size: 126464,
+          codebook_size: 8192, num_vq_tokens: 1024}
+    """
+
     required_text = ("<think>", "</think>")
+    module: Llada
 
     @classmethod
-    def codebook_size(cls, config: Mapping[str, Any]) -> int | None:
-        """Return the number of image codes of a config.json, 8192 where it is silent."""
-        return int(config.get("codebook_size") or 8192)
+    def build(cls, config: Mapping[str, Any]) -> Llada:
+        """Return the body of a config.json."""
+        return Llada(LladaConfig.from_dict(config))
 
-    def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
-        """Return the canvas of a prompt of any of the three tasks.
-
-        Raises:
-            ValueError: pictures where the task has none, or none where it needs them, or ids that are not known.
-        """
-        if prompt.kind == "imagine":
-            return self._picture_canvas(prompt, sampling, np.full(sampling.completion_length, -1, dtype=np.int64))
-        return text_canvas(self._text_pieces(prompt), sampling, self.vocabulary)
+    @property
+    def lora_targets(self) -> list[str]:
+        """Return the full names of the seven linear layers of every block; the head is not among them."""
+        return self.module.linear_names
 
     def encode_text_canvas(
         self, prompt: Prompt, sampling: SamplingSettings, text_template_ids: Sequence[int]
@@ -70,81 +100,11 @@ class MmadaPolicy(LladaPolicy):
             ValueError: a template without a gap.
         """
         if self.vocabulary.mask_token_id not in text_template_ids:
-            raise ValueError(
+            raise UserError(
                 f"the text template of prompt {prompt.id!r} has no mask token ({self.vocabulary.mask_token_id}): "
                 "nothing to fill"
             )
         return text_canvas(self._text_pieces(prompt), sampling, self.vocabulary, text_template_ids)
-
-    def encode_image_canvas(
-        self, prompt: Prompt, sampling: SamplingSettings, codes: np.ndarray, is_open: np.ndarray
-    ) -> Canvas:
-        """Return a canvas whose open picture holds given codes: inpainting and extrapolation.
-
-        Args:
-            prompt: of kind imagine.
-            sampling: the task's settings; the codes give the length.
-            codes: [N] image codes, 0 up to the codebook's size; ignored where open.
-            is_open: [N] bool: the positions to fill.
-
-        Raises:
-            ValueError: shapes that differ, nothing open, or a given code outside the codebook.
-        """
-        codes, is_open = np.asarray(codes), np.asarray(is_open, dtype=bool)
-        if codes.shape != is_open.shape or codes.ndim != 1 or not is_open.any():
-            raise ValueError(
-                f"codes {codes.shape} and is_open {is_open.shape} with {int(is_open.sum())} open positions; wanted two "
-                "flat arrays of one length and at least one open position"
-            )
-        start, stop = self._image_range
-        given = codes[~is_open]
-        if given.size and not 0 <= given.min() <= given.max() < stop - start:
-            raise ValueError(f"given codes span {given.min()}..{given.max()}; the codebook has 0..{stop - start - 1}")
-        return self._picture_canvas(prompt, sampling, np.where(is_open, -1, codes))
-
-    def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
-        """Return the picture of an image span's ids [N]; pixels are rounded once, to uint8.
-
-        Raises:
-            ValueError: no image tokenizer, or ids that are no image codes.
-        """
-        import torch
-
-        start, stop = self._image_range
-        codes = np.asarray(token_ids, dtype=np.int64)
-        if codes.shape != (span.stop - span.start,) or not ((codes >= start) & (codes < stop)).all():
-            raise ValueError(
-                f"{codes.shape} ids from {codes.min()} to {codes.max()} are no picture of {span.stop - span.start} "
-                f"codes in {start}:{stop}; give the ids of the image span alone, filled"
-            )
-        with torch.no_grad():
-            pixels = self._picture_codec.decode(torch.from_numpy(codes - start)[None])
-        return pixels_to_picture(pixels[0])
-
-    @property
-    def _image_range(self) -> tuple[int, int]:
-        if self.vocabulary.image_range is None:
-            raise ValueError(
-                f"{self.source} has no tokenizer files, so where its image codes start is not known; give "
-                "load_policy(tokenizer=FOLDER) or load_policy(vocabulary={'image_offset': ...})"
-            )
-        return self.vocabulary.image_range
-
-    @property
-    def _picture_codec(self) -> Any:
-        if self.image_tokenizer is None:
-            raise ValueError("pictures need the MAGVIT-v2 tokenizer: give load_policy(image_tokenizer=FOLDER)")
-        return self.image_tokenizer
-
-    def _special(self, *names: str) -> list[int]:
-        special = self.vocabulary.special or {}
-        missing = [name for name in names if name not in special]
-        if missing:
-            raise ValueError(
-                f"the ids of {', '.join(missing)} are not known: the tokenizer has no such tokens; give them as "
-                f"load_policy(vocabulary={{{missing[0]!r}: ...}})"
-            )
-        return [special[name] for name in names]
 
     def _chat_ids(self, prompt: Prompt) -> list[int]:
         tokenizer = self.text_tokenizer
@@ -154,7 +114,7 @@ class MmadaPolicy(LladaPolicy):
 
     def _text_pieces(self, prompt: Prompt) -> list[Piece]:
         if prompt.kind == "imagine" or (prompt.kind == "understand") != bool(prompt.images):
-            raise ValueError(
+            raise UserError(
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; wanted reason "
                 "without pictures or understand with at least one"
             )
@@ -165,42 +125,3 @@ class MmadaPolicy(LladaPolicy):
             for picture in prompt.images:
                 pieces += [([soi], None), (self._picture_ids(picture), "image_slot"), ([eoi], None)]
         return [*pieces, (self._chat_ids(prompt), None)]
-
-    def _picture_ids(self, picture: Image) -> list[int]:
-        import torch
-
-        pixels = picture_to_pixels(picture, self.image_size)
-        with torch.no_grad():
-            codes = self._picture_codec.encode(pixels[None])[0]
-        start, stop = self._image_range
-        ids = [start + int(code) for code in codes]
-        if not all(start <= token < stop for token in ids):
-            raise ValueError(
-                f"the image tokenizer gives codes up to {max(ids) - start}, the policy has {stop - start}; they are "
-                "not of one model"
-            )
-        return ids
-
-    def _picture_canvas(self, prompt: Prompt, sampling: SamplingSettings, codes: np.ndarray) -> Canvas:
-        """Return the text-to-image canvas; codes [N] are -1 at the positions to fill."""
-        if prompt.kind != "imagine" or prompt.images:
-            raise ValueError(
-                f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; wanted imagine "
-                "without pictures"
-            )
-        t2i, bos, soi, eoi, ipad = self._special("t2i", "bos", "soi", "eoi", "ipad")
-        eos = self.vocabulary.eos_token_id
-        image_range = self._image_range
-        filling = np.where(codes < 0, self.vocabulary.mask_token_id, codes + image_range[0])
-        text = self.text_tokenizer.encode(prompt.text)
-        head, spans = given_spans([([t2i, bos, *text, eos, soi], None)])
-        picture = open_span("image_codes", len(head), len(codes), sampling, image_range)
-        is_padding = np.arange(picture.stop + 1) < len(text)
-        return Canvas(
-            token_ids=np.concatenate([head, filling, [eoi]]).astype(np.int64),
-            spans=(*spans, picture, Span(kind="prompt", start=picture.stop, stop=picture.stop + 1)),
-            unconditional_ids=np.concatenate([[ipad] * len(text), [t2i, bos, eos, soi], filling, [eoi]]).astype(
-                np.int64
-            ),
-            unconditional_is_padding=is_padding,
-        )

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from unigrpo.models.base import Abilities
 from unigrpo.models.block_policy import BlockDecoder, BlockPolicy
 from unigrpo.models.files.vocabulary import TOKEN_TEXT
 from unigrpo.models.layers.decoder import DecoderConfig
@@ -21,6 +22,39 @@ BLOCK_LENGTH = 4
 
 class SdarPolicy(BlockPolicy):
     """SDAR behind the policy contract (`unigrpo.models.base.BlockCausalPolicy`): text in, text out."""
+
+    abilities = Abilities(tasks=("reason",), attention="block_causal")
+    model_types = ("sdar", "sdar_moe")
+    architectures = ("SDARForCausalLM", "SDARMoeForCausalLM")
+    layouts = r"""
+    sdar:
+      like: dream
+      title: SDAR, TraDo
+      checkpoints: 1.7B, 4B, 8B
+      golden: sdar_tiny
+      config: {attention_bias: false, block_size: 4, fuse_cross_entropy: false, head_dim: 16,
+        architectures: [SDARForCausalLM], model_type: sdar}
+      ids: {mask_token_id: <|MASK|>, eos_token_id: <|im_end|>, pad_token_id: <|endoftext|>,
+        bos_token_id: <|endoftext|>}
+      special_tokens: [<|endoftext|>, <|im_start|>, <|im_end|>, <|MASK|>]
+      eos_token: <|im_end|>
+      releases:
+        8b: {hidden_size: 4096, intermediate_size: 12288, num_hidden_layers: 36, head_dim: 128,
+          num_attention_heads: 32, num_key_value_heads: 8, vocab_size: 151936}
+    sdar_moe:
+      like: sdar
+      title: SDAR, mixture of experts
+      checkpoints: 30B-A3B
+      compared_with: '`sdar_tiny`; experts: a slow loop'
+      config: {architectures: [SDARMoeForCausalLM], model_type: sdar_moe, decoder_sparse_step: 1,
+        mlp_only_layers: [], moe_intermediate_size: 32, norm_topk_prob: true, num_experts: 8,
+        num_experts_per_tok: 2, output_router_logits: false, router_aux_loss_coef: 0.001}
+      releases:
+        30b-a3b: {hidden_size: 2048, intermediate_size: 6144, num_hidden_layers: 48, head_dim: 128,
+          num_attention_heads: 32, num_key_value_heads: 4, vocab_size: 151936, num_experts: 128,
+          num_experts_per_tok: 8, moe_intermediate_size: 768}
+      golden: ''
+    """
 
     token_text = TOKEN_TEXT | {"mask": "<|MASK|>"}
 

@@ -21,14 +21,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from unigrpo.errors import UserError
+from unigrpo.models.base import Abilities
 from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.attention import cut
 from unigrpo.models.layers.phi import PHI_LINEARS, Phi, PhiConfig
-from unigrpo.models.policies.dream import predicting_positions
-from unigrpo.models.policies.mmada import MmadaPolicy
+from unigrpo.models.layers.shift import predicting_positions
+from unigrpo.models.picture_codes import PictureCodesPolicy
 from unigrpo.settings import SamplingSettings, ScheduleChoice
-from unigrpo.types import Canvas, ModelInput, Prompt, TaskKind
+from unigrpo.types import Canvas, ModelInput, Prompt
 
 PHI_1_5: Mapping[str, Any] = {
     "hidden_size": 2048,
@@ -75,12 +77,51 @@ def omni_visible(token_ids: Tensor, is_padding: Tensor | None, *, soi: int, eoi:
     return (is_visible | (itself & ~is_real[:, None, :]))[:, None]
 
 
-class ShowoPolicy(MmadaPolicy):
+class ShowoPolicy(PictureCodesPolicy):
     """Show-o behind the policy contract: a picture out, or a picture and a question in and text out."""
 
-    tasks: ClassVar[tuple[TaskKind, ...]] = ("understand", "imagine")
+    abilities = Abilities(
+        tasks=("understand", "imagine"),
+        untrained=("reason", "understand"),
+        why_untrained="Show-o predicts text from what stands before it, so a masked token says nothing about it; its "
+        "text can be evaluated, its pictures train",
+        attention="omni",
+        pictures="codes",
+    )
+    architectures = ("Showo",)
+    layouts = r"""
+    showo:
+      title: Show-o
+      checkpoints: 256 and 512 pixels, 1.3B
+      golden: showo_tiny
+      config: {_class_name: Showo, _diffusers_version: 0.32.2, codebook_size: 16, num_vq_tokens: 16,
+        llm_model_path: phi_config, load_from_showo: true, w_clip_vit: false}
+      ids: {phi_config.eos_token_id: <|endoftext|>, phi_config.bos_token_id: <|endoftext|>}
+      special_tokens: [<|endoftext|>]
+      chat_template: "USER: \n{% for message in messages %}{{ message['content'] }}{% endfor %} ASSISTANT:"
+      bos_token: <|endoftext|>
+      eos_token: <|endoftext|>
+      layers_key: phi_config.num_hidden_layers
+      width_key: phi_config.hidden_size
+      text_rows_key: llm_vocab_size
+      rounding: 1
+      codebook_size: 16
+      extra_rows: 11
+      releases:
+        '256': {llm_model_path: microsoft/phi-1_5, llm_vocab_size: 50295, vocab_size: 58498,
+          codebook_size: 8192, num_vq_tokens: 256, phi_config.hidden_size: 2048, phi_config.intermediate_size: 8192,
+          phi_config.num_hidden_layers: 24, phi_config.num_attention_heads: 32, phi_config.num_key_value_heads: 32}
+        '512': {llm_model_path: microsoft/phi-1_5, llm_vocab_size: 50295, vocab_size: 58498,
+          codebook_size: 8192, num_vq_tokens: 1024, phi_config.hidden_size: 2048, phi_config.intermediate_size: 8192,
+          phi_config.num_hidden_layers: 24, phi_config.num_attention_heads: 32, phi_config.num_key_value_heads: 32}
+      files: {phi_config/config.json: {model_type: phi, hidden_size: 64, intermediate_size: 128,
+          num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 4, partial_rotary_factor: 0.5,
+          qk_layernorm: true, hidden_act: gelu_new, layer_norm_eps: 1.0e-05, max_position_embeddings: 2048,
+          rope_theta: 10000.0, tie_word_embeddings: false}}
+    """
+
     token_text: ClassVar[Mapping[str, str]] = {}
-    module: Phi  # type: ignore[assignment]
+    module: Phi
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
@@ -103,17 +144,17 @@ class ShowoPolicy(MmadaPolicy):
         elif name.endswith("phi-1_5"):
             phi = dict(PHI_1_5)
         else:
-            raise ValueError(
+            raise UserError(
                 f"config.json has llm_model_path {name!r}, which is no folder beside it; put that model's config.json "
                 f"at {local}"
             )
         missing = [key for key in ("vocab_size", "llm_vocab_size", "codebook_size") if not config.get(key)]
         if missing:
-            raise ValueError(f"config.json lacks {', '.join(missing)}: the layout of Show-o's vocabulary")
+            raise UserError(f"config.json lacks {', '.join(missing)}: the layout of Show-o's vocabulary")
         first = int(config["llm_vocab_size"])
         offset = first + len(SPECIAL)
         if offset + config["codebook_size"] + 1 != config["vocab_size"]:
-            raise ValueError(
+            raise UserError(
                 f"config.json has vocab_size {config['vocab_size']}; {first} text tokens, {len(SPECIAL)} special ones, "
                 f"{config['codebook_size']} image codes and the mask are {offset + config['codebook_size'] + 1}"
             )
@@ -123,20 +164,15 @@ class ShowoPolicy(MmadaPolicy):
         return dict(config) | ids | {"eos_token_id": end, "bos_token_id": end, "phi": phi}
 
     @classmethod
-    def build(cls, config: Mapping[str, Any]) -> Phi:  # type: ignore[override]
+    def build(cls, config: Mapping[str, Any]) -> Phi:
         """Return the body of a config.json.
 
         Raises:
             ValueError: the variant with a CLIP tower, or a language model that this code does not compute.
         """
         if config.get("w_clip_vit"):
-            raise ValueError("config.json has w_clip_vit = True; this model code reads pictures as discrete codes only")
+            raise UserError("config.json has w_clip_vit = True; this model code reads pictures as discrete codes only")
         return Phi(PhiConfig.from_dict(config.get("phi") or PHI_1_5, config["vocab_size"]))
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the weights."""
-        return self.module.showo.model.embed_tokens.weight.device
 
     @property
     def lora_targets(self) -> list[str]:
@@ -175,7 +211,7 @@ class ShowoPolicy(MmadaPolicy):
 
     def _text_pieces(self, prompt: Prompt) -> list[Piece]:
         if prompt.kind != "understand" or len(prompt.images) != 1 or len(prompt.messages) != 1:
-            raise ValueError(
+            raise UserError(
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures and "
                 f"{len(prompt.messages)} messages; Show-o answers one question about one picture, or writes a picture"
             )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unigrpo.errors import UserError
 from unigrpo.files import new_folder
 from unigrpo.testing.tiny.config_files import CONFIG, fit, get_value, require_keys, require_width, set_value
-from unigrpo.testing.tiny.families import TINY_FAMILIES, TinyFamily
+from unigrpo.testing.tiny.layouts import Layout, find_layout
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def make_tiny(
     """Write the checkpoint's folder and return it.
 
     Args:
-        family: a name of `TINY_FAMILIES`.
+        family: the short name of a layout, or a user's ``path/to/file.py:Class`` that has one.
         out: a new folder.
         release: sizes of a released checkpoint, such as ``8b``.
         changes: values of config.json by their published keys, dotted where nested or in another file; they win. What
@@ -65,7 +65,7 @@ def make_tiny(
         FileExistsError: a folder that holds something.
         ValueError: sizes that the family's code refuses.
     """
-    entry = _entry(family)
+    entry = find_layout(family)
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r} is not written; wanted float32 or bfloat16")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -85,13 +85,7 @@ def make_tiny(
     return out
 
 
-def _entry(family: str) -> TinyFamily:
-    if family not in TINY_FAMILIES:
-        raise UserError(f"there is no family {family!r}; wanted one of {', '.join(TINY_FAMILIES)}")
-    return TINY_FAMILIES[family]
-
-
-def _tokenizer(entry: TinyFamily) -> Tokenizer:
+def _tokenizer(entry: Layout) -> Tokenizer:
     from unigrpo.quickstart.makers.policy import build_tokenizer
 
     return build_tokenizer(entry.special_tokens)
@@ -109,7 +103,7 @@ def json_files(
     Raises:
         UserError: as `make_tiny` does.
     """
-    entry, given = _entry(family), changes or {}
+    entry, given = find_layout(family), changes or {}
     tokenizer = tokenizer or _tokenizer(entry)
     if release is not None and release not in entry.releases:
         raise UserError(f"{family} has no release {release!r}; known are {', '.join(entry.releases) or 'none'}")
@@ -139,7 +133,7 @@ def json_files(
     return files
 
 
-def _write_tokenizer(out: Path, entry: TinyFamily, tokenizer: Tokenizer) -> None:
+def _write_tokenizer(out: Path, entry: Layout, tokenizer: Tokenizer) -> None:
     tokenizer.save(str(out / "tokenizer.json"))
     content = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -156,7 +150,7 @@ def _write_tokenizer(out: Path, entry: TinyFamily, tokenizer: Tokenizer) -> None
 
 
 def _write_weights(
-    out: Path, entry: TinyFamily, config: Mapping[str, Any], dtype: str, seed: int, shard_bytes: int
+    out: Path, entry: Layout, config: Mapping[str, Any], dtype: str, seed: int, shard_bytes: int
 ) -> None:
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -165,15 +159,13 @@ def _write_weights(
     from unigrpo.models.loading import DTYPES, stored_shapes
 
     try:
-        shapes = stored_shapes(config, out)
+        shapes = stored_shapes(config, out, entry.family)
     except StrictDataclassError as error:  # of transformers' own configurations; it is no ValueError
         raise UserError(f"config.json does not fit together: {' '.join(str(error).split())}") from error
     is_tied = not any(name.endswith(("lm_head.weight", "transformer.ff_out.weight")) for name in shapes)
     shards = list(_shards(shapes, torch.finfo(DTYPES[dtype]).bits // 8, shard_bytes))
     names = [
-        f"{entry.weights}.safetensors"
-        if len(shards) == 1
-        else f"{entry.weights}-{number:05}-of-{len(shards):05}.safetensors"
+        "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         for number in range(1, len(shards) + 1)
     ]
     for file_name, shard in zip(names, shards, strict=True):
@@ -183,7 +175,7 @@ def _write_weights(
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         total = sum(math.prod(shape) for shape in shapes.values()) * torch.finfo(DTYPES[dtype]).bits // 8
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        path = out / f"{entry.weights}.safetensors.index.json"
+        path = out / "model.safetensors.index.json"
         path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,111 @@
+"""The files of a checkpoint's weights and the headers of them, names and shapes: neither torch nor a weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unigrpo.errors import MissingFileError, UserError
+from unigrpo.models.files.folders import read_json
+
+WEIGHTS = "model.safetensors"
+STEMS = ("model", "pytorch_model", "diffusion_pytorch_model")
+"""How the released files begin: transformers' own name first, then those of other trainers."""
+NUM_NAMED = 10
+"""Tensors that an error names before it only counts."""
+
+MAX_HEADER_BYTES = 100_000_000
+"""Of the format's own reader, too."""
+
+CONVERT = (
+    "import glob, torch; from safetensors.torch import save_file; save_file({name: tensor.clone().contiguous() "
+    "for file in sorted(glob.glob('{pattern}')) for name, tensor in torch.load(file, weights_only=True).items()}, "
+    "'model.safetensors')"
+)
+"""A line of Python that turns pickled weights into safetensors; weights_only refuses what is no tensor."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint, one or several shards.
+
+    Raises:
+        FileNotFoundError: none, or a shard that the index names is absent.
+        ValueError: only pickled weights, or an index that maps nothing.
+    """
+    for stem in STEMS:
+        single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+        if single.is_file():
+            return [single]
+        if index.is_file():
+            return _shards(index)
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+    if pickled:
+        line = CONVERT.replace("{pattern}", f"*{Path(pickled[0]).suffix}")
+        raise UserError(
+            f"{folder} has only pickled weights ({describe(pickled)}), and loading a pickle can run code: refused. On "
+            f'a machine where you trust them, in that folder:  python -c "{line}"'
+        )
+    raise MissingFileError(
+        f"{folder} has neither {WEIGHTS} nor {WEIGHTS}.index.json; wanted a checkpoint folder with safetensors"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(f"{index} has no weight_map of tensor names to files; download it again")
+    names = sorted(set(weight_map.values()))
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise UserError(f"{index} names {describe(outside)}; wanted names of files beside it, without a folder")
+    files = [index.parent / name for name in names]
+    absent = [path.name for path in files if not path.is_file()]
+    if absent:
+        raise MissingFileError(f"{index} names {describe(absent)}, not in the folder; download them again")
+    return files
+
+
+def describe(names: Sequence[str]) -> str:
+    """Return the first ten names and how many more there are."""
+    more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+    return ", ".join(names[:NUM_NAMED]) + more
+
+
+def read_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor, from the files' headers.
+
+    Raises:
+        ValueError: a file that is cut off or no safetensors, or a tensor that two files hold.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        try:
+            found = _header(path)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} ({path.stat().st_size} bytes) is cut off or damaged: {error}; download it again"
+            ) from error
+        again = [name for name in found if name in shapes]
+        if again:
+            raise UserError(
+                f"{path} holds {describe(again)}, which an earlier shard holds, too; leave only the files of one "
+                "checkpoint in the folder"
+            )
+        shapes |= found
+    return shapes
+
+
+def _header(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of one file: eight bytes of length, so much JSON, then as many bytes as it says."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= MAX_HEADER_BYTES:
+            raise UserError(f"a header of {length:,} bytes")
+        text = file.read(length)
+    entries: dict[str, Any] = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if path.stat().st_size != 8 + length + end:
+        raise UserError(f"its header asks for {8 + length + end:,} bytes")
+    return {name: tuple(entry["shape"]) for name, entry in sorted(entries.items())}
