@@ -7,7 +7,6 @@ from clip_specimens import TEXTS, architecture, noise, pictures, random_state, w
 from PIL import Image
 
 from unigrpo.rewards.hps_v2 import HpsV2, letterboxed
-from unigrpo.rewards.vision.clip_body import prompt_cosines
 from unigrpo.rewards.vision.pictures import RefusedPicture
 from unigrpo.testing.conformance import check_reward
 
@@ -90,7 +89,7 @@ def test_cosine_is_that_of_the_checkpoint_in_single_precision(reward, checkpoint
         looks = model.encode_image(torch.stack([authors_input(p, 32) for p in pictures()]), normalize=True)
         words = model.encode_text(open_clip.get_tokenizer("ViT-H-14")(texts), normalize=True)
     wanted = (looks * words).sum(dim=-1).tolist()
-    assert prompt_cosines(reward._body, texts, pictures(), name="-") == pytest.approx(wanted, abs=1e-4)
+    assert reward._body.cosines(texts, pictures()) == pytest.approx(wanted, abs=1e-4)
     assert np.std(wanted) > 0.01
     assert reward(prompts=texts, completions=pictures()) == pytest.approx([max(0, v) for v in wanted], abs=1e-4)
 
