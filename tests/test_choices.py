@@ -129,7 +129,7 @@ def recipe_with(folder: Path, uses: dict[str, str]) -> Path:
         "rewards": {"letters": {"use": "my_rewards.py:late_letters"}},
         "learner": {"lr": 0.01},
         "evaluate": {"enabled": False},
-        "tracking": {"report": False, "tensorboard": False},
+        "tracking": {"use": ["jsonl"]},
     }
     for case in CASES:
         *path, last = case.section

@@ -23,7 +23,7 @@ from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rollouts.units import plan_units
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.samples import write_samples
-from unigrpo.runs.trackers.base import SilentObserver
+from unigrpo.runs.trackers.base import Tracker
 from unigrpo.scoring.items import read_items
 from unigrpo.seeding import fold
 from unigrpo.settings import DataSettings, Recipe, RewardSettings, SamplingSettings
@@ -90,7 +90,7 @@ def recipe_path(tmp_path_factory):
         "learner": {"lr": 0.01, "lr_schedule": "constant"},
         "evaluate": {"num_prompts": 3, "accuracy": {"evens": "even", "reason": "early"}},
         "checkpoint": {"every": 1},
-        "tracking": {"tensorboard": False, "rollouts_every": 1},
+        "tracking": {"use": ["jsonl", "report"], "rollouts_every": 1},
     }
     (folder / "named.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return folder / "named.yaml"
@@ -157,7 +157,7 @@ def test_the_report_shows_every_task_in_its_own_color_and_the_film_is_of_the_pic
     assert "Completions: letters" in page
 
 
-class StopsInTheSecondStep(SilentObserver):
+class StopsInTheSecondStep(Tracker):
     def step(self, metrics):
         if metrics["step"] == 2:
             raise KeyboardInterrupt
@@ -312,7 +312,7 @@ def test_a_supervised_stage_trains_two_tasks_of_a_kind(recipe_path, tmp_path, ca
         "tasks": {name: {"kind": "reason", **task} for name, task in tasks.items()},
         "lr": 1e-3,
         "checkpoint": {"every": 0},
-        "tensorboard": False,
+        "tracking": {"use": ["jsonl"]},
     }
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(SystemExit, match="0"):

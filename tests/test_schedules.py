@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unigrpo.plugin import choice, fact, known_choices
+from unigrpo.plugin import choice, facts, known_choices
 from unigrpo.rollouts.schedules.base import Progress, noise_temperature
 from unigrpo.rollouts.schedules.cosine import Cosine
 from unigrpo.rollouts.schedules.dream import Dream
@@ -71,5 +71,4 @@ def test_facts_are_read_from_source_and_are_those_of_the_class():
     for folder, names in ((SCHEDULES, ("is_for_pictures", "is_fixed", "is_cooling")), (ORDERS, ("reads",))):
         for use in known_choices(folder):
             for name in names:
-                assert fact(use, folder, name) == getattr(choice(use, folder), name)
-    assert fact("mine.py:Mine", ORDERS, "reads") is None
+                assert facts(use, folder)[name] == getattr(choice(use, folder), name)

@@ -18,6 +18,7 @@ from unigrpo.data.sources import load_prompts
 from unigrpo.errors import UserError
 from unigrpo.models import load_policy
 from unigrpo.quickstart.makers.policy import make_policy
+from unigrpo.runs.trackers.base import Tracker
 from unigrpo.settings import DataSettings, SftRecipe, SftTaskSettings
 from unigrpo.supervised.rows import Demonstrations, RememberedCodes, add_noise, remembering
 from unigrpo.supervised.sft import run_sft, task_loss
@@ -114,14 +115,10 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(base, tmp_path, lor
     run_sft(recipe(base, lora=lora, log_every=4), tmp_path / "whole")
     stopped = recipe(base, lora=lora, log_every=4, checkpoint={"every": 3})
 
-    class StopAfterFour:
-        def phase(self, text): ...
+    class StopAfterFour(Tracker):
         def step(self, metrics):
             if metrics["step"] == 4:
                 raise KeyboardInterrupt
-
-        def progress(self, done, total, text): ...
-        def done(self, summary): ...
 
     with pytest.raises(KeyboardInterrupt):
         run_sft(stopped, tmp_path / "stopped", StopAfterFour())
@@ -155,14 +152,10 @@ def test_a_run_of_another_process_is_refused_by_its_lock(base, tmp_path):
     stopped = recipe(base, checkpoint={"every": 2})
     run_sft(stopped, tmp_path / "run")
 
-    class ResumesTheSame:
+    class ResumesTheSame(Tracker):
         def step(self, metrics):
             with pytest.raises(UserError, match=f"process {os.getpid()} works in"):
                 run_sft(stopped, tmp_path / "run", is_resumed=True)
-
-        def phase(self, text): ...
-        def progress(self, done, total, text): ...
-        def done(self, summary): ...
 
     run_sft(stopped, tmp_path / "run", ResumesTheSame(), is_resumed=True)
 
