@@ -74,7 +74,7 @@ def recipe_of(recipe_values: dict[str, Any], folder: Path) -> dict[str, Any]:
         "policy": {"path": str(folder), "use": "mine.py:Mine", "dtype": "float32"},
         "tasks": {"reason": task},
         "evaluate": {"enabled": False},
-        "tracking": {"report": False, "tensorboard": False, "rollouts_every": 0},
+        "tracking": {"use": ["jsonl"], "rollouts_every": 0},
     }
 
 

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from unigrpo.errors import UserError
 from unigrpo.models.canvas import Piece, text_canvas
-from unigrpo.models.layers.siglip import SiglipConfig, SiglipTower
+from unigrpo.models.layers.siglip import SiglipTower, tower_sizes
+from unigrpo.models.layers.transformers_body import fill_buffers
 from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, lay_out, pool
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import Message, ModelInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import SiglipVisionConfig
 
     from unigrpo.settings import SamplingSettings
     from unigrpo.types import Canvas, Prompt
@@ -51,7 +53,7 @@ KNOWN_TOWER = "so400m-patch14-384"
 class VisionTower(nn.Module):
     """The level that the released names call ``vision_tower`` twice."""
 
-    def __init__(self, config: SiglipConfig) -> None:
+    def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.vision_tower = SiglipTower(config)
 
@@ -75,8 +77,8 @@ class VisionEncoder:
             raise UserError(
                 f"config.json has mm_projector_type {config.get('mm_projector_type')!r}; this code computes mlp2x_gelu"
             )
-        sizes = tower_config(config)
-        self._model, self._side, self._pool_stride = model, sizes.side, pool_stride
+        sizes: Any = tower_config(config)  # transformers allows two sides; ours is one
+        self._model, self._side, self._pool_stride = model, sizes.image_size // sizes.patch_size, pool_stride
         self.tiles = TileSettings.from_dict(config, sizes.image_size)
         model.vision_tower = VisionTower(sizes)
         model.mm_projector = nn.Sequential(nn.Linear(sizes.hidden_size, width), nn.GELU(), nn.Linear(width, width))
@@ -100,7 +102,7 @@ class VisionEncoder:
         return lay_out(projected, picture.size, self.tiles, newline)
 
 
-def tower_config(config: Mapping[str, Any]) -> SiglipConfig:
+def tower_config(config: Mapping[str, Any]) -> SiglipVisionConfig:
     """Return the tower's sizes: those of ``vision_config``, else those of the released towers.
 
     Raises:
@@ -113,7 +115,7 @@ def tower_config(config: Mapping[str, Any]) -> SiglipConfig:
             f"...{KNOWN_TOWER}: add them as vision_config (image_size, patch_size, hidden_size, intermediate_size, "
             "num_hidden_layers_in_file, num_attention_heads)"
         )
-    return SiglipConfig.from_dict(part or {})
+    return tower_sizes(part or {})
 
 
 def embed(table: nn.Embedding, token_ids: Tensor, image_features: Tensor | None) -> Tensor:
@@ -130,6 +132,10 @@ class LlavaPolicy(TextPolicy):
     """Pictures and text in, text out, over several turns; a family says how its body is built and called."""
 
     frozen_parts = ("model.vision_tower.", "model.mm_projector.")
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        fill_buffers(self.module.model.vision_tower.vision_tower.vision_model)
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -54,9 +54,9 @@ def set_recomputing(module: PreTrainedModel, is_recomputed: bool) -> None:
 
 
 def linears_of_layers(module: nn.Module) -> list[str]:
-    """Return the full names of the linear layers that lie in a numbered block."""
+    """Return the full names of the linear layers that lie in a numbered block, whether an adapter is on them or not."""
     return [
-        name
+        name.removesuffix(".base_layer")
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and any(part.isdigit() for part in name.split("."))
+        if isinstance(layer, nn.Linear) and ".lora_" not in name and any(part.isdigit() for part in name.split("."))
     ]

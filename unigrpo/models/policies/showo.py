@@ -26,8 +26,9 @@ from unigrpo.models.base import Abilities
 from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.attention import cut
-from unigrpo.models.layers.phi import PHI_LINEARS, Phi, PhiConfig
+from unigrpo.models.layers.phi import Phi, body_config
 from unigrpo.models.layers.shift import predicting_positions
+from unigrpo.models.layers.transformers_body import fill_buffers, linears_of_layers, set_recomputing
 from unigrpo.models.picture_codes import PictureCodesPolicy
 from unigrpo.settings import SamplingSettings, ScheduleChoice
 from unigrpo.types import Canvas, ModelInput, Prompt
@@ -125,6 +126,7 @@ class ShowoPolicy(PictureCodesPolicy):
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
+        fill_buffers(self.module.showo)
         start, _ = self._image_range
         self.vocabulary = replace(self.vocabulary, text_range=(0, start - len(SPECIAL)))
 
@@ -172,13 +174,16 @@ class ShowoPolicy(PictureCodesPolicy):
         """
         if config.get("w_clip_vit"):
             raise UserError("config.json has w_clip_vit = True; this model code reads pictures as discrete codes only")
-        return Phi(PhiConfig.from_dict(config.get("phi") or PHI_1_5, config["vocab_size"]))
+        return Phi(body_config(config.get("phi") or PHI_1_5, config["vocab_size"]))
 
     @property
     def lora_targets(self) -> list[str]:
         """Return the full names of the six linear layers of every layer; the head is not among them."""
-        names = (name for name, _ in self.module.showo.model.layers.named_modules(prefix="showo.model.layers"))
-        return [name for name in names if name.rsplit(".", 1)[-1] in PHI_LINEARS]
+        return linears_of_layers(self.module)
+
+    def recompute_blocks(self, is_recomputed: bool) -> None:
+        """Have each layer computed again in backward, or not: less memory, more time."""
+        set_recomputing(self.module.showo, is_recomputed)
 
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm; in rows of text, each position's from the one before it."""
