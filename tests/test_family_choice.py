@@ -50,10 +50,6 @@ class Mine(TextPolicy):
     def build(cls, config):
         return Decoder(DecoderConfig.from_dict(config))
 
-    @property
-    def lora_targets(self):
-        return self.module.linear_names
-
     def hidden(self, model_input):
         ids, positions = model_input.token_ids, model_input.positions
         return self.module(ids, visible_keys(model_input.is_padding), positions)

@@ -53,11 +53,6 @@ class BlockPolicy(TextPolicy):
         self.block_length = self.module.block_length
         """Of the attention, where a ``ModelInput`` does not say otherwise."""
 
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the linear layers of every layer without head, router and routed experts."""
-        return [name for name in self.module.linear_names if ".experts." not in name]
-
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """Return the config with the id that ends a turn, the first one of generation_config.json, as its EOS."""

@@ -6,13 +6,13 @@ rotary embedding are computed in float32 whatever the dtype of the weights is.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from unigrpo.errors import UserError
 from unigrpo.models.files.config_file import require_sizes
@@ -20,7 +20,8 @@ from unigrpo.models.layers.attention import Visible, attend
 from unigrpo.models.layers.head import project
 from unigrpo.models.layers.norm import RmsNorm
 from unigrpo.models.layers.rotary import RotaryTables, rotate
-from unigrpo.models.layers.swiglu import SWIGLU_LINEARS, SwiGlu
+from unigrpo.models.layers.swiglu import SwiGlu
+from unigrpo.models.layers.transformers_body import RECOMPUTED
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 """Keys of config.json without which there is no model."""
@@ -47,11 +48,6 @@ class DecoderConfig:
     """Whether each query and key head is normed before it is rotated, as in Qwen3."""
     rotary_fraction: float = 1.0
     """Part of a head's components that turn."""
-
-    @property
-    def embedding_size(self) -> int:
-        """Return the rows of the embedding."""
-        return self.vocab_size
 
     @classmethod
     def from_dict(
@@ -200,9 +196,6 @@ class Decoder(nn.Module):
         ...     body = Decoder(DecoderConfig.from_dict(config, has_qk_norm=True))
     """
 
-    attention_linears: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Names of the linear layers of an attention part."""
-
     def __init__(
         self,
         config: DecoderConfig,
@@ -239,26 +232,10 @@ class Decoder(nn.Module):
         hidden = self.model.embed_tokens(token_ids) if embedded is None else embedded
         tables = self._rotary.of(positions, hidden)
         is_recomputed = self.is_checkpointing and torch.is_grad_enabled()
+        run: Callable[..., Tensor] = RECOMPUTED if is_recomputed else operator.call
         for layer in self.model.layers:
-            if is_recomputed:
-                hidden = checkpoint(
-                    layer, hidden, *tables, is_visible, None, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                hidden = layer(hidden, *tables, is_visible, cache)
+            hidden = run(layer, hidden, *tables, is_visible, cache)
         return self.model.norm(hidden)
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the weights."""
-        return self.model.embed_tokens.weight.device
-
-    @property
-    def linear_names(self) -> list[str]:
-        """Return the full names of the linear layers of all layers, in order; head and routers are not among them."""
-        wanted = (*self.attention_linears, *SWIGLU_LINEARS)
-        names = (name for name, _ in self.model.layers.named_modules(prefix="model.layers"))
-        return [name for name in names if name.rsplit(".", 1)[-1] in wanted]
 
     def head(self, hidden: Tensor, vocabulary_range: tuple[int, int] | None = None) -> Tensor:
         """Return logits [..., V'] of hidden states [..., D] over a half-open range of ids (None: all of V).

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from unigrpo.errors import UserError
@@ -51,12 +50,3 @@ def set_recomputing(module: PreTrainedModel, is_recomputed: bool) -> None:
         if isinstance(layer, GradientCheckpointingLayer):
             layer.gradient_checkpointing = layer.training = is_recomputed
             layer._gradient_checkpointing_func = RECOMPUTED  # type: ignore[assignment]
-
-
-def linears_of_layers(module: nn.Module) -> list[str]:
-    """Return the full names of the linear layers that lie in a numbered block, whether an adapter is on them or not."""
-    return [
-        name.removesuffix(".base_layer")
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and ".lora_" not in name and any(part.isdigit() for part in name.split("."))
-    ]

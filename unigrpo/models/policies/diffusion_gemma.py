@@ -21,7 +21,7 @@ from unigrpo.models.base import Abilities, UniformSampling
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.attention import positions_of
 from unigrpo.models.layers.head import project, suppress
-from unigrpo.models.layers.transformers_body import fill_buffers, linears_of_layers
+from unigrpo.models.layers.transformers_body import fill_buffers
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import ModelInput
 
@@ -160,7 +160,7 @@ class DiffusionGemmaPolicy(TextPolicy):
     @property
     def lora_targets(self) -> list[str]:
         """Return the full names of the linear layers of the decoder's blocks; nothing trains them."""
-        return [name for name in linears_of_layers(self.module) if name.startswith("model.decoder.")]
+        return [name for name in super().lora_targets if name.startswith("model.decoder.")]
 
     def recompute_blocks(self, is_recomputed: bool) -> None:
         """Do nothing: nothing trains it."""

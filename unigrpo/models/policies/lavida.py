@@ -96,11 +96,6 @@ class LavidaPolicy(LlavaPolicy):
         """Return the body of a config.json."""
         return _Lavida(config)
 
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the seven linear layers of every block; the head is not among them."""
-        return self.module.linear_names
-
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm; in prefix mode the positions before the answer see each other only."""
         is_visible: Visible = visible_keys(model_input.is_padding)

@@ -102,8 +102,6 @@ class _Llada2Model(nn.Module):
 class _Llada2(BlockDecoder):
     """The body: the passes of `Decoder` over layers of other names."""
 
-    attention_linears = ("query_key_value", "dense")
-
     def __init__(self, config: DecoderConfig, block_length: int, feed_forward: Callable[[int], nn.Module]) -> None:
         super().__init__(config, block_length, model=_Llada2Model(config, feed_forward))
 

@@ -22,7 +22,7 @@ from unigrpo.models.files.folders import read_json
 from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.layers.attention import positions_of
 from unigrpo.models.layers.head import project, suppress
-from unigrpo.models.layers.transformers_body import fill_buffers, linears_of_layers, set_recomputing
+from unigrpo.models.layers.transformers_body import fill_buffers, set_recomputing
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import Canvas, ModelInput, Prompt
 
@@ -100,7 +100,6 @@ class MaskedLmPolicy(TextPolicy):
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         fill_buffers(self.module)
-        self._targets = linears_of_layers(self.module)
         embeddings = getattr(self.module.base_model, "embeddings", None)
         table = getattr(embeddings, "position_embeddings", None)
         padding_row = getattr(table, "padding_idx", None)
@@ -154,11 +153,6 @@ class MaskedLmPolicy(TextPolicy):
             if known:
                 ids[f"{role}_token_id"] = known[0]
         return dict(config) | ids
-
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the linear layers of every block; the head is not among them."""
-        return list(self._targets)
 
     def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
         """Return chat-template ids and one open text span.

@@ -28,7 +28,7 @@ from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.attention import cut
 from unigrpo.models.layers.phi import Phi, body_config
 from unigrpo.models.layers.shift import predicting_positions
-from unigrpo.models.layers.transformers_body import fill_buffers, linears_of_layers, set_recomputing
+from unigrpo.models.layers.transformers_body import fill_buffers, set_recomputing
 from unigrpo.models.picture_codes import PictureCodesPolicy
 from unigrpo.settings import SamplingSettings, ScheduleChoice
 from unigrpo.types import Canvas, ModelInput, Prompt
@@ -175,11 +175,6 @@ class ShowoPolicy(PictureCodesPolicy):
         if config.get("w_clip_vit"):
             raise UserError("config.json has w_clip_vit = True; this model code reads pictures as discrete codes only")
         return Phi(body_config(config.get("phi") or PHI_1_5, config["vocab_size"]))
-
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the six linear layers of every layer; the head is not among them."""
-        return linears_of_layers(self.module)
 
     def recompute_blocks(self, is_recomputed: bool) -> None:
         """Have each layer computed again in backward, or not: less memory, more time."""
