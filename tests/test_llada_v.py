@@ -14,7 +14,8 @@ from PIL import Image
 
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora
-from unigrpo.models.llava import PLACEHOLDER, SYSTEM, VisionEncoder, embed, tower_config
+from unigrpo.models.layers.siglip import tower_config
+from unigrpo.models.llava import PLACEHOLDER, SYSTEM, VisionEncoder, embed
 from unigrpo.models.pictures.tiles import cut_tiles
 from unigrpo.rollouts import sample
 from unigrpo.settings import LoraSettings, SamplingSettings

@@ -105,7 +105,7 @@ class TextPolicy(ABC):
         """Return the body of a config.json; called under ``torch.device("meta")``.
 
         Raises:
-            ValueError: a config value that the family's code does not compute.
+            UserError: a config value that the family's code does not compute.
         """
 
     @classmethod
@@ -179,7 +179,7 @@ class TextPolicy(ABC):
         """Return chat-template ids and one open text span.
 
         Raises:
-            ValueError: a task other than reason, or a prompt with pictures.
+            UserError: a task other than reason, or a prompt with pictures.
         """
         from unigrpo.models import canvas as layout
 
@@ -196,7 +196,7 @@ class TextPolicy(ABC):
         """Return the tokenizer.
 
         Raises:
-            ValueError: the checkpoint has none.
+            UserError: the checkpoint has none.
         """
         if self.tokenizer is None:
             raise UserError(
@@ -216,6 +216,6 @@ class TextPolicy(ABC):
         """Refuse: the vocabulary has no image codes.
 
         Raises:
-            ValueError: always.
+            UserError: always.
         """
         raise UserError(f"{self.source or 'this policy'} has no image codes to decode; MMaDA and Show-o write pictures")

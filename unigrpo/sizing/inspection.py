@@ -38,17 +38,12 @@ SIZE_KEYS = (
     ("experts a token", ("num_experts_per_tok", "top_k_experts")),
     ("block length", ("block_size", "canvas_length")),
 )
+SAMPLING = {"completion_length": 256, "num_denoising_steps": 128}
 MEMORY_RECIPE: dict[str, Any] = {
     "name": "inspect",
     "num_steps": 1,
     "group_size": 8,
-    "tasks": {
-        "reason": {
-            "data": {},
-            "prompts_per_step": 8,
-            "sampling": {"completion_length": 256, "num_denoising_steps": 128},
-        }
-    },
+    "tasks": {"reason": {"data": {}, "prompts_per_step": 8, "sampling": SAMPLING}},
     "rewards": {},
     "learner": {"lr": 3e-6, "micro_batch_rows": 8},
     "rollouts": {"num_actors": 1},
@@ -78,8 +73,8 @@ def inspect_model(
         use: the family, where config.json does not say it: ``path/to/file.py:Class``.
 
     Raises:
-        FileNotFoundError: no such checkpoint.
-        ValueError: a family or config value that is not known, or pictures for a family that reads none.
+        MissingFileError: no such checkpoint.
+        UserError: a family or config value that is not known, or pictures for a family that reads none.
     """
     folder = resolve_folder(path, files=SMALL_FILES, revision=revision)
     raw = read_config(folder)
@@ -191,7 +186,7 @@ def counted_row(
     The longest row counts: a question about a picture, else a text; the picture itself where only pictures train.
 
     Raises:
-        ValueError: pictures for a family that reads none.
+        UserError: pictures for a family that reads none.
     """
     tasks = family.abilities.trained or family.abilities.tasks
     if images and "understand" not in family.abilities.tasks:
@@ -203,14 +198,14 @@ def counted_row(
     opened = length or (codes if is_picture and codes else OPEN_TOKENS)
     has_pixels = family.abilities.pictures == "pixels"
     each = cast("VisionEncoder", module.vision_encoder).count(PICTURE) if has_pixels else codes
-    told = [f"{PROMPT_TOKENS} of text"]
+    parts = [f"{PROMPT_TOKENS} of text"]
     if images:
         pictures = "one picture" if images == 1 else f"{images} pictures"
-        told.append(f"{images * each:,} of {pictures}" + (" of {} x {} pixels".format(*PICTURE) if has_pixels else ""))
-    told.append(f"{opened:,} open" + (", a picture's codes" if is_picture else ""))
+        parts.append(f"{images * each:,} of {pictures}" + (" of {} x {} pixels".format(*PICTURE) if has_pixels else ""))
+    parts.append(f"{opened:,} open" + (", a picture's codes" if is_picture else ""))
     tokens = PROMPT_TOKENS + images * each + opened
     task = "imagine" if is_picture else "understand" if images else "reason"
-    return tokens, Row("a row", f"{tokens:,} tokens", f"{task}: {', '.join(told)}")
+    return tokens, Row("a row", f"{tokens:,} tokens", f"{task}: {', '.join(parts)}")
 
 
 def _task_rows(family: type[TextPolicy]) -> list[Row]:

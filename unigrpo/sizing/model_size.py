@@ -52,7 +52,7 @@ class ModelSize:
     num_layers: int
     width: int
     mlp_width: int
-    """Of a mixture of experts: of those that a token goes through together."""
+    """Width of the feed-forward part; with experts, of those that a token goes through together."""
     vocabulary: int
     num_parameters: int
     linears: Mapping[str, int]

@@ -89,8 +89,8 @@ class TextTokenizer:
                 tokenizer_config.json.
 
         Raises:
-            FileNotFoundError: neither.
-            ValueError: one without a model.
+            MissingFileError: neither.
+            UserError: one without a model.
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
@@ -130,7 +130,7 @@ class TextTokenizer:
         """Return the ids of the conversation through the chat template, ready for the assistant's answer.
 
         Raises:
-            ValueError: no chat template, or one that refuses the messages.
+            UserError: no chat template, or one that refuses the messages.
         """
         return self.encode(self.render_chat(messages, chat_template))
 
@@ -142,7 +142,7 @@ class TextTokenizer:
             chat_template: instead of the checkpoint's own.
 
         Raises:
-            ValueError: no chat template, or one that refuses the messages.
+            UserError: no chat template, or one that refuses the messages.
         """
         template = chat_template or self.chat_template
         if template is None:

@@ -56,7 +56,7 @@ class DecoderConfig:
         """Return the sizes from the content of a config.json; the two flags are the family's.
 
         Raises:
-            ValueError: a key whose value this code does not compute, or a size that is absent or does not divide.
+            UserError: a key whose value this code does not compute, or a size that is absent or does not divide.
         """
         _refuse_other_arithmetic(config)
         require_sizes(config, SIZES)
@@ -190,6 +190,7 @@ class Decoder(nn.Module):
         config: sizes and flags.
         make_mlp: from a layer's index to its feed-forward part; None, or a result of None, is SwiGLU.
         model: in place of the level ``model``, with embed_tokens, layers of the same call, and norm.
+        block_length: that a block-causal family was trained with.
 
     Example:
         >>> with torch.device("meta"):
@@ -201,12 +202,14 @@ class Decoder(nn.Module):
         config: DecoderConfig,
         make_mlp: Callable[[int], nn.Module | None] | None = None,
         model: nn.Module | None = None,
+        block_length: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
         self.model: Any = model or DecoderModel(config, make_mlp or (lambda _layer: None))
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.block_length = block_length
         self.is_checkpointing = False
         """Whether each layer is computed again in backward: less memory, more time."""
         self._rotary = RotaryTables(int(config.head_dim * config.rotary_fraction), config.rope_theta)
@@ -224,7 +227,7 @@ class Decoder(nn.Module):
 
         Args:
             token_ids: [N, L]; not looked at where ``embedded`` is given.
-            is_visible: as `unigrpo.models.layers.attention.visible_keys` and ``cut`` make it; None is all keys.
+            is_visible: as `unigrpo.models.layers.attention.visible_keys` and ``mask_pieces`` make it; None is all keys.
             positions: [N, L] rotary positions; None is 0..L-1.
             embedded: [N, L, D] in place of the embedding, where pictures stand among the tokens.
             cache: earlier keys and values; not with gradient checkpointing.
@@ -241,7 +244,7 @@ class Decoder(nn.Module):
         """Return logits [..., V'] of hidden states [..., D] over a half-open range of ids (None: all of V).
 
         Raises:
-            ValueError: a range outside the embedding.
+            UserError: a range outside the embedding.
         """
         layer = self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
         return project(hidden, layer, vocabulary_range, self.config.vocab_size)

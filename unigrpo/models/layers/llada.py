@@ -74,7 +74,7 @@ class LladaConfig:
         """Return the sizes from the content of a config.json.
 
         Raises:
-            ValueError: a key whose value this code does not compute, or a size that is absent or does not divide.
+            UserError: a key whose value this code does not compute, or a size that is absent or does not divide.
         """
         require_values(config, SUPPORTED)
         missing = [key for key in ("d_model", "n_layers", "n_heads") if not config.get(key)]
@@ -212,7 +212,7 @@ class Llada(nn.Module):
         """Return logits [..., V'] of hidden states [..., D] over a half-open range of ids (None: all of V).
 
         Raises:
-            ValueError: a range outside the embedding.
+            UserError: a range outside the embedding.
         """
         transformer = self.model.transformer
         layer = transformer.wte if self.config.weight_tying else transformer.ff_out

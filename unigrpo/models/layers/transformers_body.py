@@ -23,7 +23,7 @@ def fill_buffers(module: PreTrainedModel) -> None:
     """Compute what no file holds (rotary wavelengths, position ids) in a module that was built on the meta device.
 
     Raises:
-        ValueError: a tensor that neither the files nor the class gave a value.
+        UserError: a tensor that neither the files nor the class gave a value.
     """
     device = next(module.parameters()).device
     saved = set(module.state_dict())

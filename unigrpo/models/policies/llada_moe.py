@@ -77,7 +77,7 @@ class LladaMoePolicy(TextPolicy):
         """Return the body of a config.json.
 
         Raises:
-            ValueError: a key whose value this code does not compute, or a size that is absent or does not fit.
+            UserError: a key whose value this code does not compute, or a size that is absent or does not fit.
         """
         require_values(config, SUPPORTED)
         require_sizes(config, SIZES)

@@ -42,7 +42,7 @@ class MaskedLmPolicy(TextPolicy):
     """Any ``AutoModelForMaskedLM`` behind the policy contract: text in, text out.
 
     Raises:
-        ValueError: a class whose logits are not one linear layer of its last hidden states.
+        UserError: a class whose logits are not one linear layer of its last hidden states.
     """
 
     abilities = Abilities(tasks=("reason",))
@@ -115,7 +115,7 @@ class MaskedLmPolicy(TextPolicy):
         """Return transformers' module of a config.json.
 
         Raises:
-            ValueError: a model type that transformers does not know, or one without a linear output layer.
+            UserError: a model type that transformers does not know, or one without a linear output layer.
         """
         from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -161,7 +161,7 @@ class MaskedLmPolicy(TextPolicy):
         trained to see sentences.
 
         Raises:
-            ValueError: a task other than reason, or a prompt with pictures.
+            UserError: a task other than reason, or a prompt with pictures.
         """
         tokenizer = self.text_tokenizer
         if tokenizer.chat_template is not None or prompt.kind != "reason" or prompt.images:
@@ -180,7 +180,7 @@ class MaskedLmPolicy(TextPolicy):
         """Return [N, L, D]: what the output layer multiplies, the head's own transform included.
 
         Raises:
-            ValueError: a row longer than the learned positions reach, or positions that the class does not take.
+            UserError: a row longer than the learned positions reach, or positions that the class does not take.
         """
         captured: list[Tensor] = []
 
@@ -200,7 +200,7 @@ class MaskedLmPolicy(TextPolicy):
         """Return logits [..., V'] over a half-open range of ids (None: all of V), as every policy does.
 
         Raises:
-            ValueError: a range outside the embedding.
+            UserError: a range outside the embedding.
         """
         logits = project(hidden, self.module.get_output_embeddings(), vocabulary_range, self.vocabulary.size)
         return suppress(self.vocabulary.mask_token_id, logits, vocabulary_range)

@@ -79,7 +79,7 @@ class MmadaPolicy(PictureCodesPolicy):
             text_template_ids: the text's ids, with the mask token at the gaps.
 
         Raises:
-            ValueError: a template without a gap.
+            UserError: a template without a gap.
         """
         if self.vocabulary.mask_token_id not in text_template_ids:
             raise UserError(
