@@ -77,8 +77,7 @@ class VisionEncoder:
 
     def count(self, size: tuple[int, int]) -> int:
         """Return F, how many features a picture of a width and height has: nothing is computed."""
-        side = math.ceil(self._side / self._pool_stride)
-        return count_features(size, self.tiles, side)
+        return count_features(size, self.tiles, math.ceil(self._side / self._pool_stride))
 
     @torch.no_grad()
     def features(self, picture: Image) -> Tensor:

@@ -34,9 +34,7 @@ def _compile_template(template: str) -> Template:
 
 def _token_text(entry: Any) -> str:
     """Return a special token of tokenizer_config.json, which is a string or a record with `content`."""
-    if isinstance(entry, dict):
-        return str(entry["content"])
-    return entry or ""
+    return str(entry["content"]) if isinstance(entry, dict) else entry or ""
 
 
 def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
@@ -45,8 +43,7 @@ def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
         return template_file.read_text(encoding="utf-8")
     template = config.get("chat_template")
     if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        return named.get("default")
+        return next((entry["template"] for entry in template if entry["name"] == "default"), None)
     return template
 
 
