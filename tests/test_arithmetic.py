@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from unigrpo.models.families import known_families
 from unigrpo.recipe.load import load_recipe
 from unigrpo.sizing.arithmetic import SAMPLER_LOGITS, batch_arithmetic, num_rollout_rows, num_rollouts
-from unigrpo.sizing.model_size import ModelSize
+from unigrpo.sizing.model_size import ModelSize, released_sizes
 
 Write = Callable[[dict[str, Any]], Path]
 
@@ -22,7 +21,7 @@ def test_weights_are_those_of_the_files_and_those_of_a_release_by_its_name(golde
             count = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
         assert size is not None
         assert size.num_parameters == count
-    released = ModelSize(**known_families()["mmada"]["released_sizes"]["mmada-8b"])
+    released = released_sizes()["mmada-8b"]
     assert released.num_parameters == 32 * (4 * 4096**2 + 3 * 4096 * 12288 + 2 * 4096) + 4096 + 2 * 134656 * 4096
     assert released.num_adapter_parameters(16, ["q_proj"]) == 32 * 16 * (4096 + 4096)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unigrpo.models.layers import attention
-from unigrpo.models.layers.attention import attend, cut, piece_bounds, visible_keys
+from unigrpo.models.layers.attention import attend, mask_pieces, piece_bounds, visible_keys
 from unigrpo.models.layers.block_cache import block_rows, doubled_rows
 from unigrpo.models.policies.lavida import prefix_rows
 
@@ -51,7 +51,7 @@ def test_pieces_give_the_result_and_the_gradients_of_the_whole_mask(name: str, s
     rows, length = MASKS[name]
     bounds = [*range(0, length, size), length, LENGTH]
     found = []
-    for is_visible in (cut(rows, bounds), whole(rows, length)):
+    for is_visible in (mask_pieces(rows, bounds), whole(rows, length)):
         parts = heads(4, length, 0), heads(2, length, 1), heads(2, length, 2)
         mixed = attend(*parts, is_visible)
         found.append((mixed, *torch.autograd.grad((mixed * heads(4, length, 3)).sum(), parts)))
@@ -68,13 +68,13 @@ def test_noise_is_seen_in_its_own_block_alone_by_hand() -> None:
 
 
 def test_a_mask_is_none_one_row_or_the_keys_that_are_seen() -> None:
-    assert cut(lambda a, b: torch.ones(3, b - a, LENGTH, dtype=torch.bool), [0, LENGTH]) is None
+    assert mask_pieces(lambda a, b: torch.ones(3, b - a, LENGTH, dtype=torch.bool), [0, LENGTH]) is None
     keys = ~IS_PADDING[:, None]
-    assert cut(lambda a, b: keys.expand(3, b - a, LENGTH), [0, LENGTH]).shape == (3, 1, 1, LENGTH)
-    prompt, answer = cut(MASKS["prefix"][0], (0, 6, LENGTH))
+    assert mask_pieces(lambda a, b: keys.expand(3, b - a, LENGTH), [0, LENGTH]).shape == (3, 1, 1, LENGTH)
+    prompt, answer = mask_pieces(MASKS["prefix"][0], (0, 6, LENGTH))
     assert (prompt.keys, prompt.is_visible) == ((slice(0, 6),), None)
     assert (answer.keys, answer.is_visible) == ((slice(0, LENGTH),), None)
-    pieces = cut(MASKS["noisy and clean"][0], [0, 8, 20, 28, 40])
+    pieces = mask_pieces(MASKS["noisy and clean"][0], [0, 8, 20, 28, 40])
     assert [piece.keys for piece in pieces] == [
         (slice(0, 8), slice(20, 24)),
         (slice(8, 36),),
@@ -88,7 +88,7 @@ def test_half_of_a_long_causal_square_is_not_computed(monkeypatch: pytest.Monkey
     monkeypatch.setattr(attention, "QUERIES_A_PIECE", 8)
     positions = torch.arange(64).repeat(2)[None]
     bounds = [*piece_bounds(0, 64), *piece_bounds(64, 128)]
-    pieces = cut(lambda a, b: doubled_rows(positions, 4, None, a, b), bounds)
+    pieces = mask_pieces(lambda a, b: doubled_rows(positions, 4, None, a, b), bounds)
     computed = sum(
         (piece.queries.stop - piece.queries.start) * sum(part.stop - part.start for part in piece.keys)
         for piece in pieces

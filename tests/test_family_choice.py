@@ -50,10 +50,6 @@ class Mine(TextPolicy):
     def build(cls, config):
         return Decoder(DecoderConfig.from_dict(config))
 
-    @property
-    def lora_targets(self):
-        return self.module.linear_names
-
     def hidden(self, model_input):
         ids, positions = model_input.token_ids, model_input.positions
         return self.module(ids, visible_keys(model_input.is_padding), positions)
@@ -74,7 +70,7 @@ def recipe_of(recipe_values: dict[str, Any], folder: Path) -> dict[str, Any]:
         "policy": {"path": str(folder), "use": "mine.py:Mine", "dtype": "float32"},
         "tasks": {"reason": task},
         "evaluate": {"enabled": False},
-        "tracking": {"report": False, "tensorboard": False, "rollouts_every": 0},
+        "tracking": {"use": ["jsonl"], "rollouts_every": 0},
     }
 
 

@@ -118,8 +118,8 @@ def test_dense_layers_stand_where_the_config_says() -> None:
         module = LladaMoePolicy.build(CONFIG | {"moe_layer_freq": [0, 1, 1]})
     assert [isinstance(layer.mlp, ExpertMixture) for layer in module.model.layers] == [False, True, True]
     assert tuple(module.model.layers[0].mlp.up_proj.weight.shape) == (96, 64)
-    targets = [name for name in module.linear_names if ".experts." not in name]
-    assert len(targets) == 3 * 4 + 3
+    linears = [name for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear)]
+    assert len([name for name in linears if ".layers." in name and ".experts." not in name]) == 3 * 4 + 3
 
 
 def test_architecture_decides_where_the_config_has_the_model_type_of_llada() -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora
-from unigrpo.models.layers.siglip import SiglipConfig
-from unigrpo.models.llava import PLACEHOLDER, SYSTEM, VisionEncoder, embed, tower_config
+from unigrpo.models.layers.siglip import tower_config
+from unigrpo.models.llava import PLACEHOLDER, SYSTEM, VisionEncoder, embed
 from unigrpo.models.pictures.tiles import cut_tiles
 from unigrpo.rollouts import sample
 from unigrpo.settings import LoraSettings, SamplingSettings
@@ -250,7 +250,9 @@ def test_logits_need_a_picture_a_placeholder(golden: Golden) -> None:
 
 
 def test_released_tower_sizes_are_known_by_name_and_others_must_be_given(golden: Golden) -> None:
-    assert tower_config({"mm_vision_tower": "google/siglip2-so400m-patch14-384"}) == SiglipConfig()
+    known = tower_config({"mm_vision_tower": "google/siglip2-so400m-patch14-384"})
+    assert (known.image_size, known.patch_size, known.num_hidden_layers) == (384, 14, 26)
+    assert (known.hidden_size, known.intermediate_size, known.num_attention_heads) == (1152, 4304, 16)
     with pytest.raises(ValueError, match="add them as vision_config"):
         tower_config({"mm_vision_tower": "openai/clip-vit-large-patch14"})
     with pytest.raises(ValueError, match="computes mlp2x_gelu"):

@@ -119,7 +119,7 @@ def test_diffusion_gemma_repeats_its_pattern_and_ends_with_a_full_layer(tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"family": "gpt"}, r"no family 'gpt'; wanted one of llada, mmada"),
+        ({"family": "gpt"}, r"no family 'gpt' with a layout; wanted one of diffusion_gemma, dream"),
         ({"release": "9b"}, r"llada has no release '9b'; known are 8b"),
         ({"changes": {"n_layer": 3}}, r"has no n_layer; it has n_layers"),
         ({"vocabulary": 100}, r"the tokenizer alone has \d+ tokens; give more rows"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unigrpo.models import load_policy
-from unigrpo.models.families import known_families
 from unigrpo.models.loading import stored_shapes
 from unigrpo.sizing.inspection import inspect_model
-from unigrpo.sizing.model_size import ModelSize
+from unigrpo.sizing.model_size import ModelSize, released_sizes
 from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.testing.tiny.make_tiny import json_files, make_tiny
 
@@ -62,15 +60,12 @@ RELEASED = {"llada-8b": ("llada", "8b"), "mmada-8b": ("mmada", "8b")}
 
 
 def test_sizes_that_are_known_by_a_released_name_are_those_of_the_release(tmp_path: Path) -> None:
-    known = {
-        start: size for said in known_families().values() for start, size in said.get("released_sizes", {}).items()
-    }
+    known = released_sizes()
     assert known.keys() == RELEASED.keys()
     for start, (family, release) in RELEASED.items():
         config = json_files(family, release=release)["config.json"]
         found = ModelSize.from_shapes(stored_shapes(config, tmp_path), config)
-        assert found is not None
-        assert asdict(found) == known[start]
+        assert found == known[start]
 
 
 @pytest.mark.parametrize("family", layouts())

@@ -10,7 +10,7 @@ from typing import get_args
 
 from unigrpo.models.families import abilities
 from unigrpo.testing.tiny.layouts import layouts
-from unigrpo.types import Task
+from unigrpo.types import TaskKind
 
 _INTRODUCTION = """\
 # The model families
@@ -57,7 +57,7 @@ def render() -> str:
         cells = (
             f"{layout.title} (`{short}`)",
             "yes",
-            *("yes" if task in can.tasks else "no" for task in get_args(Task)),
+            *("yes" if task in can.tasks else "no" for task in get_args(TaskKind)),
             can.cached or "no",
             train,
             golden,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from unigrpo.models.layers.attention import Visible, attend, cut, piece_bounds
+from unigrpo.models.layers.attention import Visible, attend, mask_pieces, piece_bounds
 from unigrpo.models.layers.block_cache import doubled_rows
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     rows = partial(doubled_rows, positions, options.block, None)
     length = options.length
     dense = torch.cat([rows(0, length), rows(length, 2 * length)], dim=1)[:, None]
-    pieces = cut(rows, [*piece_bounds(0, length), *piece_bounds(length, 2 * length)])
+    pieces = mask_pieces(rows, [*piece_bounds(0, length), *piece_bounds(length, 2 * length)])
     generator = torch.Generator().manual_seed(0)
     heads = tuple(torch.randn(1, count, 2 * length, 64, generator=generator, requires_grad=True) for count in (8, 4, 4))
     torch.testing.assert_close(attend(*heads, dense), attend(*heads, pieces), atol=1e-4, rtol=1e-4)

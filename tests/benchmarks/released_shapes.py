@@ -99,7 +99,7 @@ def measure_shape(shape: str, folder: Path, arguments: argparse.Namespace) -> di
     policy, load_s, load_peak = meter.measure(
         lambda: load_policy(folder, dtype=arguments.dtype, device=arguments.device, gradient_checkpointing=True)
     )
-    if "reason" not in policy.tasks:
+    if "reason" not in policy.abilities.tasks:
         raise SystemExit(f"{shape} writes no text; this benchmark generates text")
     row = {
         "shape": shape,

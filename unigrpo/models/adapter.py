@@ -96,7 +96,7 @@ def add_lora(policy: Policy, lora: LoraSettings, seed: int) -> None:
         seed: of A.
 
     Raises:
-        ValueError: a second adapter, or a target that is no linear layer.
+        UserError: a second adapter, or a target that is no linear layer.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -128,7 +128,7 @@ def adapter_disabled(policy: Policy) -> Iterator[None]:
     """Give the base's output, bit by bit, inside the context: the reference of a LoRA run.
 
     Raises:
-        ValueError: the policy has no adapter, hence no base beside itself.
+        UserError: the policy has no adapter, hence no base beside itself.
     """
     if policy.adapter is None:
         raise UserError(
@@ -167,7 +167,7 @@ def adapter_state(policy: Policy) -> dict[str, Tensor]:
     """Return copies on CPU of the adapter's weights under PEFT's names, in name order.
 
     Raises:
-        ValueError: no adapter.
+        UserError: no adapter.
     """
     if policy.adapter is None:
         raise UserError(f"{policy.source or 'the policy'} has no adapter; add_lora puts one on")
@@ -178,7 +178,7 @@ def set_adapter_state(policy: Policy, state: Mapping[str, Tensor]) -> None:
     """Write an adapter's weights into the live ones, in place, so that an optimiser keeps its references.
 
     Raises:
-        ValueError: no adapter, or names or shapes that differ.
+        UserError: no adapter, or names or shapes that differ.
     """
     if policy.adapter is None:
         raise UserError(f"{policy.source or 'the policy'} has no adapter to fill; add_lora puts one on")
@@ -194,7 +194,7 @@ def set_trainable_state(policy: Policy, state: Mapping[str, Tensor]) -> None:
     """Write what `trainable_state` returned into the live weights.
 
     Raises:
-        ValueError: names or shapes that differ.
+        UserError: names or shapes that differ.
     """
     if policy.adapter is None:
         _copy_into(policy.module.state_dict(), state, "the policy state")
@@ -216,7 +216,7 @@ def save_adapter(policy: Policy, folder: str | Path) -> None:
     """Write adapter_model.safetensors and adapter_config.json, which plain PEFT loads on the same base.
 
     Raises:
-        ValueError: no adapter.
+        UserError: no adapter.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -264,8 +264,8 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
         folder: PEFT layout, safetensors only.
 
     Raises:
-        FileNotFoundError: no adapter in the folder.
-        ValueError: a kind of adapter that is not merged here, or tensors that do not fit the base.
+        MissingFileError: no adapter in the folder.
+        UserError: a kind of adapter that is not merged here, or tensors that do not fit the base.
     """
     if policy.adapter is not None:
         raise UserError(f"{policy.source} has an adapter of its own; merge {folder} before add_lora")
@@ -277,9 +277,9 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
     shapes = headers.read_shapes([path / ADAPTER_WEIGHTS])
     linears = {name: layer for name, layer in policy.module.named_modules() if isinstance(layer, nn.Linear)}
     targets = sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in shapes})
-    strangers = [name for name in targets if name not in linears]
-    if strangers:
-        raise UserError(f"the adapter {path} is for {headers.describe(strangers)}, no linear layers of {policy.source}")
+    unknown = [name for name in targets if name not in linears]
+    if unknown:
+        raise UserError(f"the adapter {path} is for {headers.describe(unknown)}, no linear layers of {policy.source}")
     wanted: dict[str, tuple[int, ...]] = {}
     for name in targets:
         wanted[f"{PREFIX}{name}.lora_A.weight"] = (rank, linears[name].in_features)
@@ -317,7 +317,7 @@ def save_merged(policy: Policy, folder: str | Path) -> None:
     """Write a whole checkpoint, adapter included, that `load_policy` reads: weights, config, tokenizer files.
 
     Raises:
-        ValueError: a policy that was not loaded from a folder, so that its config is not known.
+        UserError: a policy that was not loaded from a folder, so that its config is not known.
     """
     from safetensors.torch import save_file
 

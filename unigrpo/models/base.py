@@ -161,7 +161,7 @@ class BlockCausalPolicy(Policy, Protocol):
     """
 
     block_length: int
-    """Of the attention, where a ``ModelInput`` does not say otherwise."""
+    """The attention's, where a ``ModelInput`` does not say otherwise."""
 
     def new_cache(self, capacity: int) -> KeyValueStore:
         """Return an empty store for rows of up to ``capacity`` positions; the first pass sets the number of rows."""
@@ -200,9 +200,9 @@ class UniformSampling:
     entropy_bound: float = 0.1
     """Nats by which the tokens that one step accepts may depend on each other."""
     lowest_temperature: float = 0.4
-    """Of the logits at the end; in between it follows the steps linearly."""
+    """Temperature of the logits at the end; in between it follows the steps linearly."""
     highest_temperature: float = 0.8
-    """Of the logits at the start."""
+    """Temperature of the logits at the start."""
     stability_threshold: int = 1
     """Earlier steps with the same likeliest tokens before a row may stop; 0 asks for none."""
     confidence_threshold: float = 0.005

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unigrpo.errors import UserError
 from unigrpo.models.files.folders import read_json
-from unigrpo.models.layers.attention import cut, piece_bounds, positions_of
-from unigrpo.models.layers.block_cache import BlockCache, block_rows, doubled_rows, narrowed, sees_block
-from unigrpo.models.layers.decoder import Decoder, DecoderConfig
+from unigrpo.models.layers.attention import mask_pieces, piece_bounds, positions_of
+from unigrpo.models.layers.block_cache import BlockCache, block_rows, doubled_rows, sees_block
+from unigrpo.models.layers.decoder import Decoder
 from unigrpo.models.text_policy import TextPolicy
 
 if TYPE_CHECKING:
@@ -25,38 +25,19 @@ if TYPE_CHECKING:
     from unigrpo.types import Canvas, ModelInput, Prompt
 
 
-class BlockDecoder(Decoder):
-    """A decoder body that knows the block length it was trained with."""
-
-    def __init__(
-        self,
-        config: DecoderConfig,
-        block_length: int,
-        make_mlp: Callable[[int], nn.Module | None] | None = None,
-        model: nn.Module | None = None,
-    ) -> None:
-        super().__init__(config, make_mlp, model)
-        self.block_length = block_length
-
-
 class BlockPolicy(TextPolicy):
-    """A policy (`unigrpo.models.base.BlockCausalPolicy`) whose body is a `BlockDecoder`.
+    """A policy (`unigrpo.models.base.BlockCausalPolicy`) whose body is a `Decoder`.
 
     The grid of blocks starts at a row's first token that is not padding, so a prompt shares its last block with the
     completion, as in the released samplers.
     """
 
-    module: BlockDecoder
+    module: Decoder
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.block_length = self.module.block_length
-        """Of the attention, where a ``ModelInput`` does not say otherwise."""
-
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the linear layers of every layer without head, router and routed experts."""
-        return [name for name in self.module.linear_names if ".experts." not in name]
+        """The attention's, where a ``ModelInput`` does not say otherwise."""
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -79,12 +60,12 @@ class BlockPolicy(TextPolicy):
         if is_padding is not None and not bool(is_padding.any()):
             is_padding = None
         if model_input.clean_ids is None:
-            is_visible = cut(partial(block_rows, positions, size, is_padding), piece_bounds(0, length))
+            is_visible = mask_pieces(partial(block_rows, positions, size, is_padding), piece_bounds(0, length))
         else:
             ids, positions = torch.cat((ids, model_input.clean_ids), dim=1), positions.repeat(1, 2)
             is_padding = None if is_padding is None else is_padding.repeat(1, 2)
             bounds = [*piece_bounds(0, length), *piece_bounds(length, 2 * length)]
-            is_visible = cut(partial(doubled_rows, positions, size, is_padding), bounds)
+            is_visible = mask_pieces(partial(doubled_rows, positions, size, is_padding), bounds)
         hidden: Tensor = self.module(ids, is_visible, positions.expand(len(ids), -1))
         return hidden[:, :length]
 
@@ -110,7 +91,8 @@ class BlockPolicy(TextPolicy):
         num_keys = int(past_end.max())
         keys = torch.arange(num_keys, device=positions.device)
         is_seen = sees_block(positions, keys, model_input.block_length or self.block_length)
-        is_visible = narrowed(is_seen & (keys < past_end)[:, None, :])
+        is_seen = is_seen & (keys < past_end)[:, None, :]
+        is_visible = None if bool(is_seen.all()) else is_seen[:, None]  # without a mask a faster kernel may run
         window = cache.window(slots, num_keys, rows)
         hidden: Tensor = self.module(model_input.token_ids, is_visible, positions, cache=window)
         return hidden
@@ -119,7 +101,7 @@ class BlockPolicy(TextPolicy):
         """Return chat-template ids and one open text span, which is lengthened to the end of its last block.
 
         Raises:
-            ValueError: a task other than reason, pictures, another block length than the attention's, or denoising
+            UserError: a task other than reason, pictures, another block length than the attention's, or denoising
                 steps that do not divide over the blocks.
         """
         size = self.block_length

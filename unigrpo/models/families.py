@@ -44,7 +44,7 @@ def family_name(config: Mapping[str, Any]) -> str:
     """Return the family that a config.json asks for: a file of the folder.
 
     Raises:
-        ValueError: a family that is not known here, or model type and architecture of two families.
+        UserError: a family that is not known here, or model type and architecture of two families.
     """
     model_type = config.get("model_type")
     architectures = [str(name) for name in config.get("architectures") or ()]
@@ -108,19 +108,11 @@ def abilities(family: str) -> Abilities:
     return Abilities(**family_facts(family).get("abilities", {}))
 
 
-def import_family(family: str) -> type[TextPolicy]:
-    """Return the class of a family.
-
-    Raises:
-        PluginError: there is no such family or file.
-    """
-    return cast("type[TextPolicy]", choice(family, FOLDER))
-
-
 def policy_family(config: Mapping[str, Any], use: str | None = None) -> type[TextPolicy]:
     """Return the policy class that a config.json asks for, or the one that a recipe names.
 
     Raises:
-        ValueError: a family that is not known here, or model type and architecture of two families.
+        UserError: a family that is not known here, or model type and architecture of two families.
+        PluginError: there is no such family or file.
     """
-    return import_family(use or family_name(config))
+    return cast("type[TextPolicy]", choice(use or family_name(config), FOLDER))

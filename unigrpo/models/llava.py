@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from unigrpo.errors import UserError
 from unigrpo.models.canvas import Piece, text_canvas
-from unigrpo.models.layers.siglip import SiglipConfig, SiglipTower
+from unigrpo.models.layers.siglip import SiglipTower, tower_config
+from unigrpo.models.layers.transformers_body import fill_buffers
 from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, lay_out, pool
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import Message, ModelInput
@@ -44,16 +45,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
 )
 """The released template; it stands in where the tokenizer brings none."""
-KNOWN_TOWER = "so400m-patch14-384"
-"""Part of the names of the released towers, whose sizes are in no config.json of the families."""
-
-
-class VisionTower(nn.Module):
-    """The level that the released names call ``vision_tower`` twice."""
-
-    def __init__(self, config: SiglipConfig) -> None:
-        super().__init__()
-        self.vision_tower = SiglipTower(config)
 
 
 class VisionEncoder:
@@ -67,7 +58,7 @@ class VisionEncoder:
         pool_stride: by which the side of every tile is reduced after the projector.
 
     Raises:
-        ValueError: a tower, a projector or a way of reading pictures that is not computed here.
+        UserError: a tower, a projector or a way of reading pictures that is not computed here.
     """
 
     def __init__(self, model: Any, config: Mapping[str, Any], width: int, pool_stride: int = 1) -> None:
@@ -75,10 +66,10 @@ class VisionEncoder:
             raise UserError(
                 f"config.json has mm_projector_type {config.get('mm_projector_type')!r}; this code computes mlp2x_gelu"
             )
-        sizes = tower_config(config)
-        self._model, self._side, self._pool_stride = model, sizes.side, pool_stride
+        sizes: Any = tower_config(config)  # transformers allows two sides; ours is one
+        self._model, self._side, self._pool_stride = model, sizes.image_size // sizes.patch_size, pool_stride
         self.tiles = TileSettings.from_dict(config, sizes.image_size)
-        model.vision_tower = VisionTower(sizes)
+        model.vision_tower = nn.ModuleDict({"vision_tower": SiglipTower(sizes)})  # the released names say it twice
         model.mm_projector = nn.Sequential(nn.Linear(sizes.hidden_size, width), nn.GELU(), nn.Linear(width, width))
         model.image_newline = nn.Parameter(torch.empty(width))
         for part in (model.vision_tower, model.mm_projector, model.image_newline):
@@ -86,8 +77,7 @@ class VisionEncoder:
 
     def count(self, size: tuple[int, int]) -> int:
         """Return F, how many features a picture of a width and height has: nothing is computed."""
-        side = math.ceil(self._side / self._pool_stride)
-        return count_features(size, self.tiles, side)
+        return count_features(size, self.tiles, math.ceil(self._side / self._pool_stride))
 
     @torch.no_grad()
     def features(self, picture: Image) -> Tensor:
@@ -98,22 +88,6 @@ class VisionEncoder:
         if self._pool_stride > 1:
             projected = pool(projected, self._pool_stride)
         return lay_out(projected, picture.size, self.tiles, newline)
-
-
-def tower_config(config: Mapping[str, Any]) -> SiglipConfig:
-    """Return the tower's sizes: those of ``vision_config``, else those of the released towers.
-
-    Raises:
-        ValueError: neither sizes nor the name of a known tower.
-    """
-    part = config.get("vision_config") or config.get("_tiny_vision")
-    if part is None and KNOWN_TOWER not in str(config.get("mm_vision_tower")):
-        raise UserError(
-            f"config.json has mm_vision_tower {config.get('mm_vision_tower')!r}; its sizes are known for "
-            f"...{KNOWN_TOWER}: add them as vision_config (image_size, patch_size, hidden_size, intermediate_size, "
-            "num_hidden_layers_in_file, num_attention_heads)"
-        )
-    return SiglipConfig.from_dict(part or {})
 
 
 def embed(table: nn.Embedding, token_ids: Tensor, image_features: Tensor | None) -> Tensor:
@@ -131,6 +105,10 @@ class LlavaPolicy(TextPolicy):
 
     frozen_parts = ("model.vision_tower.", "model.mm_projector.")
 
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        fill_buffers(self.module.model.vision_tower.vision_tower.vision_model)
+
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """Return the config without a start id outside the vocabulary: the conversion script's, which nothing uses."""
@@ -147,7 +125,7 @@ class LlavaPolicy(TextPolicy):
         """Return the canvas of a conversation: its pictures stand where ``<image>`` does, else before their message.
 
         Raises:
-            ValueError: a text-to-image prompt, no picture where the task needs one, or ``<image>`` as many times as
+            UserError: a text-to-image prompt, no picture where the task needs one, or ``<image>`` as many times as
                 there are no pictures.
         """
         if prompt.kind == "imagine" or (prompt.kind == "understand") != bool(prompt.images):
@@ -193,7 +171,7 @@ class LlavaPolicy(TextPolicy):
             images: the pictures in the order of their placeholders, row by row; rows of unequal growth end in padding.
 
         Raises:
-            ValueError: pictures and placeholders of different number.
+            UserError: pictures and placeholders of different number.
         """
         num_places = int((token_ids == PLACEHOLDER).sum())
         if num_places != len(images or ()):
@@ -214,25 +192,25 @@ class LlavaPolicy(TextPolicy):
             features: [F, D] of each picture, in the order of the placeholders, row by row.
         """
         counts = [len(part) for part in features]
-        start, rows, hidden_rows = self.vocabulary.size, [], []
+        start, rows, padding_rows = self.vocabulary.size, [], []
         for row, token_row in enumerate(token_ids.tolist()):
             ids: list[int] = []
-            hides: list[bool] = []
+            row_padding: list[bool] = []
             for column, token in enumerate(token_row):
                 piece = [token]
                 if token == PLACEHOLDER:
                     piece = list(range(start, start + counts.pop(0)))
                     start += len(piece)
                 ids += piece
-                hides += [is_padding is not None and bool(is_padding[row, column])] * len(piece)
+                row_padding += [is_padding is not None and bool(is_padding[row, column])] * len(piece)
             rows.append(torch.tensor(ids))
-            hidden_rows.append(torch.tensor(hides))
+            padding_rows.append(torch.tensor(row_padding))
         grown = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.vocabulary.pad_token_id)
-        hides_all = nn.utils.rnn.pad_sequence(hidden_rows, batch_first=True, padding_value=True)
+        is_grown_padding = nn.utils.rnn.pad_sequence(padding_rows, batch_first=True, padding_value=True)
         device = token_ids.device
         return ModelInput(
             token_ids=grown.to(device),
-            is_padding=hides_all.to(device) if bool(hides_all.any()) else None,
+            is_padding=is_grown_padding.to(device) if bool(is_grown_padding.any()) else None,
             image_features=torch.cat(list(features)) if features else None,
         )
 

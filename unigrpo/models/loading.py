@@ -34,8 +34,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of a folder's config.json.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no JSON object.
+        MissingFileError: there is none.
+        UserError: it is no JSON object.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -166,8 +166,8 @@ def load_policy(
         use: the family, a file of `unigrpo.models.policies` or ``path/to/file.py:Class``; None is config.json's.
 
     Raises:
-        FileNotFoundError: no such checkpoint or no weights in it.
-        ValueError: a family, config value, id or tensor that does not fit, pickled weights, or a device that this
+        MissingFileError: no such checkpoint or no weights in it.
+        UserError: a family, config value, id or tensor that does not fit, pickled weights, or a device that this
             machine lacks.
     """
     dtype = str(dtype).removeprefix("torch.")

@@ -38,7 +38,7 @@ class PictureCodesPolicy(TextPolicy):
         """Return the canvas of a prompt of any of the three tasks.
 
         Raises:
-            ValueError: pictures where the task has none, or none where it needs them, or ids that are not known.
+            UserError: pictures where the task has none, or none where it needs them, or ids that are not known.
         """
         if prompt.kind == "imagine":
             return self._picture_canvas(prompt, sampling, np.full(sampling.completion_length, -1, dtype=np.int64))
@@ -60,7 +60,7 @@ class PictureCodesPolicy(TextPolicy):
             is_open: [N] bool: the positions to fill.
 
         Raises:
-            ValueError: shapes that differ, nothing open, or a given code outside the codebook.
+            UserError: shapes that differ, nothing open, or a given code outside the codebook.
         """
         codes, is_open = np.asarray(codes), np.asarray(is_open, dtype=bool)
         if codes.shape != is_open.shape or codes.ndim != 1 or not is_open.any():
@@ -78,7 +78,7 @@ class PictureCodesPolicy(TextPolicy):
         """Return the picture of an image span's ids [N]; pixels are rounded once, to uint8.
 
         Raises:
-            ValueError: no image tokenizer, or ids that are no image codes.
+            UserError: no image tokenizer, or ids that are no image codes.
         """
         import torch
 

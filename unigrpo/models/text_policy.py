@@ -53,8 +53,8 @@ class TextPolicy(ABC):
     """Model types of other families that stand in files of this one; there the architecture decides."""
     hub_names: ClassVar[tuple[str, ...]] = ()
     """Parts of the names, in lower case, under which the family is published."""
-    released_sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """`unigrpo.sizing.model_size.ModelSize` by how a name on the hub starts, for checkpoints that are not here."""
+    released_sizes: ClassVar[str] = ""
+    """In YAML, `unigrpo.sizing.model_size.ModelSize` of checkpoints not here, by how their name on the hub starts."""
     unused_tensors: ClassVar[str] = r"(?!)"
     """A pattern of tensors of released files that the body does not need; by default none."""
     layouts: ClassVar[str] = ""
@@ -105,7 +105,7 @@ class TextPolicy(ABC):
         """Return the body of a config.json; called under ``torch.device("meta")``.
 
         Raises:
-            ValueError: a config value that the family's code does not compute.
+            UserError: a config value that the family's code does not compute.
         """
 
     @classmethod
@@ -134,9 +134,21 @@ class TextPolicy(ABC):
         return next(self.module.parameters()).device
 
     @property
-    @abstractmethod
     def lora_targets(self) -> list[str]:
-        """Return the full names of the linear layers that LoRA wraps by default."""
+        """Return the full names of the linear layers that LoRA wraps by default, whether an adapter is on them or not.
+
+        They are those of the numbered blocks, so the head is not among them. Neither are routed experts: there are
+        hundreds, and in one update most get few tokens or none. Their full names may be given as targets.
+        """
+        return [
+            name.removesuffix(".base_layer")
+            for name, layer in self.module.named_modules()
+            if isinstance(layer, nn.Linear)
+            and any(part.isdigit() for part in name.split("."))
+            and not name.startswith(self.frozen_parts)
+            and ".lora_" not in name
+            and ".experts." not in name
+        ]
 
     def image_features(self, images: Sequence[Image]) -> Tensor | None:
         """Return [F, D]: a prompt's pictures as its canvas holds them; None for a family that reads no pixels."""
@@ -167,7 +179,7 @@ class TextPolicy(ABC):
         """Return chat-template ids and one open text span.
 
         Raises:
-            ValueError: a task other than reason, or a prompt with pictures.
+            UserError: a task other than reason, or a prompt with pictures.
         """
         from unigrpo.models import canvas as layout
 
@@ -184,7 +196,7 @@ class TextPolicy(ABC):
         """Return the tokenizer.
 
         Raises:
-            ValueError: the checkpoint has none.
+            UserError: the checkpoint has none.
         """
         if self.tokenizer is None:
             raise UserError(
@@ -204,6 +216,6 @@ class TextPolicy(ABC):
         """Refuse: the vocabulary has no image codes.
 
         Raises:
-            ValueError: always.
+            UserError: always.
         """
         raise UserError(f"{self.source or 'this policy'} has no image codes to decode; MMaDA and Show-o write pictures")

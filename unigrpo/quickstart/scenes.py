@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
+from unigrpo.errors import UserError
 from unigrpo.types import Message, Prompt
 
 COLORS: dict[str, tuple[int, int, int]] = {
@@ -154,9 +155,9 @@ def _shuffled(index: int, size: int, seed: int, stream: int) -> int:
 def _part(split: str, held_out: str) -> Part:
     """Return the part of the prompts that a split shows."""
     if split not in ("train", "eval"):
-        raise ValueError(f"split {split!r} is not known; it is 'train' or 'eval'")
+        raise UserError(f"split {split!r} is not known; it is 'train' or 'eval'")
     if held_out not in ("test", "validation"):
-        raise ValueError(f"held_out {held_out!r} is not known; it is 'test' or 'validation'")
+        raise UserError(f"held_out {held_out!r} is not known; it is 'test' or 'validation'")
     return "train" if split == "train" else "test" if held_out == "test" else "validation"
 
 
@@ -189,7 +190,7 @@ class ImagineScenes:
         """Prepare a split: train, or eval with the captions of the part ``held_out``, test or validation.
 
         Raises:
-            ValueError: for another split or part.
+            UserError: for another split or part.
         """
         self.part = _part(split, held_out)
         self.seed = seed
@@ -205,10 +206,6 @@ class ImagineScenes:
             messages=(Message(role="user", text=caption(first, relation, second)),),
             columns={"objects": [[item.color, item.shape] for item in (first, second)], "relation": relation},
         )
-
-    def __iter__(self) -> Iterator[Prompt]:
-        """Yield prompt 0, 1, 2, ... without end."""
-        return _endless(self)
 
     def demonstration(self, prompt: Prompt, rng: np.random.Generator, noise: float) -> Image.Image:
         """Return the picture of a prompt; with probability ``noise`` two of its five parts are wrong.
@@ -297,12 +294,12 @@ class UnderstandScenes:
             held_out: which held-out questions eval gives: test or validation.
 
         Raises:
-            ValueError: for an unknown split or part, an unknown kind or no kinds.
+            UserError: for an unknown split or part, an unknown kind or no kinds.
         """
         self.part = _part(split, held_out)
         unknown = [kind for kind in kinds if kind not in ("color", "shape", "place")]
         if unknown or not kinds:
-            raise ValueError(f"kinds of questions {list(kinds)}; give one or more of color, shape, place")
+            raise UserError(f"kinds of questions {list(kinds)}; give one or more of color, shape, place")
         self.seed = seed
         self.kinds = tuple(kinds)
 
@@ -324,10 +321,6 @@ class UnderstandScenes:
             columns={"objects": [[item.color, item.shape] for item in (first, second)], "kind": kind},
         )
 
-    def __iter__(self) -> Iterator[Prompt]:
-        """Yield prompt 0, 1, 2, ... without end."""
-        return _endless(self)
-
     def demonstration(self, prompt: Prompt, rng: np.random.Generator, noise: float) -> str:
         """Return ``<think>red circle, blue square</think>red``.
 
@@ -340,10 +333,3 @@ class UnderstandScenes:
             answer = _other(answer, words, rng)
         thought = ", ".join(f"{color} {shape}" for color, shape in prompt.columns["objects"])
         return f"<think>{thought}</think>{answer}"
-
-
-def _endless(source: ImagineScenes | UnderstandScenes) -> Iterator[Prompt]:
-    index = 0
-    while True:
-        yield source[index]
-        index += 1

@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from unigrpo.errors import UserError
 from unigrpo.types import Message, Prompt
 
 _LOW, _HIGH = 10, 99
@@ -34,12 +35,12 @@ class Sums:
             held_out: which held-out pairs "eval" gives: "test" or "validation".
 
         Raises:
-            ValueError: if the split or the held-out part is unknown.
+            UserError: if the split or the held-out part is unknown.
         """
         if split not in ("train", "eval"):
-            raise ValueError(f"split {split!r} is unknown; it is 'train' or 'eval'")
+            raise UserError(f"split {split!r} is unknown; it is 'train' or 'eval'")
         if held_out not in ("test", "validation"):
-            raise ValueError(f"held_out {held_out!r} is unknown; it is 'test' or 'validation'")
+            raise UserError(f"held_out {held_out!r} is unknown; it is 'test' or 'validation'")
         self.split = split
         self.seed = seed
         pairs = [(a, b) for a in range(_LOW, _HIGH + 1) for b in range(_LOW, _HIGH + 1)]

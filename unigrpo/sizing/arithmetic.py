@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from unigrpo.models.families import known_families
 from unigrpo.models.files.folders import resolve_folder
 from unigrpo.recipe.checks import is_hub_id
 from unigrpo.settings import Recipe, TaskSettings
-from unigrpo.sizing.model_size import ModelSize
+from unigrpo.sizing.model_size import ModelSize, released_sizes
 
 PROMPT_TOKENS = 128
 """Assumed text tokens of a prompt: the real number is known when the data is read."""
@@ -18,8 +17,7 @@ SAMPLER_LOGITS = 1 << 25
 _BYTES_A_SAMPLER_LOGIT = 24  # three float32 (with, without and after guidance), probabilities, their float64 sums
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One line of the arithmetic."""
 
     name: str
@@ -55,21 +53,15 @@ def _rollout_rows(recipe: Recipe, task: TaskSettings) -> int:
 def _task_rows(recipe: Recipe) -> list[Row]:
     rows = []
     for name, task in recipe.tasks.items():
-        count = task.prompts_per_step * recipe.group_size
-        sampling = task.sampling
+        count, sampling = task.prompts_per_step * recipe.group_size, task.sampling
+        title = name if name == task.kind else f"{name} ({task.kind})"
         twice = " x 2 for guidance" if sampling.guidance_scale > 0 else ""
-        rows.append(
-            Row(
-                name=name if name == task.kind else f"{name} ({task.kind})",
-                value=f"{count:,} rollouts",
-                explanation=(
-                    f"{task.prompts_per_step} prompts x group of {recipe.group_size}; "
-                    f"{sampling.completion_length} open tokens in {sampling.num_denoising_steps} denoising steps"
-                    f"{twice}: "
-                    f"{_rollout_rows(recipe, task):,} rows through the model"
-                ),
-            )
+        explanation = (
+            f"{task.prompts_per_step} prompts x group of {recipe.group_size}; {sampling.completion_length} open tokens "
+            f"in {sampling.num_denoising_steps} denoising steps{twice}: {_rollout_rows(recipe, task):,} rows through "
+            "the model"
         )
+        rows.append(Row(title, f"{count:,} rollouts", explanation))
     return rows
 
 
@@ -85,34 +77,18 @@ def _step_rows(recipe: Recipe) -> list[Row]:
     no_grad = updates - 1 + (updates if recipe.kl.needs_reference else 0)
     reference = "the reference on each draw" if recipe.kl.needs_reference else "no reference"
     workers = f"{recipe.rollouts.num_actors} actors" if recipe.rollouts.num_actors else "this process"
+    sampled = f"up to {groups_per_unit} whole groups of one task each, sampled in {workers}"
+    generated, passes = num_rollout_rows(recipe), "forward passes of one row, denoising steps and guidance counted"
+    in_all = f"{updates * recipe.num_steps:,} in the run of {recipe.num_steps:,} steps"
+    batches = f"{num_micro} micro-batches of up to {micro} rows an update"
     return [
-        Row(name="rollouts", value=f"{rollouts:,}", explanation=f"{tokens:,} open tokens"),
-        Row(
-            name="work units",
-            value=f"{units:,}",
-            explanation=f"up to {groups_per_unit} whole groups of one task each, sampled in {workers}",
-        ),
-        Row(
-            name="rows to generate",
-            value=f"{num_rollout_rows(recipe):,}",
-            explanation="forward passes of one row, denoising steps and guidance counted",
-        ),
-        Row(name="mask draws", value=f"{updates}", explanation="one an inner update (mu), over all rollouts"),
-        Row(
-            name="rows without gradient",
-            value=f"{no_grad * rollouts:,}",
-            explanation=f"old on all draws but the first, {reference}",
-        ),
-        Row(
-            name="rows with gradient",
-            value=f"{updates * rollouts:,}",
-            explanation=f"{num_micro} micro-batches of up to {micro} rows an update",
-        ),
-        Row(
-            name="optimiser updates",
-            value=f"{updates}",
-            explanation=f"{updates * recipe.num_steps:,} in the run of {recipe.num_steps:,} steps",
-        ),
+        Row("rollouts", f"{rollouts:,}", f"{tokens:,} open tokens"),
+        Row("work units", f"{units:,}", sampled),
+        Row("rows to generate", f"{generated:,}", passes),
+        Row("mask draws", f"{updates}", "one an inner update (mu), over all rollouts"),
+        Row("rows without gradient", f"{no_grad * rollouts:,}", f"old on all draws but the first, {reference}"),
+        Row("rows with gradient", f"{updates * rollouts:,}", batches),
+        Row("optimiser updates", f"{updates}", in_all),
     ]
 
 
@@ -156,23 +132,18 @@ def memory_rows(recipe: Recipe, size: ModelSize | None = None, length: int | Non
     sampled = f"up to {unit_rows} rows of about {length:,} tokens and {SAMPLER_LOGITS / 1e6:.0f} M logits"
     if recipe.rollouts.num_actors:
         copy = weights + (trained_bytes if recipe.lora.enabled else 0) + sampler
-        actors = [
-            Row(
-                name="each actor, besides",
-                value=_gigabytes(copy),
-                explanation=(
-                    f"x {recipe.rollouts.num_actors} actors: a copy of the policy (on one CPU machine they share the "
-                    f"file's pages) and the sampler's {_gigabytes(sampler)}: {sampled}"
-                ),
-            )
-        ]
+        why = (
+            f"x {recipe.rollouts.num_actors} actors: a copy of the policy (on one CPU machine they share the file's "
+            f"pages) and the sampler's {_gigabytes(sampler)}: {sampled}"
+        )
+        actors = [Row("each actor, besides", _gigabytes(copy), why)]
         total += update
     else:
         rows.append(("sampler", sampler, f"{sampled}, between updates: not on top of activations"))
         total, actors = total + max(update, sampler), []
     return [
-        *(Row(name=name, value=_gigabytes(amount), explanation=why) for name, amount, why in rows),
-        Row(name="total", value=_gigabytes(total), explanation=assumed),
+        *(Row(name, _gigabytes(amount), why) for name, amount, why in rows),
+        Row("total", _gigabytes(total), assumed),
         *actors,
     ]
 
@@ -209,16 +180,13 @@ def _model_size(recipe: Recipe) -> ModelSize | None:
     path = recipe.policy.path
     if is_hub_id(path):
         name = path.rpartition("/")[2].lower()
-        sizes = [size for said in known_families().values() for size in said.get("released_sizes", {}).items()]
-        return next((ModelSize(**size) for start, size in sizes if name.startswith(start)), None)
+        return next((size for start, size in released_sizes().items() if name.startswith(start)), None)
     return ModelSize.from_folder(resolve_folder(path), recipe.policy.use)
 
 
 def _unknown_size(path: str) -> Row:
     why = "not on this machine" if is_hub_id(path) else "a folder without safetensors files that can be read"
-    return Row(
-        name="weights", value="not known", explanation=f"{path} is {why}; `unigrpo inspect` estimates by config.json"
-    )
+    return Row("weights", "not known", f"{path} is {why}; `unigrpo inspect` estimates by config.json")
 
 
 def _gigabytes(num_bytes: int) -> str:

@@ -38,17 +38,12 @@ SIZE_KEYS = (
     ("experts a token", ("num_experts_per_tok", "top_k_experts")),
     ("block length", ("block_size", "canvas_length")),
 )
+SAMPLING = {"completion_length": 256, "num_denoising_steps": 128}
 MEMORY_RECIPE: dict[str, Any] = {
     "name": "inspect",
     "num_steps": 1,
     "group_size": 8,
-    "tasks": {
-        "reason": {
-            "data": {},
-            "prompts_per_step": 8,
-            "sampling": {"completion_length": 256, "num_denoising_steps": 128},
-        }
-    },
+    "tasks": {"reason": {"data": {}, "prompts_per_step": 8, "sampling": SAMPLING}},
     "rewards": {},
     "learner": {"lr": 3e-6, "micro_batch_rows": 8},
     "rollouts": {"num_actors": 1},
@@ -78,8 +73,8 @@ def inspect_model(
         use: the family, where config.json does not say it: ``path/to/file.py:Class``.
 
     Raises:
-        FileNotFoundError: no such checkpoint.
-        ValueError: a family or config value that is not known, or pictures for a family that reads none.
+        MissingFileError: no such checkpoint.
+        UserError: a family or config value that is not known, or pictures for a family that reads none.
     """
     folder = resolve_folder(path, files=SMALL_FILES, revision=revision)
     raw = read_config(folder)
@@ -89,11 +84,7 @@ def inspect_model(
     shapes = _shapes(module)
     return {
         "model": [
-            Row(
-                name="family",
-                value=family.__name__.removesuffix("Policy"),
-                explanation=f"{family.__module__}:{family.__name__}",
-            ),
+            Row("family", family.__name__.removesuffix("Policy"), f"{family.__module__}:{family.__name__}"),
             *_size_rows(config),
             _files_row(family, module, folder),
         ],
@@ -122,7 +113,7 @@ def _size_rows(config: Mapping[str, Any]) -> list[Row]:
     for title, keys in SIZE_KEYS:
         found = [(key, place[key]) for place in places for key in keys if place.get(key)]
         if found:
-            rows.append(Row(name=title, value=f"{found[0][1]:,}", explanation=found[0][0]))
+            rows.append(Row(title, f"{found[0][1]:,}", found[0][0]))
     return rows
 
 
@@ -133,10 +124,10 @@ def _files_row(family: type[TextPolicy], module: nn.Module, folder: Path) -> Row
         stored = headers.read_shapes(files)
         weights.match_names(module, stored, str(folder), family.module_name)
     except (FileNotFoundError, ValueError) as error:
-        return Row(name="files", value="do not load", explanation=str(error))
+        return Row("files", "do not load", str(error))
     size = sum(path.stat().st_size for path in files)
     explanation = f"all {len(stored)} tensors fit, in {len(files)} file{'s' if len(files) > 1 else ''}"
-    return Row(name="files", value=f"{size / 1e9:,.3f} GB", explanation=explanation)
+    return Row("files", f"{size / 1e9:,.3f} GB", explanation)
 
 
 def _parameter_rows(shapes: Mapping[str, tuple[int, ...]]) -> list[Row]:
@@ -145,10 +136,10 @@ def _parameter_rows(shapes: Mapping[str, tuple[int, ...]]) -> list[Row]:
         counts[part_of(name)] = counts.get(part_of(name), 0) + math.prod(shape)
     total = sum(counts.values())
     rows = [
-        Row(name=part, value=_millions(count), explanation=f"{count / total:.1%}")
+        Row(part, _millions(count), f"{count / total:.1%}")
         for part, count in sorted(counts.items(), key=lambda item: -item[1])
     ]
-    return [*rows, Row(name="total", value=_millions(total), explanation=f"{total:,} in {len(shapes)} tensors")]
+    return [*rows, Row("total", _millions(total), f"{total:,} in {len(shapes)} tensors")]
 
 
 def _millions(count: int) -> str:
@@ -169,19 +160,15 @@ def _vocabulary_rows(family: type[TextPolicy], config: Mapping[str, Any], folder
             token_text=family.token_text,
         )
     except ValueError as error:
-        return [Row(name="embedding", value=f"{rows:,}"), Row(name="ids", value="not known", explanation=str(error))]
+        return [Row("embedding", f"{rows:,}"), Row("ids", "not known", str(error))]
     found = [
-        Row(name="embedding", value=f"{rows:,}", explanation="rows"),
-        Row(name="text", value="{:,}..{:,}".format(*ids.text_range), explanation="half-open"),
-        Row(name="mask, eos, pad", value=f"{ids.mask_token_id}, {ids.eos_token_id}, {ids.pad_token_id}"),
-        Row(
-            name="tokenizer",
-            value=f"{len(tokenizer):,} tokens" if tokenizer else "none",
-            explanation=_template(tokenizer),
-        ),
+        Row("embedding", f"{rows:,}", "rows"),
+        Row("text", "{:,}..{:,}".format(*ids.text_range), "half-open"),
+        Row("mask, eos, pad", f"{ids.mask_token_id}, {ids.eos_token_id}, {ids.pad_token_id}"),
+        Row("tokenizer", f"{len(tokenizer):,} tokens" if tokenizer else "none", _template(tokenizer)),
     ]
     if ids.image_range is not None:
-        found.insert(2, Row(name="image codes", value="{:,}..{:,}".format(*ids.image_range), explanation="half-open"))
+        found.insert(2, Row("image codes", "{:,}..{:,}".format(*ids.image_range), "half-open"))
     return found
 
 
@@ -199,7 +186,7 @@ def counted_row(
     The longest row counts: a question about a picture, else a text; the picture itself where only pictures train.
 
     Raises:
-        ValueError: pictures for a family that reads none.
+        UserError: pictures for a family that reads none.
     """
     tasks = family.abilities.trained or family.abilities.tasks
     if images and "understand" not in family.abilities.tasks:
@@ -211,14 +198,14 @@ def counted_row(
     opened = length or (codes if is_picture and codes else OPEN_TOKENS)
     has_pixels = family.abilities.pictures == "pixels"
     each = cast("VisionEncoder", module.vision_encoder).count(PICTURE) if has_pixels else codes
-    told = [f"{PROMPT_TOKENS} of text"]
+    parts = [f"{PROMPT_TOKENS} of text"]
     if images:
         pictures = "one picture" if images == 1 else f"{images} pictures"
-        told.append(f"{images * each:,} of {pictures}" + (" of {} x {} pixels".format(*PICTURE) if has_pixels else ""))
-    told.append(f"{opened:,} open" + (", a picture's codes" if is_picture else ""))
+        parts.append(f"{images * each:,} of {pictures}" + (" of {} x {} pixels".format(*PICTURE) if has_pixels else ""))
+    parts.append(f"{opened:,} open" + (", a picture's codes" if is_picture else ""))
     tokens = PROMPT_TOKENS + images * each + opened
     task = "imagine" if is_picture else "understand" if images else "reason"
-    return tokens, Row(name="a row", value=f"{tokens:,} tokens", explanation=f"{task}: {', '.join(told)}")
+    return tokens, Row("a row", f"{tokens:,} tokens", f"{task}: {', '.join(parts)}")
 
 
 def _task_rows(family: type[TextPolicy]) -> list[Row]:
@@ -227,11 +214,11 @@ def _task_rows(family: type[TextPolicy]) -> list[Row]:
     rows = []
     for task in get_args(TaskKind):
         if task not in can.tasks:
-            rows.append(Row(name=task, value="no", explanation=titles[task]))
+            rows.append(Row(task, "no", titles[task]))
         elif task in can.untrained:
-            rows.append(Row(name=task, value="generates only", explanation=can.why_untrained))
+            rows.append(Row(task, "generates only", can.why_untrained))
         else:
-            rows.append(Row(name=task, value="generates, trains", explanation=titles[task]))
+            rows.append(Row(task, "generates, trains", titles[task]))
     return rows
 
 
@@ -246,7 +233,7 @@ def _memory_rows(
     size = ModelSize.from_shapes(shapes, config)
     count = sum(math.prod(shape) for shape in shapes.values())
     if size is None:
-        return [Row(name="weights", value=f"{count * 2 / 1e9:,.2f} GB", explanation="in bfloat16")]
+        return [Row("weights", f"{count * 2 / 1e9:,.2f} GB", "in bfloat16")]
     length, row = counted
     policy = {"path": path, "dtype": "bfloat16", "gradient_checkpointing": True}
     rows = memory_rows(Recipe.model_validate(MEMORY_RECIPE | {"policy": policy}), size, length)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unigrpo.models.families import family_facts, find_family
+from unigrpo.models.families import family_facts, find_family, known_families
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.files.headers import read_shapes, weight_files
+from unigrpo.recipe.text import parse
 
 Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,7 +52,7 @@ class ModelSize:
     num_layers: int
     width: int
     mlp_width: int
-    """Of a mixture of experts: of those that a token goes through together."""
+    """Width of the feed-forward part; with experts, of those that a token goes through together."""
     vocabulary: int
     num_parameters: int
     linears: Mapping[str, int]
@@ -116,3 +117,9 @@ def _active_width(config: Config) -> int:
     if expert and chosen:
         return int(expert * (chosen + (config.get("num_shared_experts") or 0)))
     return int(config.get("mlp_hidden_size") or config.get("intermediate_size") or 0)
+
+
+def released_sizes() -> dict[str, ModelSize]:
+    """Return the sizes of released checkpoints that need not be here, by how their names on the hub begin."""
+    texts = [said.get("released_sizes", "") for said in known_families().values()]
+    return {start: ModelSize(**size) for text in texts for start, size in (parse(text) or {}).items()}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unigrpo.methods.estimators.base import Estimator
 
 ROWS, PROMPT, LENGTH, PADDING, MASK = 6, 3, 40, 5, 99
-"""Of the checks' batch: rollouts, positions of the prompt, of a row and of padding; and the mask token."""
+"""The checks' batch: rollouts, positions of the prompt, of a row and of padding; and the mask token."""
 UPDATES = 3
 
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from unigrpo.models.base import BlockCausalPolicy, Policy
 
 ROWS, LENGTH, PADDING = 4, 24, 8
-"""Of the checks' inputs: rows, positions, and positions of padding, which are whole blocks of 4 or 8."""
+"""The checks' inputs: rows, positions, and positions of padding, which are whole blocks of 4 or 8."""
 LORA = LoraSettings(r=4, alpha=8.0)
 LOWEST_COSINE = 0.9
-"""Of bfloat16 logits with float32 ones: rounding leaves 0.999, and a token that is routed to other experts less."""
+"""Cosine of bfloat16 logits with float32 ones: rounding leaves 0.999, and a token that other experts take less."""
 LOGPROB_TOLERANCE = 1e-3
 """Nats by which a kept key may move a token's log-prob."""
 
@@ -193,9 +193,10 @@ def _check_batch(policy: Policy, ids: Tensor, wanted: Tensor, tolerance: float) 
 def _check_adapter(
     policy: Policy, folder: Path, load: Loader, ids: Tensor, wanted: Tensor, out: Path, tolerance: float
 ) -> None:
-    strangers = [name for name in policy.lora_targets if not isinstance(_layer(policy, name), nn.Linear)]
-    if strangers or not policy.lora_targets:
-        raise ConformanceError(f"lora_targets names {strangers or 'nothing'}; wanted full names of linear layers")
+    layers = dict(policy.module.named_modules())
+    unknown = [name for name in policy.lora_targets if not isinstance(layers.get(name), nn.Linear)]
+    if unknown or not policy.lora_targets:
+        raise ConformanceError(f"lora_targets names {unknown or 'nothing'}; wanted full names of linear layers")
     policy.module.requires_grad_(False)
     add_lora(policy, LORA, seed=3)
     _check_same("a fresh adapter", policy, ids, wanted, 0.0)
@@ -225,10 +226,6 @@ def _check_adapter(
     merged = load(folder, dtype="float32")
     merge_adapter(merged, out)
     _check_same("a saved and merged adapter", merged, ids, live, 10 * tolerance)
-
-
-def _layer(policy: Policy, name: str) -> nn.Module | None:
-    return dict(policy.module.named_modules()).get(name)
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def read_byte_bpe(folder: Path, config: dict[str, Any]) -> Tokenizer:
         config: content of tokenizer_config.json.
 
     Raises:
-        ValueError: a merge that is no pair, or an added token whose id is taken or leaves a gap.
+        UserError: a merge that is no pair, or an added token whose id is taken or leaves a gap.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 

@@ -16,7 +16,7 @@ def require_values(config: Mapping[str, Any], computed: Mapping[str, Collection[
         computed: by key, the values that are computed; an absent key is the first of them.
 
     Raises:
-        ValueError: naming a key, its value and what is computed.
+        UserError: naming a key, its value and what is computed.
     """
     for key, values in computed.items():
         if key in config and config[key] not in values:
@@ -29,7 +29,7 @@ def require_sizes(config: Mapping[str, Any], names: Collection[str]) -> None:
     """Refuse a config without sizes that no model can be without.
 
     Raises:
-        ValueError: naming all that are absent.
+        UserError: naming all that are absent.
     """
     missing = [key for key in names if not config.get(key)]
     if missing:

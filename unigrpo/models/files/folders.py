@@ -22,7 +22,7 @@ def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: s
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        FileNotFoundError: if there is no such folder or asset, or the hub does not deliver it.
+        MissingFileError: if there is no such folder or asset, or the hub does not deliver it.
     """
     text = str(path)
     if text.startswith(PREFIX):
@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a checkpoint's JSON file.
 
     Raises:
-        ValueError: naming the file, if it holds no JSON object.
+        UserError: naming the file, if it holds no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ NUM_NAMED = 10
 """Tensors that an error names before it only counts."""
 
 MAX_HEADER_BYTES = 100_000_000
-"""Of the format's own reader, too."""
+"""The limit of the format's own reader."""
 
 CONVERT = (
     "import glob, torch; from safetensors.torch import save_file; save_file({name: tensor.clone().contiguous() "
@@ -31,8 +31,8 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint, one or several shards.
 
     Raises:
-        FileNotFoundError: none, or a shard that the index names is absent.
-        ValueError: only pickled weights, or an index that maps nothing.
+        MissingFileError: none, or a shard that the index names is absent.
+        UserError: only pickled weights, or an index that maps nothing.
     """
     for stem in STEMS:
         single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
@@ -77,7 +77,7 @@ def read_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every tensor, from the files' headers.
 
     Raises:
-        ValueError: a file that is cut off or no safetensors, or a tensor that two files hold.
+        UserError: a file that is cut off or no safetensors, or a tensor that two files hold.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:

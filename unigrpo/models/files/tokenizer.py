@@ -34,9 +34,7 @@ def _compile_template(template: str) -> Template:
 
 def _token_text(entry: Any) -> str:
     """Return a special token of tokenizer_config.json, which is a string or a record with `content`."""
-    if isinstance(entry, dict):
-        return str(entry["content"])
-    return entry or ""
+    return str(entry["content"]) if isinstance(entry, dict) else entry or ""
 
 
 def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
@@ -45,8 +43,7 @@ def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
         return template_file.read_text(encoding="utf-8")
     template = config.get("chat_template")
     if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        return named.get("default")
+        return next((entry["template"] for entry in template if entry["name"] == "default"), None)
     return template
 
 
@@ -89,8 +86,8 @@ class TextTokenizer:
                 tokenizer_config.json.
 
         Raises:
-            FileNotFoundError: neither.
-            ValueError: one without a model.
+            MissingFileError: neither.
+            UserError: one without a model.
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
@@ -130,7 +127,7 @@ class TextTokenizer:
         """Return the ids of the conversation through the chat template, ready for the assistant's answer.
 
         Raises:
-            ValueError: no chat template, or one that refuses the messages.
+            UserError: no chat template, or one that refuses the messages.
         """
         return self.encode(self.render_chat(messages, chat_template))
 
@@ -142,7 +139,7 @@ class TextTokenizer:
             chat_template: instead of the checkpoint's own.
 
         Raises:
-            ValueError: no chat template, or one that refuses the messages.
+            UserError: no chat template, or one that refuses the messages.
         """
         template = chat_template or self.chat_template
         if template is None:

@@ -54,7 +54,7 @@ def _overrides(vocabulary: Mapping[str, int]) -> dict[str, int]:
     """Return the caller's ids under our short names.
 
     Raises:
-        ValueError: a name that is not known, listing those that are.
+        UserError: a name that is not known, listing those that are.
     """
     short: dict[str, int] = {}
     for key, value in vocabulary.items():
@@ -139,7 +139,7 @@ def resolve_vocabulary(
         token_text: the tokens by which the family's tokenizer file names the ids.
 
     Raises:
-        ValueError: an unknown name, an id outside the embedding or of two roles, no mask or EOS id, a marker that the
+        UserError: an unknown name, an id outside the embedding or of two roles, no mask or EOS id, a marker that the
             tokenizer of a family with pictures lacks, or codes that do not fit.
     """
     given = _overrides(overrides or {})

@@ -26,7 +26,7 @@ def compare_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
         source: for the message.
 
     Raises:
-        ValueError: naming the missing, unexpected and misshapen tensors, ten of each.
+        UserError: naming the missing, unexpected and misshapen tensors, ten of each.
     """
     missing = [name for name in wanted if name not in found]
     unexpected = [name for name in found if name not in wanted]
@@ -77,7 +77,7 @@ def match_names(
     """Return the module's name of each stored tensor, and for each tied parameter the name that is stored and all.
 
     Raises:
-        ValueError: tensors that are missing, unexpected or misshapen.
+        UserError: tensors that are missing, unexpected or misshapen.
     """
     renamed = {name: own for name in stored if (own := module_name(name)) is not None}
     found = {own: stored[name] for name, own in renamed.items()}
@@ -105,8 +105,8 @@ def fill(
         module_name: from a tensor's name in the files to the module's; None leaves the tensor out.
 
     Raises:
-        FileNotFoundError: no weights.
-        ValueError: pickled, damaged or unfitting weights.
+        MissingFileError: no weights.
+        UserError: pickled, damaged or unfitting weights.
     """
     files = weight_files(folder)
     renamed, tied = match_names(module, read_shapes(files), str(folder), module_name)

@@ -43,7 +43,7 @@ def visible_keys(is_padding: Tensor | None) -> Tensor | None:
     return (~is_padding | is_padding.all(dim=1, keepdim=True))[:, None, None, :]
 
 
-def cut(rows: Callable[[int, int], Tensor], bounds: Iterable[int]) -> Visible:
+def mask_pieces(rows: Callable[[int, int], Tensor], bounds: Iterable[int]) -> Visible:
     """Return a mask in pieces; what is one piece over all keys comes whole.
 
     Args:

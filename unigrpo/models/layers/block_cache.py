@@ -61,11 +61,6 @@ def _without(is_padding: Tensor | None, is_seen: Tensor, start: int) -> Tensor:
     return is_seen & ~is_padding[:, None, :] | itself & is_padding[:, start:stop, None]
 
 
-def narrowed(is_visible: Tensor) -> Tensor | None:
-    """Return [N, 1, Q, K] for the attention, or None where everything is seen, so that a faster kernel may run."""
-    return None if bool(is_visible.all()) else is_visible[:, None]
-
-
 class BlockCache:
     """Keys and values of some rows; the first pass sets their number, widths and dtype.
 

@@ -6,13 +6,13 @@ rotary embedding are computed in float32 whatever the dtype of the weights is.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from unigrpo.errors import UserError
 from unigrpo.models.files.config_file import require_sizes
@@ -20,7 +20,8 @@ from unigrpo.models.layers.attention import Visible, attend
 from unigrpo.models.layers.head import project
 from unigrpo.models.layers.norm import RmsNorm
 from unigrpo.models.layers.rotary import RotaryTables, rotate
-from unigrpo.models.layers.swiglu import SWIGLU_LINEARS, SwiGlu
+from unigrpo.models.layers.swiglu import SwiGlu
+from unigrpo.models.layers.transformers_body import RECOMPUTED
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 """Keys of config.json without which there is no model."""
@@ -48,11 +49,6 @@ class DecoderConfig:
     rotary_fraction: float = 1.0
     """Part of a head's components that turn."""
 
-    @property
-    def embedding_size(self) -> int:
-        """Return the rows of the embedding."""
-        return self.vocab_size
-
     @classmethod
     def from_dict(
         cls, config: Mapping[str, Any], *, has_qkv_bias: bool = False, has_qk_norm: bool = False
@@ -60,7 +56,7 @@ class DecoderConfig:
         """Return the sizes from the content of a config.json; the two flags are the family's.
 
         Raises:
-            ValueError: a key whose value this code does not compute, or a size that is absent or does not divide.
+            UserError: a key whose value this code does not compute, or a size that is absent or does not divide.
         """
         _refuse_other_arithmetic(config)
         require_sizes(config, SIZES)
@@ -194,26 +190,26 @@ class Decoder(nn.Module):
         config: sizes and flags.
         make_mlp: from a layer's index to its feed-forward part; None, or a result of None, is SwiGLU.
         model: in place of the level ``model``, with embed_tokens, layers of the same call, and norm.
+        block_length: that a block-causal family was trained with.
 
     Example:
         >>> with torch.device("meta"):
         ...     body = Decoder(DecoderConfig.from_dict(config, has_qk_norm=True))
     """
 
-    attention_linears: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Names of the linear layers of an attention part."""
-
     def __init__(
         self,
         config: DecoderConfig,
         make_mlp: Callable[[int], nn.Module | None] | None = None,
         model: nn.Module | None = None,
+        block_length: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
         self.model: Any = model or DecoderModel(config, make_mlp or (lambda _layer: None))
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.block_length = block_length
         self.is_checkpointing = False
         """Whether each layer is computed again in backward: less memory, more time."""
         self._rotary = RotaryTables(int(config.head_dim * config.rotary_fraction), config.rope_theta)
@@ -231,7 +227,7 @@ class Decoder(nn.Module):
 
         Args:
             token_ids: [N, L]; not looked at where ``embedded`` is given.
-            is_visible: as `unigrpo.models.layers.attention.visible_keys` and ``cut`` make it; None is all keys.
+            is_visible: as `unigrpo.models.layers.attention.visible_keys` and ``mask_pieces`` make it; None is all keys.
             positions: [N, L] rotary positions; None is 0..L-1.
             embedded: [N, L, D] in place of the embedding, where pictures stand among the tokens.
             cache: earlier keys and values; not with gradient checkpointing.
@@ -239,32 +235,16 @@ class Decoder(nn.Module):
         hidden = self.model.embed_tokens(token_ids) if embedded is None else embedded
         tables = self._rotary.of(positions, hidden)
         is_recomputed = self.is_checkpointing and torch.is_grad_enabled()
+        run: Callable[..., Tensor] = RECOMPUTED if is_recomputed else operator.call
         for layer in self.model.layers:
-            if is_recomputed:
-                hidden = checkpoint(
-                    layer, hidden, *tables, is_visible, None, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                hidden = layer(hidden, *tables, is_visible, cache)
+            hidden = run(layer, hidden, *tables, is_visible, cache)
         return self.model.norm(hidden)
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the weights."""
-        return self.model.embed_tokens.weight.device
-
-    @property
-    def linear_names(self) -> list[str]:
-        """Return the full names of the linear layers of all layers, in order; head and routers are not among them."""
-        wanted = (*self.attention_linears, *SWIGLU_LINEARS)
-        names = (name for name, _ in self.model.layers.named_modules(prefix="model.layers"))
-        return [name for name in names if name.rsplit(".", 1)[-1] in wanted]
 
     def head(self, hidden: Tensor, vocabulary_range: tuple[int, int] | None = None) -> Tensor:
         """Return logits [..., V'] of hidden states [..., D] over a half-open range of ids (None: all of V).
 
         Raises:
-            ValueError: a range outside the embedding.
+            UserError: a range outside the embedding.
         """
         layer = self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
         return project(hidden, layer, vocabulary_range, self.config.vocab_size)

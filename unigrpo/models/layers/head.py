@@ -19,7 +19,7 @@ def project(hidden: Tensor, layer: nn.Module, vocabulary_range: tuple[int, int] 
         size: V, the rows of the layer.
 
     Raises:
-        ValueError: a range outside of 0..V.
+        UserError: a range outside of 0..V.
     """
     start, stop = vocabulary_range or (0, size)
     if not 0 <= start < stop <= size:

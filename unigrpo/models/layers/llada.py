@@ -7,6 +7,7 @@ embedding in float32, half-split rotation, absolute positions, and no bias anywh
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from unigrpo.errors import UserError
 from unigrpo.models.files.config_file import require_values
@@ -22,11 +22,10 @@ from unigrpo.models.layers.attention import Visible, attend, visible_keys
 from unigrpo.models.layers.head import project
 from unigrpo.models.layers.norm import RmsNorm
 from unigrpo.models.layers.rotary import RotaryTables, rotate
+from unigrpo.models.layers.transformers_body import RECOMPUTED
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From a block's rotated keys and its values [N, L, H, W] to those that are attended to [N, L', H, W]."""
-LINEARS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
-"""The linear layers of a block. The head is called ff_out, too, so that LoRA targets must be full names."""
 
 MLP_TOKENS = 512
 """Tokens that go through an MLP together on a CPU, with and without gradient, so that both round alike."""
@@ -75,7 +74,7 @@ class LladaConfig:
         """Return the sizes from the content of a config.json.
 
         Raises:
-            ValueError: a key whose value this code does not compute, or a size that is absent or does not divide.
+            UserError: a key whose value this code does not compute, or a size that is absent or does not divide.
         """
         require_values(config, SUPPORTED)
         missing = [key for key in ("d_model", "n_layers", "n_heads") if not config.get(key)]
@@ -202,28 +201,19 @@ class Llada(nn.Module):
             extends: one a block; not with gradient.
         """
         transformer = self.model.transformer
-        cos, signed_sin = self._rotary.of(positions, hidden)
+        tables = self._rotary.of(positions, hidden)
         is_recomputed = self.is_checkpointing and torch.is_grad_enabled()
+        run: Callable[..., Tensor] = RECOMPUTED if is_recomputed else operator.call
         for index, block in enumerate(transformer.blocks):
-            if is_recomputed:
-                hidden = checkpoint(
-                    block, hidden, cos, signed_sin, is_visible, use_reentrant=False, preserve_rng_state=False
-                )
-            else:
-                hidden = block(hidden, cos, signed_sin, is_visible, None if extends is None else extends[index])
+            hidden = run(block, hidden, *tables, is_visible, None if extends is None else extends[index])
         return transformer.ln_f(hidden)
 
     def head(self, hidden: Tensor, vocabulary_range: tuple[int, int] | None = None) -> Tensor:
         """Return logits [..., V'] of hidden states [..., D] over a half-open range of ids (None: all of V).
 
         Raises:
-            ValueError: a range outside the embedding.
+            UserError: a range outside the embedding.
         """
         transformer = self.model.transformer
         layer = transformer.wte if self.config.weight_tying else transformer.ff_out
         return project(hidden, layer, vocabulary_range, self.config.embedding_size)
-
-    @property
-    def linear_names(self) -> list[str]:
-        """Return the full names of the seven linear layers of every block; the head is not among them."""
-        return [f"model.transformer.blocks.{index}.{name}" for index in range(self.config.n_layers) for name in LINEARS]

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from unigrpo.errors import UserError
@@ -24,7 +23,7 @@ def fill_buffers(module: PreTrainedModel) -> None:
     """Compute what no file holds (rotary wavelengths, position ids) in a module that was built on the meta device.
 
     Raises:
-        ValueError: a tensor that neither the files nor the class gave a value.
+        UserError: a tensor that neither the files nor the class gave a value.
     """
     device = next(module.parameters()).device
     saved = set(module.state_dict())
@@ -51,12 +50,3 @@ def set_recomputing(module: PreTrainedModel, is_recomputed: bool) -> None:
         if isinstance(layer, GradientCheckpointingLayer):
             layer.gradient_checkpointing = layer.training = is_recomputed
             layer._gradient_checkpointing_func = RECOMPUTED  # type: ignore[assignment]
-
-
-def linears_of_layers(module: nn.Module) -> list[str]:
-    """Return the full names of the linear layers that lie in a numbered block."""
-    return [
-        name
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and any(part.isdigit() for part in name.split("."))
-    ]

@@ -224,7 +224,7 @@ class ImageTokenizer(nn.Module):
         """Build an untrained tokenizer of given sizes.
 
         Raises:
-            ValueError: if the encoder and the decoder differ in their number of levels.
+            UserError: if the encoder and the decoder differ in their number of levels.
         """
         super().__init__()
         if len(sizes.down) != len(sizes.up):
@@ -243,7 +243,7 @@ class ImageTokenizer(nn.Module):
             pixels: [N, 3, H, W] float in [-1, 1].
 
         Raises:
-            ValueError: for another shape or type, or a side that the downsampling does not divide.
+            UserError: for another shape or type, or a side that the downsampling does not divide.
         """
         self._check_pixels(pixels)
         weight = self.encoder.conv_in.weight
@@ -258,7 +258,7 @@ class ImageTokenizer(nn.Module):
             grid: rows and columns of codes; None is a square.
 
         Raises:
-            ValueError: if the codes do not fill the grid or are not in the codebook.
+            UserError: if the codes do not fill the grid or are not in the codebook.
         """
         if codes.ndim != 2 or codes.is_floating_point():
             raise UserError(f"codes of shape {tuple(codes.shape)} and type {codes.dtype}; wanted [N, K] integers")
@@ -302,7 +302,7 @@ def sizes_of(shapes: Shapes) -> MagvitSizes:
     """Read the sizes of a tokenizer from the shapes of its tensors.
 
     Raises:
-        ValueError: naming a tensor that the layout needs and that is not there.
+        UserError: naming a tensor that the layout needs and that is not there.
     """
     conv_in, conv_out = _shape(shapes, "encoder.conv_in.weight"), _shape(shapes, "encoder.quant_conv.weight")
     return MagvitSizes(
@@ -336,7 +336,7 @@ def build_image_tokenizer(tensors: Mapping[str, Tensor]) -> ImageTokenizer:
     """Return a tokenizer that holds the given tensors.
 
     Raises:
-        ValueError: naming the tensors that are missing, unknown or of another shape.
+        UserError: naming the tensors that are missing, unknown or of another shape.
     """
     sizes = sizes_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     odd = [level.channels for level in (*sizes.down, *sizes.up) if level.channels % NORM_GROUPS]
@@ -371,8 +371,8 @@ def load_image_tokenizer(
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no safetensors in it; pickled weights are never opened.
-        ValueError: if the tensors do not fit, naming them.
+        MissingFileError: if there is no such folder, or no safetensors in it; pickled weights are never opened.
+        UserError: if the tensors do not fit, naming them.
     """
     from safetensors.torch import load_file
 

@@ -42,7 +42,7 @@ class TileSettings:
         """Return the settings from the content of a config.json.
 
         Raises:
-            ValueError: a way of reading pictures that is not computed here, or a resolution that is no whole tiles.
+            UserError: a way of reading pictures that is not computed here, or a resolution that is no whole tiles.
         """
         aspect = str(config.get("image_aspect_ratio"))
         matched = re.fullmatch(r"anyres(?:_max_(\d+))?", aspect)

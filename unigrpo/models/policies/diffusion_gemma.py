@@ -21,7 +21,7 @@ from unigrpo.models.base import Abilities, UniformSampling
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.attention import positions_of
 from unigrpo.models.layers.head import project, suppress
-from unigrpo.models.layers.transformers_body import fill_buffers, linears_of_layers
+from unigrpo.models.layers.transformers_body import fill_buffers
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import ModelInput
 
@@ -160,7 +160,7 @@ class DiffusionGemmaPolicy(TextPolicy):
     @property
     def lora_targets(self) -> list[str]:
         """Return the full names of the linear layers of the decoder's blocks; nothing trains them."""
-        return [name for name in linears_of_layers(self.module) if name.startswith("model.decoder.")]
+        return [name for name in super().lora_targets if name.startswith("model.decoder.")]
 
     def recompute_blocks(self, is_recomputed: bool) -> None:
         """Do nothing: nothing trains it."""
@@ -170,7 +170,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         """Return keys and values of rows [N, P], which come after what was kept.
 
         Raises:
-            ValueError: nothing to read.
+            UserError: nothing to read.
         """
         from transformers import DynamicCache
 
@@ -226,7 +226,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         first token.
 
         Raises:
-            ValueError: prompts of different lengths.
+            UserError: prompts of different lengths.
         """
         ids = model_input.token_ids
         is_real = torch.ones_like(ids, dtype=torch.bool)
@@ -249,7 +249,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         """Return logits [..., V'] in float32, soft-capped, over a half-open range of ids (None: all of V).
 
         Raises:
-            ValueError: a range outside the embedding.
+            UserError: a range outside the embedding.
         """
         layer, cap = self.module.lm_head, self.module.final_logit_softcapping
         logits = project(hidden, layer, vocabulary_range, layer.out_features).float().div_(cap).tanh_().mul_(cap)
@@ -265,7 +265,7 @@ def block_sampling(generation: Mapping[str, Any]) -> UniformSampling:
     """Return the sampler's settings of a generation_config.json; what it leaves open is the released default.
 
     Raises:
-        ValueError: another sampler than the entropy-bound one.
+        UserError: another sampler than the entropy-bound one.
     """
     values = {ours: generation[name] for name, ours in SAMPLING_KEYS.items() if generation.get(name) is not None}
     sampler = generation.get("sampler_config")

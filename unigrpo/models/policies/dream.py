@@ -59,11 +59,6 @@ class DreamPolicy(TextPolicy):
         """Return the body of a config.json."""
         return Decoder(DecoderConfig.from_dict(config, has_qkv_bias=True))
 
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the seven linear layers of every layer; the head is not among them."""
-        return self.module.linear_names
-
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm, each position's from the one before it."""
         is_visible = visible_keys(model_input.is_padding)

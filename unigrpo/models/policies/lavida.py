@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unigrpo.errors import UserError
 from unigrpo.models.base import Abilities
-from unigrpo.models.layers.attention import Visible, cut, visible_keys
+from unigrpo.models.layers.attention import Visible, mask_pieces, visible_keys
 from unigrpo.models.layers.llada import Llada, LladaConfig
 from unigrpo.models.llava import LlavaPolicy, VisionEncoder, embed
 from unigrpo.types import ModelInput
@@ -96,18 +96,13 @@ class LavidaPolicy(LlavaPolicy):
         """Return the body of a config.json."""
         return _Lavida(config)
 
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the seven linear layers of every block; the head is not among them."""
-        return self.module.linear_names
-
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm; in prefix mode the positions before the answer see each other only."""
         is_visible: Visible = visible_keys(model_input.is_padding)
         if self.module.is_prefix and model_input.prompt_lengths is not None:
             lengths, length = model_input.prompt_lengths, model_input.token_ids.shape[1]
             rows = partial(prefix_rows, lengths, length, visible_keys(model_input.is_padding))
-            is_visible = cut(rows, (0, int(lengths.min()), int(lengths.max()), length))
+            is_visible = mask_pieces(rows, (0, int(lengths.min()), int(lengths.max()), length))
         return self.module.through(self._embed(model_input), is_visible, model_input.positions)
 
     def keep_prompts(self, model_input: ModelInput) -> _KeptPrompts | None:

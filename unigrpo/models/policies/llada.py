@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from unigrpo.models.base import Abilities
 from unigrpo.models.layers.llada import Llada, LladaConfig
@@ -16,24 +16,11 @@ class LladaPolicy(TextPolicy):
     abilities = Abilities(tasks=("reason",))
     model_types = ("llada",)
     architectures = ("LLaDAModelLM",)
-    released_sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "llada-8b": {
-            "num_layers": 32,
-            "width": 4096,
-            "mlp_width": 12288,
-            "vocabulary": 126464,
-            "num_parameters": 8015581184,
-            "linears": {
-                "q_proj": 262144,
-                "k_proj": 262144,
-                "v_proj": 262144,
-                "attn_out": 262144,
-                "ff_proj": 524288,
-                "up_proj": 524288,
-                "ff_out": 524288,
-            },
-        }
-    }
+    released_sizes = """
+    llada-8b: {num_layers: 32, width: 4096, mlp_width: 12288, vocabulary: 126464, num_parameters: 8015581184, linears: {
+        q_proj: 262144, k_proj: 262144, v_proj: 262144, attn_out: 262144, ff_proj: 524288, up_proj: 524288,
+        ff_out: 524288}}
+    """
     layouts = r"""
     llada:
       title: LLaDA
@@ -72,8 +59,3 @@ class LladaPolicy(TextPolicy):
     def build(cls, config: Mapping[str, Any]) -> Llada:
         """Return the body of a config.json."""
         return Llada(LladaConfig.from_dict(config))
-
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the seven linear layers of every block; the head is not among them."""
-        return self.module.linear_names

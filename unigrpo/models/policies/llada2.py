@@ -14,18 +14,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from unigrpo.models.base import Abilities
-from unigrpo.models.block_policy import BlockDecoder, BlockPolicy
+from unigrpo.models.block_policy import BlockPolicy
 from unigrpo.models.files.config_file import require_values
 from unigrpo.models.files.vocabulary import TOKEN_TEXT
 from unigrpo.models.layers.attention import Visible, attend
-from unigrpo.models.layers.decoder import DecoderConfig, KeyValues
+from unigrpo.models.layers.decoder import Decoder, DecoderConfig, KeyValues
 from unigrpo.models.layers.experts import ExpertMixture, GroupedSigmoidRouter
 from unigrpo.models.layers.norm import RmsNorm
 from unigrpo.models.layers.rotary import rotate
 from unigrpo.models.layers.swiglu import SwiGlu
 
 BLOCK_LENGTH = 32
-"""Of the released checkpoints, whose config.json has no block_size."""
+"""Block length of the released checkpoints, whose config.json has no block_size."""
 
 SUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_bias": (False,),
@@ -99,15 +99,6 @@ class _Llada2Model(nn.Module):
         return self.word_embeddings
 
 
-class _Llada2(BlockDecoder):
-    """The body: the passes of `Decoder` over layers of other names."""
-
-    attention_linears = ("query_key_value", "dense")
-
-    def __init__(self, config: DecoderConfig, block_length: int, feed_forward: Callable[[int], nn.Module]) -> None:
-        super().__init__(config, block_length, model=_Llada2Model(config, feed_forward))
-
-
 class Llada2Policy(BlockPolicy):
     """LLaDA2.x behind the policy contract (`unigrpo.models.base.BlockCausalPolicy`): text in, text out."""
 
@@ -154,18 +145,19 @@ class Llada2Policy(BlockPolicy):
     token_text = TOKEN_TEXT | {"mask": "<|mask|>"}
 
     @classmethod
-    def build(cls, config: Mapping[str, Any]) -> _Llada2:
+    def build(cls, config: Mapping[str, Any]) -> Decoder:
         """Return the body of a config.json.
 
         Raises:
-            ValueError: a value that this code does not compute, or a size that is absent or does not divide.
+            UserError: a value that this code does not compute, or a size that is absent or does not divide.
         """
         require_values(config, SUPPORTED)
         sizes = DecoderConfig.from_dict(config, has_qk_norm=True)
         if not config.get("partial_rotary_factor") and config.get("rotary_dim"):
             sizes = replace(sizes, rotary_fraction=config["rotary_dim"] / sizes.head_dim)
         block_length = int(config.get("block_size") or BLOCK_LENGTH)
-        return _Llada2(sizes, block_length, lambda layer: _feed_forward(config, layer))
+        model = _Llada2Model(sizes, lambda layer: _feed_forward(config, layer))
+        return Decoder(sizes, model=model, block_length=block_length)
 
 
 def _feed_forward(config: Mapping[str, Any], layer: int) -> nn.Module:

@@ -77,7 +77,7 @@ class LladaMoePolicy(TextPolicy):
         """Return the body of a config.json.
 
         Raises:
-            ValueError: a key whose value this code does not compute, or a size that is absent or does not fit.
+            UserError: a key whose value this code does not compute, or a size that is absent or does not fit.
         """
         require_values(config, SUPPORTED)
         require_sizes(config, SIZES)
@@ -96,15 +96,6 @@ class LladaMoePolicy(TextPolicy):
 
         sizes = DecoderConfig.from_dict(dict(config) | {"intermediate_size": dense}, has_qk_norm=True)
         return Decoder(sizes, make_mlp)
-
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the linear layers that every token passes: attention, and dense feed-forward parts.
-
-        Experts are left out: there are hundreds, and in one update most get few tokens or none. Their full names may be
-        given as targets.
-        """
-        return [name for name in self.module.linear_names if ".experts." not in name]
 
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm."""

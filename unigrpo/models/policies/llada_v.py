@@ -96,11 +96,6 @@ class LladaVPolicy(LlavaPolicy):
         """Return the body of a config.json."""
         return _LladaV(config)
 
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the seven linear layers of every layer of the language body."""
-        return self.module.linear_names
-
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm."""
         embedded = embed(self.module.model.embed_tokens, model_input.token_ids, model_input.image_features)

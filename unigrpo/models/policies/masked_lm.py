@@ -22,7 +22,7 @@ from unigrpo.models.files.folders import read_json
 from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.layers.attention import positions_of
 from unigrpo.models.layers.head import project, suppress
-from unigrpo.models.layers.transformers_body import fill_buffers, linears_of_layers, set_recomputing
+from unigrpo.models.layers.transformers_body import fill_buffers, set_recomputing
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import Canvas, ModelInput, Prompt
 
@@ -42,7 +42,7 @@ class MaskedLmPolicy(TextPolicy):
     """Any ``AutoModelForMaskedLM`` behind the policy contract: text in, text out.
 
     Raises:
-        ValueError: a class whose logits are not one linear layer of its last hidden states.
+        UserError: a class whose logits are not one linear layer of its last hidden states.
     """
 
     abilities = Abilities(tasks=("reason",))
@@ -100,7 +100,6 @@ class MaskedLmPolicy(TextPolicy):
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         fill_buffers(self.module)
-        self._targets = linears_of_layers(self.module)
         embeddings = getattr(self.module.base_model, "embeddings", None)
         table = getattr(embeddings, "position_embeddings", None)
         padding_row = getattr(table, "padding_idx", None)
@@ -116,7 +115,7 @@ class MaskedLmPolicy(TextPolicy):
         """Return transformers' module of a config.json.
 
         Raises:
-            ValueError: a model type that transformers does not know, or one without a linear output layer.
+            UserError: a model type that transformers does not know, or one without a linear output layer.
         """
         from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -155,11 +154,6 @@ class MaskedLmPolicy(TextPolicy):
                 ids[f"{role}_token_id"] = known[0]
         return dict(config) | ids
 
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the linear layers of every block; the head is not among them."""
-        return list(self._targets)
-
     def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
         """Return chat-template ids and one open text span.
 
@@ -167,7 +161,7 @@ class MaskedLmPolicy(TextPolicy):
         trained to see sentences.
 
         Raises:
-            ValueError: a task other than reason, or a prompt with pictures.
+            UserError: a task other than reason, or a prompt with pictures.
         """
         tokenizer = self.text_tokenizer
         if tokenizer.chat_template is not None or prompt.kind != "reason" or prompt.images:
@@ -186,7 +180,7 @@ class MaskedLmPolicy(TextPolicy):
         """Return [N, L, D]: what the output layer multiplies, the head's own transform included.
 
         Raises:
-            ValueError: a row longer than the learned positions reach, or positions that the class does not take.
+            UserError: a row longer than the learned positions reach, or positions that the class does not take.
         """
         captured: list[Tensor] = []
 
@@ -206,7 +200,7 @@ class MaskedLmPolicy(TextPolicy):
         """Return logits [..., V'] over a half-open range of ids (None: all of V), as every policy does.
 
         Raises:
-            ValueError: a range outside the embedding.
+            UserError: a range outside the embedding.
         """
         logits = project(hidden, self.module.get_output_embeddings(), vocabulary_range, self.vocabulary.size)
         return suppress(self.vocabulary.mask_token_id, logits, vocabulary_range)

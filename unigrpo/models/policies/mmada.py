@@ -8,7 +8,7 @@ imagine      see `unigrpo.models.picture_codes`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from unigrpo.errors import UserError
 from unigrpo.models.base import Abilities
@@ -36,24 +36,11 @@ class MmadaPolicy(PictureCodesPolicy):
     abilities = Abilities(tasks=("reason", "understand", "imagine"), pictures="codes")
     model_types = ("mmada",)
     architectures = ("MMadaModelLM",)
-    released_sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "mmada-8b": {
-            "num_layers": 32,
-            "width": 4096,
-            "mlp_width": 12288,
-            "vocabulary": 134656,
-            "num_parameters": 8082690048,
-            "linears": {
-                "q_proj": 262144,
-                "k_proj": 262144,
-                "v_proj": 262144,
-                "attn_out": 262144,
-                "ff_proj": 524288,
-                "up_proj": 524288,
-                "ff_out": 524288,
-            },
-        }
-    }
+    released_sizes = """
+    mmada-8b: {num_layers: 32, width: 4096, mlp_width: 12288, vocabulary: 134656, num_parameters: 8082690048, linears: {
+        q_proj: 262144, k_proj: 262144, v_proj: 262144, attn_out: 262144, ff_proj: 524288, up_proj: 524288,
+        ff_out: 524288}}
+    """
     layouts = r"""
     mmada:
       like: llada
@@ -81,11 +68,6 @@ class MmadaPolicy(PictureCodesPolicy):
         """Return the body of a config.json."""
         return Llada(LladaConfig.from_dict(config))
 
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the seven linear layers of every block; the head is not among them."""
-        return self.module.linear_names
-
     def encode_text_canvas(
         self, prompt: Prompt, sampling: SamplingSettings, text_template_ids: Sequence[int]
     ) -> Canvas:
@@ -97,7 +79,7 @@ class MmadaPolicy(PictureCodesPolicy):
             text_template_ids: the text's ids, with the mask token at the gaps.
 
         Raises:
-            ValueError: a template without a gap.
+            UserError: a template without a gap.
         """
         if self.vocabulary.mask_token_id not in text_template_ids:
             raise UserError(

@@ -11,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from unigrpo.models.base import Abilities
-from unigrpo.models.block_policy import BlockDecoder, BlockPolicy
+from unigrpo.models.block_policy import BlockPolicy
 from unigrpo.models.files.vocabulary import TOKEN_TEXT
-from unigrpo.models.layers.decoder import DecoderConfig
+from unigrpo.models.layers.decoder import Decoder, DecoderConfig
 from unigrpo.models.layers.experts import ExpertMixture, SoftmaxRouter
 
 BLOCK_LENGTH = 4
-"""Of the checkpoints whose config.json has no block_size."""
+"""Block length of the checkpoints whose config.json has no block_size."""
 
 
 class SdarPolicy(BlockPolicy):
@@ -59,11 +59,11 @@ class SdarPolicy(BlockPolicy):
     token_text = TOKEN_TEXT | {"mask": "<|MASK|>"}
 
     @classmethod
-    def build(cls, config: Mapping[str, Any]) -> BlockDecoder:
+    def build(cls, config: Mapping[str, Any]) -> Decoder:
         """Return the body of a config.json."""
         sizes = DecoderConfig.from_dict(config, has_qk_norm=True)
         block_length = int(config.get("block_size") or BLOCK_LENGTH)
-        return BlockDecoder(sizes, block_length, lambda layer: _experts(config, layer))
+        return Decoder(sizes, lambda layer: _experts(config, layer), block_length=block_length)
 
 
 def _experts(config: Mapping[str, Any], layer: int) -> nn.Module | None:

@@ -25,9 +25,10 @@ from unigrpo.errors import UserError
 from unigrpo.models.base import Abilities
 from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.files.folders import read_json
-from unigrpo.models.layers.attention import cut
-from unigrpo.models.layers.phi import PHI_LINEARS, Phi, PhiConfig
+from unigrpo.models.layers.attention import mask_pieces
+from unigrpo.models.layers.phi import Phi, body_config
 from unigrpo.models.layers.shift import predicting_positions
+from unigrpo.models.layers.transformers_body import fill_buffers, set_recomputing
 from unigrpo.models.picture_codes import PictureCodesPolicy
 from unigrpo.settings import SamplingSettings, ScheduleChoice
 from unigrpo.types import Canvas, ModelInput, Prompt
@@ -125,6 +126,7 @@ class ShowoPolicy(PictureCodesPolicy):
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
+        fill_buffers(self.module.showo)
         start, _ = self._image_range
         self.vocabulary = replace(self.vocabulary, text_range=(0, start - len(SPECIAL)))
 
@@ -133,7 +135,7 @@ class ShowoPolicy(PictureCodesPolicy):
         """Return the config with the language model's own, which the release only names, and with the ids.
 
         Raises:
-            ValueError: a language model that is not known and not in the folder, or ids that do not add up.
+            UserError: a language model that is not known and not in the folder, or ids that do not add up.
         """
         name = str(config.get("llm_model_path", "microsoft/phi-1_5"))
         local = folder / name / "config.json"
@@ -168,17 +170,15 @@ class ShowoPolicy(PictureCodesPolicy):
         """Return the body of a config.json.
 
         Raises:
-            ValueError: the variant with a CLIP tower, or a language model that this code does not compute.
+            UserError: the variant with a CLIP tower, or a language model that this code does not compute.
         """
         if config.get("w_clip_vit"):
             raise UserError("config.json has w_clip_vit = True; this model code reads pictures as discrete codes only")
-        return Phi(PhiConfig.from_dict(config.get("phi") or PHI_1_5, config["vocab_size"]))
+        return Phi(body_config(config.get("phi") or PHI_1_5, config["vocab_size"]))
 
-    @property
-    def lora_targets(self) -> list[str]:
-        """Return the full names of the six linear layers of every layer; the head is not among them."""
-        names = (name for name, _ in self.module.showo.model.layers.named_modules(prefix="showo.model.layers"))
-        return [name for name in names if name.rsplit(".", 1)[-1] in PHI_LINEARS]
+    def recompute_blocks(self, is_recomputed: bool) -> None:
+        """Have each layer computed again in backward, or not: less memory, more time."""
+        set_recomputing(self.module.showo, is_recomputed)
 
     def hidden(self, model_input: ModelInput) -> Tensor:
         """Return [N, L, D] after the final norm; in rows of text, each position's from the one before it."""
@@ -187,7 +187,7 @@ class ShowoPolicy(PictureCodesPolicy):
         is_seen = omni_visible(ids, is_padding, soi=soi, eoi=eoi, t2i=t2i, mmu=mmu)[:, 0]
         is_mark = (ids == soi) | (ids == eoi)
         bounds = {0, ids.shape[1], *is_mark.any(dim=0).nonzero().flatten().tolist()[:MAX_CUTS]}
-        is_visible = cut(lambda start, stop: is_seen[:, start:stop], bounds)
+        is_visible = mask_pieces(lambda start, stop: is_seen[:, start:stop], bounds)
         hidden = self.module(ids, is_visible, model_input.positions)
         is_real = torch.ones_like(ids, dtype=torch.bool) if is_padding is None else ~is_padding
         is_text = ~((ids == t2i) & is_real).any(dim=1, keepdim=True)
@@ -201,7 +201,7 @@ class ShowoPolicy(PictureCodesPolicy):
         """Return the canvas of a picture to write, or of a question about one picture, answered token by token.
 
         Raises:
-            ValueError: a prompt of another kind, or ids that are not known.
+            UserError: a prompt of another kind, or ids that are not known.
         """
         if prompt.kind == "imagine":
             return super().encode(prompt, sampling)

@@ -46,26 +46,10 @@ SPECIAL = ("<pad>", "<unk>")
 WORDS = (*COLORS, *SHAPES, "left", "right", "above", "below", "of", "is", "the", "a", "and", "picture", "one", ",", ".")
 VOCABULARY = (*SPECIAL, *WORDS, "<start>", "<end>")
 """The end token is last: the text tower pools at the highest id."""
+VISION = {"image_size": 64, "layers": 2, "width": 96, "head_width": 24, "patch_size": 16, "pool_type": "avg"}
+TEXT = {"hf_tokenizer_name": "tokenizer.json", "vocab_size": len(VOCABULARY), "context_length": CONTEXT_LENGTH}
 CONFIG: dict[str, Any] = {
-    "model_cfg": {
-        "embed_dim": 96,
-        "vision_cfg": {
-            "image_size": 64,
-            "layers": 2,
-            "width": 96,
-            "head_width": 24,
-            "patch_size": 16,
-            "pool_type": "avg",
-        },
-        "text_cfg": {
-            "context_length": CONTEXT_LENGTH,
-            "vocab_size": len(VOCABULARY),
-            "hf_tokenizer_name": "tokenizer.json",
-            "width": 96,
-            "heads": 4,
-            "layers": 2,
-        },
-    },
+    "model_cfg": {"embed_dim": 96, "vision_cfg": VISION, "text_cfg": TEXT | {"width": 96, "heads": 4, "layers": 2}},
     "preprocess_cfg": {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"},
 }
 LOGIT_SCALE = 10.0

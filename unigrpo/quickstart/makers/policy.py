@@ -28,6 +28,19 @@ NUM_IMAGE_CODES = 16
 ROPE_THETA = 100.0
 """500000 in the release, whose rows are long: at 50 tokens most of its rotary angles would hardly turn."""
 
+RELEASED: dict[str, Any] = json.loads("""
+{"architectures": ["MMadaModelLM"], "model_type": "mmada", "activation_type": "silu", "alibi": false,
+"alibi_bias_max": 8.0, "attention_dropout": 0.0, "attention_layer_norm": false, "attention_layer_norm_with_affine":
+true, "bias_for_layer_norm": false, "block_group_size": 1, "block_type": "llama", "embedding_dropout": 0.0,
+"flash_attention": false, "gradient_checkpointing": false, "include_bias": false, "include_qkv_bias": false,
+"init_cutoff_factor": null, "init_device": "cpu", "init_fn": "mitchell", "init_std": 0.02, "input_emb_norm": false,
+"layer_norm_type": "rms", "layer_norm_with_affine": true, "max_sequence_length": 4096, "mlp_ratio": 4,
+"multi_query_attention": null, "num_new_special_tokens": 0, "precision": "amp_bf16", "residual_dropout": 0.0,
+"rms_norm_eps": 1e-05, "rope": true, "rope_full_precision": true, "scale_logits": false, "tie_word_embeddings":
+false, "torch_dtype": "float32", "use_cache": false, "weight_tying": false}
+""")
+"""Keys of config.json whose values are the release's."""
+
 SPECIAL_TOKENS = (
     "<|startoftext|>",
     "<|endoftext|>",
@@ -78,62 +91,12 @@ def build_tokenizer(special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer
 def build_config(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return config.json: every key of the released MMaDA configuration, with the tiny sizes."""
     llm_vocab_size = -(-(tokenizer.get_vocab_size() + 1) // 32) * 32
-    vocab_size = llm_vocab_size + CODEBOOK_SIZE
-    return {
-        "architectures": ["MMadaModelLM"],
-        "model_type": "mmada",
-        "activation_type": "silu",
-        "alibi": False,
-        "alibi_bias_max": 8.0,
-        "attention_dropout": 0.0,
-        "attention_layer_norm": False,
-        "attention_layer_norm_with_affine": True,
-        "bias_for_layer_norm": False,
-        "block_group_size": 1,
-        "block_type": "llama",
-        "bos_token_id": tokenizer.token_to_id("<|startoftext|>"),
-        "codebook_size": CODEBOOK_SIZE,
-        "d_model": D_MODEL,
-        "embedding_dropout": 0.0,
-        "embedding_size": vocab_size,
-        "eos_token_id": tokenizer.token_to_id("<|endoftext|>"),
-        "flash_attention": False,
-        "gradient_checkpointing": False,
-        "include_bias": False,
-        "include_qkv_bias": False,
-        "init_cutoff_factor": None,
-        "init_device": "cpu",
-        "init_fn": "mitchell",
-        "init_std": 0.02,
-        "input_emb_norm": False,
-        "layer_norm_type": "rms",
-        "layer_norm_with_affine": True,
-        "llm_vocab_size": llm_vocab_size,
-        "mask_token_id": tokenizer.token_to_id("<|mdm_mask|>"),
-        "max_sequence_length": 4096,
-        "mlp_hidden_size": MLP_HIDDEN_SIZE,
-        "mlp_ratio": 4,
-        "multi_query_attention": None,
-        "n_heads": N_HEADS,
-        "n_kv_heads": N_HEADS,
-        "n_layers": N_LAYERS,
-        "new_vocab_size": vocab_size,
-        "num_new_special_tokens": 0,
-        "num_vq_tokens": NUM_IMAGE_CODES,
-        "pad_token_id": tokenizer.token_to_id("<|endoftext|>"),
-        "precision": "amp_bf16",
-        "residual_dropout": 0.0,
-        "rms_norm_eps": 1e-05,
-        "rope": True,
-        "rope_full_precision": True,
-        "rope_theta": ROPE_THETA,
-        "scale_logits": False,
-        "tie_word_embeddings": False,
-        "torch_dtype": "float32",
-        "use_cache": False,
-        "vocab_size": vocab_size,
-        "weight_tying": False,
-    }
+    bos, eos, mask = (tokenizer.token_to_id(token) for token in ("<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>"))
+    rows = dict.fromkeys(("vocab_size", "embedding_size", "new_vocab_size"), llm_vocab_size + CODEBOOK_SIZE)
+    ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": eos, "mask_token_id": mask}
+    widths = {"d_model": D_MODEL, "mlp_hidden_size": MLP_HIDDEN_SIZE, "n_heads": N_HEADS, "n_kv_heads": N_HEADS}
+    others = {"n_layers": N_LAYERS, "codebook_size": CODEBOOK_SIZE, "num_vq_tokens": NUM_IMAGE_CODES}
+    return RELEASED | rows | ids | widths | others | {"llm_vocab_size": llm_vocab_size, "rope_theta": ROPE_THETA}
 
 
 def build_weights(config: dict[str, Any], tokenizer: Tokenizer, seed: int) -> dict[str, np.ndarray]:

@@ -64,11 +64,11 @@ def require_keys(family: str, files: Files, keys: Collection[str]) -> None:
     Raises:
         UserError: naming them and the nearest.
     """
-    strangers = [key for key in keys if not _is_there(files, key)]
-    if strangers:
+    unknown = [key for key in keys if not _is_there(files, key)]
+    if unknown:
         names = [f"{name.removesuffix('/' + CONFIG)}.{key}" for name in files if name != CONFIG for key in files[name]]
-        near = get_close_matches(strangers[0], [*files[CONFIG], *names], n=3) or sorted(files[CONFIG])
-        raise UserError(f"config.json of {family} has no {', '.join(strangers)}; it has {', '.join(near)}")
+        near = get_close_matches(unknown[0], [*files[CONFIG], *names], n=3) or sorted(files[CONFIG])
+        raise UserError(f"config.json of {family} has no {', '.join(unknown)}; it has {', '.join(near)}")
 
 
 def _is_there(files: Files, key: str) -> bool:

@@ -34,7 +34,7 @@ class Layout:
     ids: Mapping[str, str]
     """Keys (see `config_files.place_of`) and the token whose id stands there."""
     special_tokens: tuple[str, ...]
-    """Of the tokenizer, in order."""
+    """The tokenizer's special tokens, in order."""
     chat_template: str
     bos_token: str
     eos_token: str

@@ -60,16 +60,14 @@ def make_tiny(
         shard_bytes: a file holds at most this much, or one tensor.
 
     Raises:
-        UserError: a family, release or key that is not known, a width that does not divide into the heads, values that
-            transformers refuses together, or a vocabulary too small for the tokenizer.
-        FileExistsError: a folder that holds something.
-        ValueError: sizes that the family's code refuses.
+        UserError: a family, release or key that is not known, a width that does not divide into the heads, sizes that
+            the family refuses, a vocabulary too small for the tokenizer, or a folder that holds something.
     """
     entry = find_layout(family)
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype {dtype!r} is not written; wanted float32 or bfloat16")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is there already and not empty; name a new folder or delete it first")
+        raise UserError(f"{out} is there already and not empty; name a new folder or delete it first")
     sizes = {entry.layers_key: layers, entry.width_key: width, **dict.fromkeys(entry.vocabulary_keys, vocabulary)}
     given = {key: value for key, value in sizes.items() if value is not None} | dict(changes or {})
     tokenizer = _tokenizer(entry)
