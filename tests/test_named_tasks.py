@@ -285,7 +285,7 @@ def test_saved_completions_of_named_tasks_are_scored_by_name_and_by_kind(tmp_pat
     }
     with RewardPool(rewards) as pool:
         pool.start()
-        table = pool.score([item.rollout() for item in items])
+        table = pool.score([item.rollout() for item in items]).table
     asked = [[table.values_of(row)[name] for row in range(4)] for name in rewards]
     assert asked == [[None, 3.0, None, None], [2.0, 3.0, None, 1.0]]
 
