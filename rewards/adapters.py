@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from unigrpo.plugin import CodeReference, PluginError, resolve
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.process.traits import source_hash
 
 UNIT_RANGE = (0.0, 1.0)
 _OFFERED = frozenset({"log_metric", "log_extra", "trainer_state", "completion_ids", "images", "task"})
+Log: TypeAlias = Callable[..., None]
 _VERL_COLUMNS = frozenset({"data_source", "ground_truth", "reward_model", "extra_info", "answer"})
 
 
-class _Named:
-    """A function of someone else's, found or made, with the range that its user states."""
+class _Adapter:
+    """A function of another trainer, found or made, with the range that its user states."""
 
     def __init__(
         self,
@@ -60,6 +62,10 @@ class _Named:
         self.warm_up = getattr(found, "warm_up", None)
         self._function: Callable[..., Any] = found
         self._arguments = dict(arguments or {})
+        self._adopt(found)
+
+    def _adopt(self, function: Callable[..., Any]) -> None:
+        """Take over more of the function than its calls."""
 
     def _error(self, given: str, wanted: str) -> RewardContractError:
         return RewardContractError(f"{self.shown_as} returned {given}; wanted {wanted}")
@@ -77,7 +83,7 @@ class _Named:
         return list(values)
 
 
-class Trl(_Named):
+class Trl(_Adapter):
     """A reward function of TRL's call that a factory makes, or whose range is not [0, 1].
 
     A plain function of that call needs no adapter: ``use: "trl.rewards:accuracy_reward"``.
@@ -93,25 +99,16 @@ class Trl(_Named):
           arguments: {function: "trl.rewards:get_repetition_penalty_reward", make: {ngram_size: 3}, range: [-1, 0]}
     """
 
-    def __init__(
-        self,
-        *,
-        function: CodeReference,
-        make: Mapping[str, Any] | None = None,
-        arguments: Mapping[str, Any] | None = None,
-        range: Sequence[float] = UNIT_RANGE,
-    ) -> None:
-        """Find or make the reward; see :class:`_Named`."""
-        super().__init__(function=function, make=make, arguments=arguments, range=range)
-        self.__signature__ = inspect.signature(self._function)
-        self.wanted_columns = getattr(self._function, "wanted_columns", None)
+    def _adopt(self, function: Callable[..., Any]) -> None:
+        self.__signature__ = inspect.signature(function)
+        self.wanted_columns = getattr(function, "wanted_columns", None)
 
     def __call__(self, **keywords: Any) -> Any:
         """Return what the function returns; its length is checked by whoever calls a reward."""
         return self._function(**keywords, **self._arguments)
 
 
-class Verl(_Named):
+class Verl(_Adapter):
     """A verl ``compute_score(data_source, solution_str, ground_truth, extra_info)``, called once a completion.
 
     It gives a number, or a dict with its number under ``score`` whose other entries are logged; None does not apply.
@@ -141,17 +138,17 @@ class Verl(_Named):
         """Find the function; ``arguments`` are verl's ``reward_kwargs``.
 
         Args:
-            function: see :class:`_Named`.
+            function: see :class:`_Adapter`.
             data_source: where the data has no such column.
-            make: see :class:`_Named`.
-            arguments: see :class:`_Named`.
-            range: see :class:`_Named`.
+            make: see :class:`_Adapter`.
+            arguments: see :class:`_Adapter`.
+            range: see :class:`_Adapter`.
         """
         super().__init__(function=function, make=make, arguments=arguments, range=range)
         self._data_source = data_source
 
     def __call__(
-        self, *, prompts: Sequence[Any], completions: Sequence[Any], log_extra: Callable[..., None], **columns: Any
+        self, *, prompts: Column, completions: Column, log_extra: Log, **columns: Any
     ) -> list[Any] | Coroutine[Any, Any, list[Any]]:
         """Return one number a completion, or a coroutine of them; None for a picture."""
         data = {name: values for name, values in columns.items() if name not in _OFFERED}
@@ -169,23 +166,22 @@ class Verl(_Named):
         truths = (item.get("ground_truth"), rule.get("ground_truth") if isinstance(rule, Mapping) else None)
         source = item.get("data_source")
         extra = item.get("extra_info")
+        others = {name: value for name, value in item.items() if name not in _VERL_COLUMNS}
         return {
             "data_source": self._data_source if source is None else source,
             "solution_str": text,
             "ground_truth": next((truth for truth in truths if truth is not None), item.get("answer")),
-            "extra_info": {name: value for name, value in item.items() if name not in _VERL_COLUMNS}
-            if extra is None
-            else extra,
+            "extra_info": others if extra is None else extra,
             **self._arguments,
         }
 
-    async def _gathered(self, calls: Sequence[Any], log_extra: Callable[..., None]) -> list[Any]:
+    async def _gathered(self, calls: Sequence[Any], log_extra: Log) -> list[Any]:
         async def settled(value: Any) -> Any:
             return await value if inspect.isawaitable(value) else value
 
         return self._numbers(await asyncio.gather(*map(settled, calls)), log_extra)
 
-    def _numbers(self, results: Sequence[Any], log_extra: Callable[..., None]) -> list[Any]:
+    def _numbers(self, results: Sequence[Any], log_extra: Log) -> list[Any]:
         details = [result if isinstance(result, Mapping) else {} for result in results]
         for name in dict.fromkeys(name for detail in details for name in detail):
             log_extra(name, [detail.get(name) for detail in details])
@@ -201,7 +197,7 @@ class Verl(_Named):
         return result
 
 
-class OpenRlhf(_Named):
+class OpenRlhf(_Adapter):
     """An OpenRLHF ``reward_func(queries, prompts, labels)``; a query is the prompt and its completion in one text.
 
     It gives a tensor or list of one number a completion, or a dict that has it under ``rewards``; what stands under
@@ -219,13 +215,7 @@ class OpenRlhf(_Named):
     """
 
     def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        answer: Sequence[Any],
-        log_extra: Callable[..., None],
-        log_metric: Callable[..., None],
+        self, *, prompts: Column, completions: Column, answer: Column, log_extra: Log, log_metric: Log
     ) -> list[Any]:
         """Return one number a completion; None for a picture."""
         rows = [row for row, completion in enumerate(completions) if isinstance(completion, str)]
@@ -240,13 +230,14 @@ class OpenRlhf(_Named):
         if isinstance(result, Mapping):
             if "rewards" not in result:
                 raise self._error(f"a dict of {sorted(map(str, result))}", "a dict with 'rewards'")
-            logs = {"scores": result["scores"]} if "scores" in result else {}
-            _log({**logs, **(result.get("extra_logs") or {})}, rows, len(completions), log_extra, log_metric)
+            logs = {"scores": result.get("scores"), **(result.get("extra_logs") or {})}
+            for name, column in _by_item(logs, rows, log_metric).items():
+                log_extra(name, _spread(column, rows, [None] * len(completions)))
             result = result["rewards"]
-        return _spread(self._values(result, len(rows)), rows, len(completions))
+        return _spread(self._values(result, len(rows)), rows, [None] * len(completions))
 
 
-class FlowGrpo(_Named):
+class FlowGrpo(_Adapter):
     """A flow_grpo ``fn(images, prompts, metadata) -> (scores, meta)``; pictures of one size go in one call.
 
     ``metadata`` holds one dict a picture: the data's ``metadata`` column, else its other columns. Of several results
@@ -275,11 +266,11 @@ class FlowGrpo(_Named):
         """Find or make the function.
 
         Args:
-            function: see :class:`_Named`.
+            function: see :class:`_Adapter`.
             images: array is [N, H, W, 3] uint8; tensor is [N, 3, H, W] float in [0, 1]. Theirs take either.
             make: ``{device: cuda}`` for theirs that load weights, ``{}`` for those without.
-            arguments: see :class:`_Named`.
-            range: see :class:`_Named`.
+            arguments: see :class:`_Adapter`.
+            range: see :class:`_Adapter`.
 
         Raises:
             ValueError: for other ``images``.
@@ -290,13 +281,7 @@ class FlowGrpo(_Named):
         self._is_tensor = images == "tensor"
 
     def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        log_extra: Callable[..., None],
-        log_metric: Callable[..., None],
-        **columns: Any,
+        self, *, prompts: Column, completions: Column, log_extra: Log, log_metric: Log, **columns: Any
     ) -> list[Any]:
         """Return one number a picture, the least for one that cannot be read; None for text."""
         from unigrpo.rewards.vision.pictures import RefusedPicture, pictures_by_row
@@ -311,15 +296,11 @@ class FlowGrpo(_Named):
                 by_size.setdefault(one.size, []).append(row)
         logged: dict[str, list[Any]] = {}
         for rows in by_size.values():
-            scores, logs = self._call(
-                [read[row] for row in rows], [prompts[row] for row in rows], [_metadata(columns, r) for r in rows]
-            )
-            for row, value in zip(rows, scores, strict=True):
-                values[row] = value
+            metadata = [_metadata(columns, row) for row in rows]
+            scores, logs = self._call([read[row] for row in rows], [prompts[row] for row in rows], metadata)
+            _spread(scores, rows, values)
             for name, column in _by_item(logs, rows, log_metric).items():
-                entries = logged.setdefault(name, [None] * len(completions))
-                for row, value in zip(rows, column, strict=True):
-                    entries[row] = value
+                _spread(column, rows, logged.setdefault(name, [None] * len(completions)))
         for name, column in logged.items():
             log_extra(name, column)
         return values
@@ -354,15 +335,14 @@ def _metadata(columns: Mapping[str, Sequence[Any]], row: int) -> Any:
     return {name: values[row] for name, values in columns.items() if name not in _OFFERED}
 
 
-def _spread(values: Sequence[Any], rows: Sequence[int], count: int) -> list[Any]:
-    """Return ``count`` places that hold the values at their rows, else None."""
-    spread: list[Any] = [None] * count
+def _spread(values: Sequence[Any], rows: Sequence[int], places: list[Any]) -> list[Any]:
+    """Put the values in the places of their rows, and return these."""
     for row, value in zip(rows, values, strict=True):
-        spread[row] = value
-    return spread
+        places[row] = value
+    return places
 
 
-def _by_item(logs: Mapping[str, Any], rows: Sequence[int], log_metric: Callable[..., None]) -> dict[str, list[Any]]:
+def _by_item(logs: Mapping[str, Any], rows: Sequence[int], log_metric: Log) -> dict[str, list[Any]]:
     """Return what has one value an item; single numbers go to the metrics, anything else is left out."""
     by_item = {}
     for name, value in logs.items():
@@ -372,14 +352,3 @@ def _by_item(logs: Mapping[str, Any], rows: Sequence[int], log_metric: Callable[
         elif isinstance(listed, Sequence) and not isinstance(listed, str) and len(listed) == len(rows):
             by_item[name] = list(listed)
     return by_item
-
-
-def _log(
-    logs: Mapping[str, Any],
-    rows: Sequence[int],
-    count: int,
-    log_extra: Callable[..., None],
-    log_metric: Callable[..., None],
-) -> None:
-    for name, column in _by_item(logs, rows, log_metric).items():
-        log_extra(name, _spread(column, rows, count))

@@ -6,12 +6,13 @@ published version, so they are one weight a number of the vector and a constant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.vision.open_clip_towers import open_clip_body
 from unigrpo.rewards.vision.pictures import picture_values
 from unigrpo.rewards.vision.published_weights import WeightsError, open_published
@@ -74,9 +75,7 @@ class Aesthetics:
                 "the published head is for ViT-L-14-quickgelu with pretrained: openai"
             )
 
-    def __call__(
-        self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
-    ) -> list[float | None]:
+    def __call__(self, *, completions: Column, log_metric: Any = None, **columns: Any) -> list[float | None]:
         """Return one value a completion; None for text, 0 for a picture that cannot be read."""
         return picture_values(completions, self._scores, refused=self.range[0], log_metric=log_metric)
 

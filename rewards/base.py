@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+Column: TypeAlias = Sequence[Any]
+"""What a call has by one name: one entry a completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Reward(Protocol):
     range: tuple[float, float]
     """Lowest and highest value: an answer that makes a verifier hang gets the lowest."""
 
-    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[Any]:
+    def __call__(self, *, prompts: Column, completions: Column, **columns: Any) -> list[Any]:
         """Return one number a completion; None where the reward does not apply, ``Failed`` where it could not score.
 
         Typed as a list of anything so that both ``list[float | None]``, which most rewards return, and a list with

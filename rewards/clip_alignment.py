@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from unigrpo.rewards.base import Failed
+from unigrpo.rewards.base import Column, Failed
 from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos
 from unigrpo.rewards.vision.open_clip_towers import open_clip_body
 from unigrpo.rewards.vision.pictures import is_picture, read_pictures
@@ -59,28 +59,22 @@ class ClipAlignment:
         """Texts, of all calls, that were longer than the model reads."""
 
     def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        images: Sequence[Sequence[Any] | None] | None = None,
-        log_metric: Any = None,
-        **columns: Any,
+        self, *, prompts: Column, completions: Column, images: Column | None = None, log_metric: Any = None, **_: Any
     ) -> list[float | Failed | None]:
         """Return one value a completion; None for a text whose prompt has no picture.
 
         An empty text and a generated picture that cannot be read get 0; a text whose prompt's pictures cannot be read
         is ``Failed``. Where a prompt has several pictures, the mean over them counts.
         """
-        shown = images if images is not None else [None] * len(prompts)
-        items = [_item(*item) for item in zip(prompts, completions, shown, strict=True)]
+        rows = zip(prompts, completions, images or [None] * len(prompts), strict=True)
+        items = [_item(*row) for row in rows]
         pairs = [(row, text, picture) for row, (text, several) in enumerate(items) if text for picture in several]
         pictures = read_pictures([picture for _, _, picture in pairs], log_metric)
         texts = [text for _, text, _ in pairs]
         self._count_truncated(texts, log_metric)
         found: dict[int, list[float | None]] = {}
-        for (row, _, _), cosine in zip(pairs, self._body.cosines(texts, pictures), strict=True):
-            found.setdefault(row, []).append(cosine)
+        for pair, cosine in zip(pairs, self._body.cosines(texts, pictures), strict=True):
+            found.setdefault(pair[0], []).append(cosine)
         return [
             self._value(*item, found.get(row, []), is_answer=is_picture(completions[row]))
             for row, item in enumerate(items)

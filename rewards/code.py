@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.sandboxing.code_runs import BrokenTestsError, Clock, Verdict, run_locally
 from unigrpo.rewards.sandboxing.code_tests import COLUMNS, CodeTests, extract_program, read_tests
 from unigrpo.rewards.sandboxing.sandbox import Limits, Sandbox
@@ -88,13 +89,7 @@ class Code:
             sandbox = Sandbox(limits=limits, python=python, allow_unsafe_local=allow_unsafe_local)
             self._judged = lambda program, tests: run_locally(sandbox, program, tests, clock)
 
-    def __call__(
-        self,
-        *,
-        completions: Sequence[Any],
-        log_metric: Callable[[str, float], None] | None = None,
-        **columns: Sequence[Any],
-    ) -> list[float | None]:
+    def __call__(self, *, completions: Column, log_metric: Any = None, **columns: Column) -> list[float | None]:
         """Return one value a completion.
 
         Raises:

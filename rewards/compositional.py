@@ -9,6 +9,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from unigrpo.plugin import CodeReference, resolve
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.vision import geneval
 from unigrpo.rewards.vision.detection import ColorReader, Detection, Detector
 from unigrpo.rewards.vision.geneval import Wanted
@@ -98,11 +99,10 @@ class Compositional:
     def __call__(
         self,
         *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        include: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
-        exclude: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
-        tag: Sequence[str | None] | None = None,
+        completions: Column,
+        include: Column | None = None,
+        exclude: Column | None = None,
+        tag: Column | None = None,
         log_metric: Any = None,
         **columns: Any,
     ) -> list[float | None]:

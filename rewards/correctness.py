@@ -136,23 +136,17 @@ class Correctness:
             raise ValueError(
                 f"Correctness got {len(completions)} completions and {len(answer)} answers; give one answer each"
             )
-        values: list[_Value] = []
-        open_pairs: list[tuple[int, _Pair]] = []
-        for index, (completion, gold) in enumerate(zip(completions, answer, strict=True)):
-            verdict = judge_cheaply(
-                completion_text(completion), gold_answer(gold), sources=self._sources, equality=self._equality
-            )
-            if isinstance(verdict, _Pair):
-                open_pairs.append((index, verdict))
-                values.append(None)
-            else:
-                values.append(verdict)
-        if open_pairs:
-            with self._lock:
-                verdicts = self._compare([pair for _, pair in open_pairs])
-            for index, pair in open_pairs:
-                values[index] = verdicts[pair]
-        return values
+        rules: dict[str, Any] = {"sources": self._sources, "equality": self._equality}
+        cheap = [
+            judge_cheaply(completion_text(completion), gold_answer(gold), **rules)
+            for completion, gold in zip(completions, answer, strict=True)
+        ]
+        pairs = [verdict for verdict in cheap if isinstance(verdict, _Pair)]
+        if not pairs:
+            return cheap
+        with self._lock:
+            verdicts = self._compare(pairs)
+        return [verdicts[verdict] if isinstance(verdict, _Pair) else verdict for verdict in cheap]
 
     def start(self) -> None:
         """Start the worker ahead of the first call, and wait until it compares at full speed.
@@ -180,7 +174,7 @@ class Correctness:
         distinct = list(dict.fromkeys(pairs))
         verdicts = self._cache.get(distinct)
         waiting = [pair for pair in distinct if pair not in verdicts]
-        is_second_try = False
+        died_on: _Pair | None = None
         while waiting:
             found: list[_Value] = []
             try:
@@ -188,9 +182,10 @@ class Correctness:
                     found.append(value)
             except ChildDiedError as error:
                 # A worker may have died of anything: the pair that it worked on gets one more chance.
-                if is_second_try and not found:
-                    found.append(self._late(waiting[0], str(error)))
-                is_second_try = not found or len(found) < len(waiting)
+                pair = waiting[len(found)]
+                if pair == died_on:
+                    found.append(self._late(pair, str(error)))
+                died_on = pair
             except (AlgebraError, ChildTimeoutError) as error:
                 _LOGGER.warning("%d answers could not be compared: %s", len(waiting) - len(found), error)
                 found += [Failed(str(error))] * (len(waiting) - len(found))
@@ -268,9 +263,7 @@ def judge_cheaply(
     equality: Equality = "mathematics",
 ) -> float | _Pair | None:
     """Return a verdict where spelling, exact numbers or a guard decide; else the pair for the worker."""
-    if text is None or gold is None or not gold.strip():
-        return None
-    if len(gold) > MAX_ANSWER_LENGTH:
+    if text is None or gold is None or not gold.strip() or len(gold) > MAX_ANSWER_LENGTH:
         return None
     answer = extract_answer(text, sources)
     if answer is None:
@@ -288,13 +281,13 @@ def _judge(given_text: str, wanted: Normal) -> float | _Pair:
     decided = _same_spelling_or_number(given, wanted)
     if decided is not None:
         return decided
-    if is_false_equation(given.text) and "=" not in wanted.text:
-        return 0.0
-    if is_explosive(given.text) or is_explosive(wanted.text):
-        return 0.0
-    if has_relation(wanted.text) != has_relation(given.text) and not _is_set_like(wanted.text, given.text):
-        return 0.0
-    return _Pair(given.text, wanted.text, False)
+    is_wrong = (
+        (is_false_equation(given.text) and "=" not in wanted.text)
+        or is_explosive(given.text)
+        or is_explosive(wanted.text)
+        or (has_relation(wanted.text) != has_relation(given.text) and not _is_set_like(wanted.text, given.text))
+    )
+    return 0.0 if is_wrong else _Pair(given.text, wanted.text, False)
 
 
 def _same_spelling_or_number(given: Normal, wanted: Normal) -> float | None:
@@ -304,18 +297,12 @@ def _same_spelling_or_number(given: Normal, wanted: Normal) -> float | None:
     if given.text.replace(" ", "") == wanted.text.replace(" ", ""):
         return 1.0
     if given.value is not None and wanted.value is not None:
-        if given.value == wanted.value:
-            return 1.0
-        return float(_is_bare_percent(given, wanted))
+        return float(given.value == wanted.value or _is_bare_percent(given, wanted))
     if wanted.word is not None:
-        return float(_bare_word(given) == wanted.word)
+        return float((given.word or given.text.strip("()[]*\"'.: ").lower()) == wanted.word)
     if re.fullmatch(r"[A-Z]", wanted.text) and given.word is not None and len(given.word) == 1:
         return float(given.word == wanted.text.lower())
     return None
-
-
-def _bare_word(given: Normal) -> str:
-    return given.word or given.text.strip("()[]*\"'.: ").lower()
 
 
 def _is_bare_percent(given: Normal, wanted: Normal) -> bool:

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import AnswerSource, checked_sources, completion_text, cut_at_eos, extract_answer
 
 _LOGGER = logging.getLogger(__name__)
@@ -90,14 +90,10 @@ class Countdown:
         self._needs_all = needs_all
         self._sources = checked_sources(sources)
 
-    def __call__(
-        self, *, completions: Sequence[Any], answer: Sequence[Any] | None = None, **columns: object
-    ) -> list[float | None]:
+    def __call__(self, *, completions: Column, answer: Column | None = None, **columns: object) -> list[float | None]:
         """Return one value a completion; None for a picture, or without numbers and target."""
-        golds = [None] * len(completions) if answer is None else answer
-        return [
-            self._score(completion_text(text), read_task(gold)) for text, gold in zip(completions, golds, strict=True)
-        ]
+        rows = zip(completions, answer or [None] * len(completions), strict=True)
+        return [self._score(completion_text(text), read_task(gold)) for text, gold in rows]
 
     def _score(self, text: str | None, task: tuple[tuple[int, ...], Fraction] | None) -> float | None:
         if text is None or task is None:

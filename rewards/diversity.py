@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.plugin import CodeReference
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import completion_text
 from unigrpo.rewards.vision.pictures import is_picture, log_refusals, made_tool, settled
 
@@ -77,13 +78,7 @@ class Diversity:
         ]
 
     def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        images: Sequence[Sequence[Any] | None] | None = None,
-        log_metric: Any = None,
-        **columns: Any,
+        self, *, prompts: Column, completions: Column, images: Column | None = None, log_metric: Any = None, **_: Any
     ) -> list[float | None]:
         """Return one value a completion: None for one that has no other to be compared with, 0 for a broken picture."""
         shown = {row: settled(one) for row, one in enumerate(completions) if is_picture(one)}

@@ -6,8 +6,9 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import (
     ALL_SOURCES,
     AnswerSource,
@@ -62,15 +63,10 @@ class ExactMatch:
         self._normalize = rules[normalization]
         self._sources = checked_sources(sources)
 
-    def __call__(
-        self, *, completions: Sequence[Any], answer: Sequence[Any] | None = None, **columns: object
-    ) -> list[float | None]:
+    def __call__(self, *, completions: Column, answer: Column | None = None, **columns: object) -> list[float | None]:
         """Return one value a completion; None for a picture, or without an accepted answer."""
-        golds = [None] * len(completions) if answer is None else answer
-        return [
-            self._score(completion_text(completion), accepted_answers(gold))
-            for completion, gold in zip(completions, golds, strict=True)
-        ]
+        rows = zip(completions, answer or [None] * len(completions), strict=True)
+        return [self._score(completion_text(text), accepted_answers(gold)) for text, gold in rows]
 
     def _score(self, text: str | None, accepted: Sequence[str]) -> float | None:
         if text is None or not accepted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,7 @@ DEFAULT_MASK_TEXTS = ("<|mdm_mask|>", "<|mask|>", "<|MASK|>", "<mask>", "[MASK]"
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _TAG_LINES = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 _D1_TAG_LINES = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
+_D1_BORDER = re.compile(r"</reasoning>\s*<answer>")
 _D1_PENALTY_A_CHARACTER = 0.001
 
 
@@ -160,25 +162,14 @@ def _are_tags_on_lines(text: str, tag: str, *, is_end_strict: bool) -> bool:
         return False
     start += len(border)
     if is_end_strict:
-        ends = [text.endswith(closing + tail) and len(text) - len(closing + tail) >= start for tail in ("\n", "\n\n")]
-        return any(ends)
-    return text.find(closing + "\n", start) >= 0 or (text.endswith(closing) and len(text) - len(closing) >= start)
+        return any(text.endswith(closing + tail, start) for tail in ("\n", "\n\n"))
+    return text.find(closing + "\n", start) >= 0 or text.endswith(closing, start)
 
 
 def _is_d1_soft(text: str) -> bool:
-    opening, closing, answer = "<reasoning>", "</reasoning>", "<answer>"
-    if not text.startswith(opening):
-        return False
-    last_end = text.rfind("</answer>")
-    position = text.find(closing, len(opening))
-    while position >= 0:
-        following = position + len(closing)
-        while following < len(text) and text[following].isspace():
-            following += 1
-        if text.startswith(answer, following) and following + len(answer) <= last_end:
-            return True
-        position = text.find(closing, following)
-    return False
+    opening = "<reasoning>"
+    border = _D1_BORDER.search(text, len(opening))
+    return text.startswith(opening) and border is not None and border.end() <= text.rfind("</answer>")
 
 
 def _d1_xml_count(text: str) -> float:

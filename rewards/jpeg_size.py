@@ -7,11 +7,11 @@ blank pictures, or to noise: it is there to see whether a run learns anything at
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from PIL import Image
 
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.vision.pictures import picture_values
 
 QUALITY = 95
@@ -51,9 +51,7 @@ class JpegSize:
         self._scale = scale
         self.range = (-1.0, 0.0) if direction == "smaller" else (0.0, 1.0)
 
-    def __call__(
-        self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
-    ) -> list[float | None]:
+    def __call__(self, *, completions: Column, log_metric: Any = None, **columns: Any) -> list[float | None]:
         """Return one value a completion; None for text, the least for a picture that cannot be read."""
         return picture_values(
             completions, lambda read: map(self._value, read.values()), refused=self.range[0], log_metric=log_metric

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
-from unigrpo.rewards.base import Failed
+from unigrpo.rewards.base import Column, Failed
 from unigrpo.rewards.judging.chat_client import Answer, ChatClient
 from unigrpo.rewards.judging.judge_launch import LaunchedServer, launch_of
 from unigrpo.rewards.judging.judge_prompt import Shown, cleaned, filled, messages_of, placeholders
@@ -40,7 +41,7 @@ class _Question:
 class _Counts:
     """What a call of the reward logs."""
 
-    raw: list[str | None]
+    raw: list[str | None] = field(default_factory=list)
     masses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     num_retries: int = 0
@@ -152,21 +153,21 @@ class Judge:
         self._secret = os.urandom(32)
         self._step, self._num_logged = 0, 0
         limits = {"concurrency": concurrency, "num_retries": num_retries, "max_reply_bytes": max_reply_bytes}
+        connect = partial(ChatClient, api_key_env=api_key_env, deadline_s=deadline_s, **limits)
         order = None if launch is None else launch_of(launch)
         # The client checks its settings before minutes are spent on a server.
-        client = ChatClient(url or "http://127.0.0.1/v1", api_key_env=api_key_env, deadline_s=deadline_s, **limits)
+        self._client = connect(url or "http://127.0.0.1/v1")
         self._server = None if order is None else LaunchedServer(order)
-        if self._server is not None:
-            client = ChatClient(self._server.url, api_key_env=api_key_env, deadline_s=deadline_s, **limits)
-        self._client = client
         self._model = model or (self._server.model if self._server is not None else "")
+        if self._server is not None:
+            self._client = connect(self._server.url)
 
     def __call__(
         self,
         *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        images: Sequence[Sequence[Image.Image] | None] | None = None,
+        prompts: Column,
+        completions: Column,
+        images: Column | None = None,
         log_metric: Any = None,
         log_extra: Any = None,
         trainer_state: Any = None,
@@ -186,16 +187,15 @@ class Judge:
         """
         read = pictures_by_row(completions, log_metric)
         seen = [read.get(row, completion) for row, completion in enumerate(completions)]
-        own_pictures = images if images is not None and self._with_images else [None] * len(prompts)
+        own_pictures = (images if self._with_images else None) or [None] * len(prompts)
+        given = {name: columns.get(name) or [None] * len(prompts) for name in self._columns}
         rows: list[_Question | float | Failed | None] = [
-            self._question(
-                prompt, completion, pictures or (), {name: _at(columns, name, index) for name in self._columns}
-            )
-            for index, (prompt, completion, pictures) in enumerate(zip(prompts, seen, own_pictures, strict=True))
+            self._question(prompt, completion, pictures or (), {name: given[name][row] for name in given})
+            for row, (prompt, completion, pictures) in enumerate(zip(prompts, seen, own_pictures, strict=True))
         ]
         questions = [row for row in rows if isinstance(row, _Question)]
         replies = iter(self._asked(questions))
-        counts = _Counts(raw=[])
+        counts = _Counts()
         values: list[float | Failed | None] = []
         for row in rows:
             counts.raw.append(None)
@@ -243,17 +243,10 @@ class Judge:
 
     def _asked(self, questions: Sequence[_Question]) -> list[Answer | Failed]:
         """Return one reply a question; equal ones are asked once, as the judge draws nothing."""
-        places: dict[str, int] = {}
-        bodies: list[dict[str, Any]] = []
-        places_of = []
-        for question in questions:
-            key = repr(question.body["messages"])
-            if key not in places:
-                places[key] = len(bodies)
-                bodies.append(question.body)
-            places_of.append(places[key])
-        answers = self._client.ask(bodies)
-        return [answers[place] for place in places_of]
+        keys = [repr(question.body["messages"]) for question in questions]
+        bodies = {key: question.body for key, question in zip(keys, questions, strict=True)}
+        answers = dict(zip(bodies, self._client.ask(list(bodies.values())), strict=True))
+        return [answers[key] for key in keys]
 
     def _value(self, reply: Answer | Failed, counts: _Counts) -> float | Failed:
         if isinstance(reply, Failed):
@@ -298,8 +291,3 @@ class Judge:
 def _said(choice: Mapping[str, Any]) -> str:
     message = choice.get("message")
     return str(message.get("content", "")) if isinstance(message, dict) else ""
-
-
-def _at(columns: Mapping[str, Any], name: str, index: int) -> Any:
-    values = columns.get(name)
-    return None if values is None else values[index]

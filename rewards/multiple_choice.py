@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
 
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import (
     ALL_SOURCES,
     AnswerSource,
@@ -63,21 +63,12 @@ class MultipleChoice:
         self._sources = checked_sources(sources)
 
     def __call__(
-        self,
-        *,
-        completions: Sequence[Any],
-        answer: Sequence[Any] | None = None,
-        choices: Sequence[Any] | None = None,
-        **columns: object,
+        self, *, completions: Column, answer: Column | None = None, choices: Column | None = None, **columns: object
     ) -> list[float | None]:
         """Return one value a completion; None for a picture, or without a right choice."""
-        count = len(completions)
-        golds = [None] * count if answer is None else answer
-        lists = [None] * count if choices is None else choices
-        return [
-            self._score(completion_text(completion), gold, accepted_answers(texts))
-            for completion, gold, texts in zip(completions, golds, lists, strict=True)
-        ]
+        nothing = [None] * len(completions)
+        rows = zip(completions, answer or nothing, choices or nothing, strict=True)
+        return [self._score(completion_text(text), gold, accepted_answers(texts)) for text, gold, texts in rows]
 
     def _score(self, text: str | None, gold: object, choices: Sequence[str]) -> float | None:
         wanted = _gold_letter(gold, choices)

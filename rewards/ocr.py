@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from unigrpo.plugin import CodeReference
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.vision.pictures import made_tool, picture_values
 
 RAPIDOCR = "unigrpo.rewards.vision.recognizer_rapidocr:RapidOcrRecognizer"
@@ -69,13 +70,7 @@ class Ocr:
         self._is_case_sensitive, self._counts_spaces = is_case_sensitive, counts_spaces
 
     def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        text: Sequence[str | None] | None = None,
-        log_metric: Any = None,
-        **columns: Any,
+        self, *, completions: Column, text: Column | None = None, log_metric: Any = None, **columns: Any
     ) -> list[float | None]:
         """Return one value a completion; None for text, and where no text is asked; 0 for a picture without pixels.
 

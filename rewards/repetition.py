@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import TextUnit, checked_unit, units_of
 
 
@@ -45,10 +45,10 @@ class Repetition:
         self.wants_completion_ids = unit == "tokens"
 
     def __call__(
-        self, *, completions: Sequence[Any], completion_ids: Sequence[Sequence[int]] | None = None, **columns: object
+        self, *, completions: Column, completion_ids: Column | None = None, **columns: object
     ) -> list[float | None]:
         """Return one value a completion; None for a picture, and for ``tokens`` where there are no ids."""
-        ids = [None] * len(completions) if completion_ids is None else completion_ids
+        ids = completion_ids or [None] * len(completions)
         values: list[float | None] = []
         for completion, tokens in zip(completions, ids, strict=True):
             units = units_of(completion, tokens, self._unit, is_lowered=True)

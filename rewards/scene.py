@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.pictures import as_rgb
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.vision.pictures import picture_values
 
 Found = tuple[str, str, int, int]
@@ -129,10 +130,9 @@ class Scene:
     def __call__(
         self,
         *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        objects: Sequence[Sequence[Sequence[str]] | None] | None = None,
-        relation: Sequence[str | None] | None = None,
+        completions: Column,
+        objects: Column | None = None,
+        relation: Column | None = None,
         log_metric: Any = None,
         **columns: Any,
     ) -> list[float | None]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
 from typing import Any
 
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos, last_boxed
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,19 +52,18 @@ class Sudoku:
     def __call__(
         self,
         *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        answer: Sequence[Any] | None = None,
-        puzzle: Sequence[Any] | None = None,
-        **columns: object,
+        prompts: Column,
+        completions: Column,
+        answer: Column | None = None,
+        puzzle: Column | None = None,
+        **_: Any,
     ) -> list[float | None]:
         """Return one value a completion; None for a picture, or where puzzle or solution are not there."""
-        count = len(completions)
-        answers = [None] * count if answer is None else answer
-        puzzles = [None] * count if puzzle is None else puzzle
+        nothing = [None] * len(completions)
+        rows = zip(completions, prompts, puzzle or nothing, answer or nothing, strict=True)
         return [
             self._score(completion_text(completion), prompt if given is None else given, solution)
-            for prompt, completion, solution, given in zip(prompts, completions, answers, puzzles, strict=True)
+            for completion, prompt, given, solution in rows
         ]
 
     def _score(self, text: str | None, prompt: object, solution: object) -> float | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
 
+from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import (
     ALL_SOURCES,
     AnswerSource,
@@ -79,20 +79,14 @@ class VQAAccuracy:
         self._sources = checked_sources(sources)
 
     def __call__(
-        self,
-        *,
-        completions: Sequence[Any],
-        answers: Sequence[Any] | None = None,
-        answer: Sequence[Any] | None = None,
-        **columns: object,
+        self, *, completions: Column, answers: Column | None = None, answer: Column | None = None, **columns: object
     ) -> list[float | None]:
         """Return one value a completion; None for a picture, or without annotators' answers."""
-        count = len(completions)
-        lists = [None] * count if answers is None else answers
-        singles = [None] * count if answer is None else answer
+        nothing = [None] * len(completions)
+        rows = zip(completions, answers or nothing, answer or nothing, strict=True)
         return [
             self._score(completion_text(completion), accepted_answers(given) or accepted_answers(single))
-            for completion, given, single in zip(completions, lists, singles, strict=True)
+            for completion, given, single in rows
         ]
 
     def _score(self, text: str | None, annotated: Sequence[str]) -> float | None:

@@ -115,11 +115,11 @@ def test_one_pass_serves_both_rewards_under_either_name_of_the_body(head, openai
     aesthetics = Aesthetics("tiny-ViT-L-14-quickgelu", "openai", head=head)
     alignment = ClipAlignment("tiny-ViT-L-14", "openai")
     assert aesthetics._body is alignment._body
-    before = aesthetics._body.num_pictures_encoded
+    before = aesthetics._body.num_encoded["pictures"]
     alignment(prompts=TEXTS[:1] * 3, completions=pictures()[:3])
     aesthetics(prompts=TEXTS[:1] * 3, completions=pictures()[:3])
-    assert aesthetics._body.num_pictures_encoded - before in (0, 3)  # 0 where another test has shown them
-    assert alignment._body.num_texts_encoded == 1
+    assert aesthetics._body.num_encoded["pictures"] - before in (0, 3)  # 0 where another test has shown them
+    assert alignment._body.num_encoded["texts"] == 1
 
 
 def test_reward_keeps_the_contract(reward):

@@ -56,15 +56,15 @@ def body(towers):
 def test_prompt_of_a_group_and_a_picture_seen_twice_are_encoded_once(body):
     colors = [Image.new("RGB", (4, 4), (index, 9, 7)) for index in (1, 2, 3)]
     body.cosines(["ab"] * 6, [*colors, *colors])
-    assert (body.num_texts_encoded, body.num_pictures_encoded) == (1, 3)
+    assert (body.num_encoded["texts"], body.num_encoded["pictures"]) == (1, 3)
     copies = [color.copy() for color in colors]
     body.cosines(["ab", "cc", "ab"], copies)
-    assert (body.num_texts_encoded, body.num_pictures_encoded) == (2, 3)
+    assert (body.num_encoded["texts"], body.num_encoded["pictures"]) == (2, 3)
 
 
 def test_same_bytes_in_another_shape_are_another_picture(body):
     body.encode_pictures([Image.new("RGB", (2, 8), "red"), Image.new("RGB", (8, 2), "red")])
-    assert body.num_pictures_encoded == 2
+    assert body.num_encoded["pictures"] == 2
 
 
 def test_cosines_are_those_worked_out_by_hand(body):
@@ -82,16 +82,16 @@ def test_large_call_goes_in_batches(body, towers):
 
 
 def test_memory_forgets_the_oldest_and_still_answers_a_call_larger_than_itself(towers, monkeypatch):
-    monkeypatch.setattr(clip_body, "NUM_REMEMBERED", 3)
+    monkeypatch.setattr(clip_body, "NUM_KEPT", 3)
     body = clip_body.ClipBody(towers, "cpu")
     texts = ["a", "b", "c", "ab", "bc"]
     wanted = [[1 + text.count("a"), text.count("b"), text.count("c")] for text in texts]
     wanted = np.array(wanted) / np.linalg.norm(wanted, axis=-1, keepdims=True)
     assert np.allclose(body.encode_texts(texts), wanted)
     assert np.allclose(body.encode_texts(texts), wanted)
-    assert body.num_texts_encoded == 7
+    assert body.num_encoded["texts"] == 7
     body.encode_texts(["bc"])
-    assert body.num_texts_encoded == 7
+    assert body.num_encoded["texts"] == 7
 
 
 def test_body_is_shared_by_key_and_device_and_ends_with_its_rewards(towers):
@@ -113,8 +113,8 @@ def test_body_is_shared_by_key_and_device_and_ends_with_its_rewards(towers):
 def test_rewards_that_name_the_same_model_share_one_pass():
     one, percent = ClipAlignment("asset:tiny_clip"), ClipAlignment("asset:tiny_clip", scale=100.0)
     body = open_clip_body("asset:tiny_clip", None, "cpu")
-    before = body.num_pictures_encoded
+    before = body.num_encoded["pictures"]
     shown = [noise(seed) for seed in range(4)]
     for reward in (one, percent):
         reward(prompts=TEXTS[:1] * 4, completions=shown)
-    assert body.num_pictures_encoded == before + 4
+    assert body.num_encoded["pictures"] == before + 4

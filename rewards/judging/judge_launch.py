@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -114,13 +115,10 @@ class LaunchedServer:
         self._finalizer = weakref.finalize(self, _end, self._guard)
         self.model = ""
         """The first model that the server names, else the one that it was started with."""
-        is_ready = False
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
             self.model = self._wait_until_ready()
-            is_ready = True
-        finally:
-            if not is_ready:
-                self.close()
+            undo.pop_all()
 
     def close(self) -> None:
         """Stop the server and wait until it is gone; harmless when it is."""
@@ -138,9 +136,8 @@ class LaunchedServer:
                 _LOGGER.info("judge: %s is ready after %.0f s on port %d", model, seconds, self._port)
                 return model or self._launch.model
             if seconds > self._launch.start_timeout_s:
-                raise LaunchError(
-                    self._problem(f"did not answer within start_timeout_s: {self._launch.start_timeout_s:g}")
-                )
+                late = f"did not answer within start_timeout_s: {self._launch.start_timeout_s:g}"
+                raise LaunchError(self._problem(late))
             if time.monotonic() > next_word_s:
                 next_word_s += _PROGRESS_S
                 last = (tail(self._log, 1) or ["no output yet"])[-1]
@@ -188,14 +185,9 @@ def _log_file(log: str | None) -> Path:
 
 
 def _environment(gpus: tuple[int, ...] | None) -> dict[str, str]:
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _WORKERS_OWN and not name.startswith(tags.PREFIX)  # A kill of this process must leave the guard.
-    }
-    if gpus is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-    return environment
+    own = {name for name in os.environ if name.startswith(tags.PREFIX)}  # A kill of this process must leave the guard.
+    environment = {name: value for name, value in os.environ.items() if name not in own.union(_WORKERS_OWN)}
+    return environment if gpus is None else environment | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
 
 
 def _free_port() -> int:

@@ -59,38 +59,16 @@ _MAX_NUMBER_LENGTH = 400
 
 _SHORT_WORDS = {"no", "ok", "up", "on"}
 """Answers in words that are too short to be told from a product of variables."""
-_UNIT_SPELLINGS = {
-    "mm": "millimeter millimeters millimetre millimetres",
-    "cm": "centimeter centimeters centimetre centimetres",
-    "m": "meter meters metre metres",
-    "km": "kilometer kilometers kilometre kilometres",
-    "in": "inch inches",
-    "ft": "foot feet",
-    "yd": "yard yards",
-    "mi": "mile miles",
-    "mg": "milligram milligrams",
-    "g": "gram grams",
-    "kg": "kilogram kilograms",
-    "lb": "lbs pound pounds",
-    "oz": "ounce ounces",
-    "ml": "milliliter milliliters",
-    "l": "liter liters litre litres",
-    "s": "sec secs second seconds",
-    "min": "mins minute minutes",
-    "h": "hr hrs hour hours",
-    "day": "days",
-    "week": "weeks",
-    "month": "months",
-    "year": "years",
-    "cent": "cents",
-    "dollar": "dollars usd",
-    "am": "a.m.",
-    "pm": "p.m.",
-    "mph": "",
-    "degree": "degrees deg",
-    "radian": "radians rad",
-}
-_UNITS = {name: unit for unit, names in _UNIT_SPELLINGS.items() for name in (unit, *names.split())}
+_UNIT_SPELLINGS = """
+    mm millimeter millimeters millimetre millimetres; cm centimeter centimeters centimetre centimetres;
+    m meter meters metre metres; km kilometer kilometers kilometre kilometres;
+    in inch inches; ft foot feet; yd yard yards; mi mile miles; mph;
+    mg milligram milligrams; g gram grams; kg kilogram kilograms; lb lbs pound pounds; oz ounce ounces;
+    ml milliliter milliliters; l liter liters litre litres;
+    s sec secs second seconds; min mins minute minutes; h hr hrs hour hours; day days; week weeks; month months;
+    year years; am a.m.; pm p.m.; cent cents; dollar dollars usd; degree degrees deg; radian radians rad
+"""
+_UNITS = {name: names.split()[0] for names in _UNIT_SPELLINGS.split(";") for name in names.split()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,10 +154,8 @@ def _clean(answer: str) -> str:
 def _joined_digits(match: re.Match[str], text: str) -> str:
     """Return a number without its thousands separators; in brackets a comma is between two numbers: ``(12,102)``."""
     before = text[: match.start()]
-    is_in_brackets = sum(before.count(sign) for sign in "([") + before.count(r"\{") > sum(
-        before.count(sign) for sign in ")]"
-    ) + before.count(r"\}")
-    if is_in_brackets and "," in match[0]:
+    opened, closed = (sum(map(before.count, signs)) for signs in (("(", "[", r"\{"), (")", "]", r"\}")))
+    if opened > closed and "," in match[0]:
         return match[0]
     return match[0].replace(",", "").replace(" ", "")
 

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
@@ -115,21 +116,14 @@ def _creator(version: str | None) -> Path:
 def _probed(path: Path) -> _Python:
     """Return what an interpreter says of itself."""
     try:
-        done = subprocess.run(
-            [path, "-c", _PROBE],
-            env=foreign_environment(path),
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=True,
-        )
-        version, base = json.loads(done.stdout)
+        options: dict[str, Any] = {"env": foreign_environment(path), "text": True, "timeout": _PROBE_TIMEOUT_S}
+        said = subprocess.check_output([path, "-c", _PROBE], stderr=subprocess.PIPE, **options)
+        version, base = json.loads(said)
     except FileNotFoundError as error:
         raise EnvError(f"there is no interpreter {path}; give the bin/python of an environment") from error
     except subprocess.CalledProcessError as error:
-        raise EnvError(
-            f"{path} does not run as Python (exit code {error.returncode}): {error.stderr[-500:]}"
-        ) from error
+        ended = f"exit code {error.returncode}): {error.stderr[-500:]}"
+        raise EnvError(f"{path} does not run as Python ({ended}") from error
     except (OSError, ValueError, TypeError, subprocess.TimeoutExpired) as error:
         raise EnvError(f"{path} does not run as Python ({error}); give the bin/python of an environment") from error
     if tuple(version) < MIN_VERSION:
@@ -149,13 +143,11 @@ def _built(lines: Sequence[str], creator: Path, python: _Python, progress: Progr
             return interpreter
         _remove(folder)  # Of a build that was killed, or whose Python is gone.
         _LOGGER.info("building %s with Python %s: %s", folder, python.shown, ", ".join(lines) or "no packages")
-        is_done, start_s = False, time.monotonic()
-        try:
+        start_s = time.monotonic()
+        with contextlib.ExitStack() as undo:
+            undo.callback(_remove, folder)
             _build(folder, lines, creator, progress)
-            is_done = True
-        finally:
-            if not is_done:
-                _remove(folder)
+            undo.pop_all()
         _LOGGER.info("built %s in %.0f s", folder, time.monotonic() - start_s)
     return interpreter
 
@@ -211,19 +203,15 @@ def _run(command: Sequence[str], shown: str, progress: Progress) -> list[str]:
         stderr=subprocess.STDOUT,
     )
     assert process.stdout is not None
-    with process:
-        is_read = False
-        try:
-            for line in _lines_of(process.stdout.fileno(), shown):
-                progress(line.strip())
-                if line:
-                    lines.append(line)
-                    level = logging.INFO if line.lstrip().startswith(_SHOWN_STARTS) else logging.DEBUG
-                    _LOGGER.log(level, "%s", line.strip())
-            is_read = True
-        finally:
-            if not is_read:
-                process.kill()
+    with process, contextlib.ExitStack() as undo:
+        undo.callback(process.kill)
+        for line in _lines_of(process.stdout.fileno(), shown):
+            progress(line.strip())
+            if line:
+                lines.append(line)
+                level = logging.INFO if line.lstrip().startswith(_SHOWN_STARTS) else logging.DEBUG
+                _LOGGER.log(level, "%s", line.strip())
+        undo.pop_all()
     if process.returncode:
         last = "\n".join(list(lines)[-_NUM_LINES_SHOWN:])
         raise EnvError(f"`{shown}` failed with exit code {process.returncode}; its last lines:\n{last}")

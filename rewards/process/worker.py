@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from unigrpo.legible import legible, legible_stream
@@ -33,9 +32,7 @@ class _Trap:
     def __enter__(self) -> _Trap:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         self.error = error
         return True
 

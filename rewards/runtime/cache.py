@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from unigrpo.errors import UserError
@@ -47,19 +47,16 @@ class DiskCache:
         Raises:
             RewardCacheError: if the file cannot be read.
         """
-        wanted, found = list(keys), dict[bytes, float]()
+        wanted, found = list(keys), list[tuple[bytes, float]]()
         with self._lock:
             try:
                 for start in range(0, len(wanted), _KEYS_A_QUERY):
-                    found |= self._look_up(wanted[start : start + _KEYS_A_QUERY])
+                    part = wanted[start : start + _KEYS_A_QUERY]
+                    marks = ",".join("?" * len(part))
+                    found += self._connection.execute(f"SELECT key, value FROM rewards WHERE key IN ({marks})", part)
             except sqlite3.Error as error:
                 raise self._unusable(error) from error
-        return found
-
-    def _look_up(self, keys: Sequence[bytes]) -> dict[bytes, float]:
-        marks = ",".join("?" * len(keys))
-        rows = self._connection.execute(f"SELECT key, value FROM rewards WHERE key IN ({marks})", list(keys))
-        return {bytes(key): float(value) for key, value in rows}
+        return dict(found)
 
     def put(self, values: Mapping[bytes, float]) -> None:
         """Keep values, all or none.

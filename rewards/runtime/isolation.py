@@ -124,11 +124,8 @@ class IsolatedScoring:
                     "call belongs to the top of its file, its constructor or its warm_up"
                 )
         if not num_timeouts:
-            _LOGGER.warning(
-                "reward %s: none of the %d items was slow alone; raise its timeout_s to save the retries",
-                self.name,
-                len(units),
-            )
+            slow = "none of the %d items was slow alone; raise its timeout_s to save the retries"
+            _LOGGER.warning(f"reward %s: {slow}", self.name, len(units))
         return outcomes
 
     def _split(self, units: list[_Unit], status: RewardStatus, reason: str) -> dict[int, Outcome]:

@@ -18,7 +18,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -81,16 +80,14 @@ class RewardPool:
         self._memory: LruCache[bytes, float] = LruCache(MAX_ENTRIES_IN_MEMORY)
         self._processes: dict[tuple[str, str, int], RewardProcess] = {}
         self._scorers: dict[str, RewardScorer] = {}
-        only_logged = logged_only(settings)
         for name, reward in settings.items():
-            fraction = reward.max_failed_fraction if max_failed_fraction is None else max_failed_fraction
             self._scorers[name] = RewardScorer(
                 name,
                 reward,
                 [self._process(name, reward, number, folder, start_timeout_s) for number in range(reward.num_workers)],
                 self._memory,
-                max_failed_fraction=fraction,
-                is_logged_only=name in only_logged,
+                max_failed_fraction=reward.max_failed_fraction if max_failed_fraction is None else max_failed_fraction,
+                is_logged_only=name in logged_only(settings),
             )
         self._executor: ThreadPoolExecutor | None = None
         self._warned: set[str] = set()
@@ -230,12 +227,8 @@ class RewardPool:
             if len(beyond) and name not in self._warned:
                 self._warned.add(name)
                 _LOGGER.warning(
-                    "reward %s gave %g, outside of its range [%g, %g]; it counts as it is: declare the range of "
-                    "what it gives, or set clip in the recipe",
-                    name,
-                    beyond[0],
-                    low,
-                    high,
+                    f"reward {name} gave {beyond[0]:g}, outside of its range [{low:g}, {high:g}]; it counts as it is: "
+                    "declare the range of what it gives, or set clip in the recipe"
                 )
         return fractions
 
@@ -255,9 +248,7 @@ class RewardPool:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the workers."""
         self.close()
 

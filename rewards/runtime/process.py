@@ -45,14 +45,8 @@ class Traits:
     def of(cls, reply: Mapping[str, Any]) -> Traits:
         """Return them from a worker's answer to its order."""
         wanted = reply["wanted_columns"]
-        return cls(
-            range=(float(reply["range"][0]), float(reply["range"][1])),
-            wanted_columns=None if wanted is None else frozenset(wanted),
-            wants_completion_ids=reply["wants_completion_ids"],
-            needs_whole_groups=reply["needs_whole_groups"],
-            is_repeatable=reply["is_repeatable"],
-            identity=reply["identity"],
-        )
+        own = {"range": tuple(reply["range"]), "wanted_columns": None if wanted is None else frozenset(wanted)}
+        return cls(**{**reply, **own})
 
 
 @dataclass(kw_only=True)

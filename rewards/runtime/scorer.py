@@ -107,9 +107,8 @@ class RewardScorer:
         found, is_out = self._answers(step, asked, log, executor, loss)
         outcomes = [Outcome(value=None, status=RewardStatus.NOT_APPLICABLE)] * len(step.rollouts)
         for row in rows:
-            key = keys.get(row)
-            is_known = key is not None and key in known
-            outcomes[row] = _kept(known[key]) if key is not None and is_known else found[stand_ins[row]]
+            value = known.get(keys.get(row) or b"")
+            outcomes[row] = found[stand_ins[row]] if value is None else Outcome(value=value, status=RewardStatus.OK)
         self._warn_of_columns(step, rows, outcomes)
         num_known = sum(keys.get(row) in known for row in rows)
         stats = RewardStats(
@@ -196,10 +195,8 @@ class RewardScorer:
         if not self._has_warned:
             self._has_warned = True
             _LOGGER.warning(
-                "%s; it has weight 0 and gates nothing, so the run goes on, without its values where it is out "
-                "(reward/%s/outage in the metrics); this is said once",
-                error,
-                self.name,
+                f"{error}; it has weight 0 and gates nothing, so the run goes on, without its values where it is out "
+                f"(reward/{self.name}/outage in the metrics); this is said once"
             )
 
     def _warn_of_columns(self, step: Step, rows: Sequence[int], outcomes: Sequence[Outcome]) -> None:
@@ -211,11 +208,9 @@ class RewardScorer:
         if empty:
             self._has_warned_of_columns = True
             _LOGGER.warning(
-                "reward %s applies to none of the %d completions of this step, and their prompts have nothing in %s, "
-                "which it reads; add that to the data, or name the reward's tasks: (this is said once)",
-                self.name,
-                len(rows),
-                ", ".join(empty),
+                f"reward {self.name} applies to none of the {len(rows)} completions of this step, and their prompts "
+                f"have nothing in {', '.join(empty)}, which it reads; add that to the data, or name the reward's "
+                "tasks: (this is said once)"
             )
 
     def _ask(
@@ -230,11 +225,8 @@ class RewardScorer:
                 found.update(calls.score(process, chunk))
 
         shares = [units[index :: len(self._processes)] for index in range(len(self._processes))]
-        running = [
-            executor.submit(score, process, share)
-            for process, share in zip(self._processes, shares, strict=True)
-            if share
-        ]
+        pairs = zip(self._processes, shares, strict=True)
+        running = [executor.submit(score, process, share) for process, share in pairs if share]
         # A mistake in the reward's code comes first: an outage beside it may be no reason to stop.
         for future in sorted(running, key=lambda one: not isinstance(one.exception(), RewardContractError)):
             result_of(future, running)
@@ -246,10 +238,6 @@ def result_of(future: Future[Any], siblings: Sequence[Future[Any]]) -> Any:
         for sibling in siblings:
             sibling.exception()
     return future.result()
-
-
-def _kept(value: float) -> Outcome:
-    return Outcome(value=value, status=RewardStatus.OK)
 
 
 def _stand_ins(rows: Sequence[int], keys: Mapping[int, bytes | None]) -> dict[int, int]:

@@ -22,7 +22,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from unigrpo.rewards.sandboxing.memory_watch import MemoryWatch
@@ -131,9 +130,7 @@ class Box:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
         if self._process.stderr is not None:
             self._process.stderr.close()
@@ -256,38 +253,12 @@ def _fence_of(interpreter: Path, limits: Limits) -> list[str]:
             mounts += ["--ro-bind", str(folder), str(folder)]
     for device in ("null", "random", "urandom"):  # Not zero: a shared map of it is memory of no process.
         mounts += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    size = str(limits.disk_mb * 2**20)
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
     variables = [word for name, value in environment.items() for word in ("--setenv", name, value)]
-    return [
-        _bubblewrap(),
-        "--unshare-all",
-        "--unshare-user",
-        *_extra_options(),
-        "--die-with-parent",
-        "--new-session",
-        "--clearenv",
-        *variables,
-        "--hostname",
-        "sandbox",
-        "--uid",
-        str(NOBODY),
-        "--gid",
-        str(NOBODY),
-        "--cap-drop",
-        "ALL",
-        *mounts,
-        "--proc",
-        "/proc",
-        "--size",
-        size,
-        "--tmpfs",
-        "/tmp",
-        "--chdir",
-        "/tmp",
-        "--remount-ro",
-        "/",
-    ]
+    own = f"--hostname sandbox --uid {NOBODY} --gid {NOBODY} --cap-drop ALL"
+    inside = f"--proc /proc --size {limits.disk_mb * 2**20} --tmpfs /tmp --chdir /tmp --remount-ro /"
+    spaces = ["--unshare-all", "--unshare-user", *_extra_options(), "--die-with-parent", "--new-session", "--clearenv"]
+    return [_bubblewrap(), *spaces, *variables, *own.split(), *mounts, *inside.split()]
 
 
 @contextlib.contextmanager

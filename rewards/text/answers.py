@@ -13,16 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-EOS_TEXTS = (
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end_of_text|>",
-    "<|role_end|>",
-    "<end_of_turn>",
-    "<eos>",
-    "</s>",
-)
+EOS_TEXTS = tuple("<|endoftext|> <|eot_id|> <|im_end|> <|end_of_text|> <|role_end|> <end_of_turn> <eos> </s>".split())
 PAD_TEXTS = ("<pad>", "<|pad|>", "[PAD]")
 MAX_ANSWER_LENGTH = 1000
 """Characters of a boxed or tagged answer; a longer one is not an answer and counts as none."""
@@ -184,12 +175,7 @@ def _after_last(text: str, marker: str) -> str:
 
 def _ends(text: str, needle: str) -> list[int]:
     """Return every index at which ``needle`` ends."""
-    found = []
-    position = text.find(needle)
-    while position >= 0:
-        found.append(position + len(needle))
-        position = text.find(needle, position + len(needle))
-    return found
+    return [match.end() for match in re.finditer(re.escape(needle), text)]
 
 
 def _closing_braces(text: str) -> dict[int, int]:
@@ -206,10 +192,8 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 def _last_tag(text: str) -> str | None:
     """Return what the last ``<answer>`` holds, up to ``</answer>`` or the end; None without one."""
-    start = text.rfind("<answer>")
-    if start < 0:
-        return None
-    return text[start + len("<answer>") :].partition("</answer>")[0]
+    _, tag, rest = text.rpartition("<answer>")
+    return rest.partition("</answer>")[0] if tag else None
 
 
 def _bounded(text: str | None, source: AnswerSource) -> Answer | None:

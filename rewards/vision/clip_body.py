@@ -1,7 +1,7 @@
 """The body of CLIP rewards: two towers whose vectors are made once and shared by every reward that needs them.
 
 Rewards of one process that name the same model get the same body: :func:`shared_body` hands out one object a model and
-device, alive as long as a reward holds it. A picture's vector is remembered by its pixels and a prompt's by its words,
+device, alive as long as a reward holds it. A picture's vector is kept by its pixels and a prompt's by its words,
 so that a step's pictures pass the image tower once however many rewards look at them, and a group's prompt the text
 tower once.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 64
 """Pictures, or texts, that go through the model together."""
-NUM_REMEMBERED = 4096
+NUM_KEPT = 4096
 """Vectors of each kind: 32 MB at 1024 numbers."""
 
 
@@ -55,40 +56,29 @@ class Towers(Protocol):
 
 
 class ClipBody:
-    """Unit vectors of texts and pictures, each made once while remembered."""
+    """Unit vectors of texts and pictures, each made once while kept."""
 
     def __init__(self, towers: Towers, device: str) -> None:
         """Wrap towers that live on ``device``."""
         self.towers = towers
         self._device = device
-        self._texts = _Memory()
-        self._pictures = _Memory()
+        self._kept: dict[str, LruCache[Hashable, np.ndarray]] = {
+            "texts": LruCache(NUM_KEPT),
+            "pictures": LruCache(NUM_KEPT),
+        }
+        self.num_encoded: Counter[str] = Counter()
+        """By kind (texts, pictures), how many went through the model so far."""
         self._lock = threading.RLock()
-
-    @property
-    def num_texts_encoded(self) -> int:
-        """Return how many texts went through the model so far."""
-        return self._texts.num_made
-
-    @property
-    def num_pictures_encoded(self) -> int:
-        """Return how many pictures went through the model so far."""
-        return self._pictures.num_made
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return [N, D] float64 unit vectors of at least one text."""
-        with self._lock:
-            keyed = dict(zip(texts, texts, strict=True))
-            return self._texts.vectors(list(texts), keyed, self.towers.text_input, self._with(self.towers.embed_texts))
+        return self._vectors("texts", texts, texts, self.towers.text_input, self.towers.embed_texts)
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """Return [N, D] float64 unit vectors of at least one RGB picture."""
-        with self._lock:
-            by_object = {id(picture): _pixel_key(picture) for picture in pictures}
-            keys = [by_object[id(picture)] for picture in pictures]
-            keyed = dict(zip(keys, pictures, strict=True))
-            embed = self._with(self.towers.embed_pictures)
-            return self._pictures.vectors(keys, keyed, self.towers.picture_input, embed)
+        by_object = {id(picture): _pixel_key(picture) for picture in pictures}
+        keys = [by_object[id(picture)] for picture in pictures]
+        return self._vectors("pictures", keys, pictures, self.towers.picture_input, self.towers.embed_pictures)
 
     def cosines(self, texts: Sequence[str], pictures: Sequence[Image.Image | RefusedPicture]) -> list[float | None]:
         """Return the cosine of each text with its picture; None where the text is empty or the picture refused."""
@@ -109,45 +99,37 @@ class ClipBody:
         """Return the distinct texts that are longer than the model reads."""
         return [text for text in dict.fromkeys(texts) if self.towers.num_tokens(text) > self.towers.context_length]
 
-    def _with(self, embed: Callable[[Tensor], Tensor]) -> Callable[[list[Tensor]], np.ndarray]:
-        """Return ``embed`` for a list of inputs of this device, in batches, giving unit vectors."""
-
-        def embed_all(inputs: list[Tensor]) -> np.ndarray:
-            import torch
-
-            made = []
-            with torch.no_grad():
-                for start in range(0, len(inputs), BATCH_SIZE):
-                    batch = torch.stack(inputs[start : start + BATCH_SIZE]).to(self._device)
-                    made.append(embed(batch).double().cpu().numpy())
-            stacked = np.concatenate(made)
-            return stacked / np.linalg.norm(stacked, axis=-1, keepdims=True)
-
-        return embed_all
-
-
-class _Memory:
-    """The last vectors of one tower, by what they are of."""
-
-    def __init__(self) -> None:
-        self.num_made = 0
-        self._kept: LruCache[Hashable, np.ndarray] = LruCache(NUM_REMEMBERED)
-
-    def vectors(
+    def _vectors(
         self,
+        kind: str,
         keys: Sequence[Hashable],
-        keyed: dict[Any, Any],
+        objects: Sequence[Any],
         prepare: Callable[[Any], Tensor],
-        embed: Callable[[list[Tensor]], np.ndarray],
+        embed: Callable[[Tensor], Tensor],
     ) -> np.ndarray:
-        """Return [len(keys), D], making those that are not remembered; ``keyed`` holds the object of each key."""
-        found = self._kept.get(keyed)
-        missing = [key for key in keyed if key not in found]
-        if missing:
-            found |= dict(zip(missing, embed([prepare(keyed[key]) for key in missing]), strict=True))
-            self.num_made += len(missing)
-        self._kept.put({key: found[key] for key in keyed})
-        return np.stack([found[key] for key in keys])
+        """Return [len(keys), D], making the vectors of those objects that are not kept."""
+        with self._lock:
+            keyed = dict(zip(keys, objects, strict=True))
+            found = self._kept[kind].get(keyed)
+            missing = [key for key in keyed if key not in found]
+            if missing:
+                made = self._embedded([prepare(keyed[key]) for key in missing], embed)
+                found |= dict(zip(missing, made, strict=True))
+                self.num_encoded[kind] += len(missing)
+            self._kept[kind].put({key: found[key] for key in keyed})
+            return np.stack([found[key] for key in keys])
+
+    def _embedded(self, inputs: list[Tensor], embed: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """Return [N, D] unit vectors of inputs, which go through the model in batches."""
+        import torch
+
+        made = []
+        with torch.no_grad():
+            for start in range(0, len(inputs), BATCH_SIZE):
+                batch = torch.stack(inputs[start : start + BATCH_SIZE]).to(self._device)
+                made.append(embed(batch).double().cpu().numpy())
+        stacked = np.concatenate(made)
+        return np.asarray(stacked / np.linalg.norm(stacked, axis=-1, keepdims=True))
 
 
 _BODIES: WeakValueDictionary[Hashable, ClipBody] = WeakValueDictionary()

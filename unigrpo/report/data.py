@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,17 +161,12 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # torn line of a run that died
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+    for line in lines:
+        with contextlib.suppress(ValueError):  # torn line of a run that died
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
 
 
 def _changes(summary: Mapping[str, Any]) -> list[Change]:
@@ -182,20 +178,15 @@ def _changes(summary: Mapping[str, Any]) -> list[Change]:
         if metric.endswith("_se") or metric == "n":
             continue
         count = after.get(f"eval/{task}/n", before.get(f"eval/{task}/n"))
-        changes.append(
-            Change(
-                task=task,
-                metric=metric,
-                before=_score(before, name),
-                after=_score(after, name),
-                num_prompts=int(count) if isinstance(count, int | float) else None,
-            )
-        )
+        num_prompts = int(count) if isinstance(count, int | float) else None
+        scores = {"before": score_of(before, name), "after": score_of(after, name)}
+        changes.append(Change(task=task, metric=metric, num_prompts=num_prompts, **scores))
     metrics = {"reward": 0, "accuracy": 1}
     return sorted(changes, key=lambda change: metrics.get(change.metric, 9))
 
 
-def _score(metrics: Mapping[str, Any], name: str) -> Score | None:
+def score_of(metrics: Mapping[str, Any], name: str) -> Score | None:
+    """Return a mean with its error; None where there is none."""
     value = number_or_none(metrics.get(name))
     return None if value is None else Score(value=value, error=number_or_none(metrics.get(f"{name}_se")))
 

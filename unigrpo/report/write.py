@@ -5,12 +5,13 @@ Before and after by task with 95 % intervals, the curves of training, pictures, 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unigrpo.report.data import RunData, Sample, Score, read_run
+from unigrpo.report.data import Change, RunData, Sample, Score, read_run, score_of
 from unigrpo.report.figures import Point, Series, change_bar, line_chart, share_bar
 from unigrpo.report.page import write_page
 from unigrpo.runs.alarms import alarms_of
@@ -92,13 +93,9 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     seconds = run.summary.get("wall_s")
     if isinstance(seconds, int | float):
         yield "time", _duration(seconds)
-    for name, value in (
-        ("seed", run.summary.get("seed", run.recipe.get("seed"))),
-        ("policy", policy.get("path")),
-        ("device", policy.get("device")),
-    ):
-        if value is not None:
-            yield name, str(value)
+    stated = {"seed": run.summary.get("seed", run.recipe.get("seed")), "policy": policy.get("path")}
+    stated["device"] = policy.get("device")
+    yield from ((name, str(value)) for name, value in stated.items() if value is not None)
     yield from _alarms(run.records)
     yield "folder", run.folder.name
 
@@ -118,25 +115,22 @@ def _headline(run: RunData, task: str) -> dict[str, Any]:
     main = next((change for change in changes if change.metric == "reward"), changes[0])
     color = _color(run, task)
     return {
+        **_change_texts(main),
         "task": task,
         "color": color,
-        "before": _score_text(main.before),
-        "after": _score_text(main.after),
-        "difference": _difference_text(main.difference),
-        "verdict": main.verdict,
         "bar": change_bar(main, color),
         "num_prompts": main.num_prompts,
-        "rows": [
-            {
-                "metric": change.metric.removeprefix("rewards/"),
-                "before": _score_text(change.before),
-                "after": _score_text(change.after),
-                "difference": _difference_text(change.difference),
-                "verdict": change.verdict,
-            }
-            for change in changes
-            if change is not main
-        ],
+        "rows": [_change_texts(change) for change in changes if change is not main],
+    }
+
+
+def _change_texts(change: Change) -> dict[str, str]:
+    return {
+        "metric": change.metric.removeprefix("rewards/"),
+        "before": _score_text(change.before),
+        "after": _score_text(change.after),
+        "difference": _difference_text(change.difference),
+        "verdict": change.verdict,
     }
 
 
@@ -163,8 +157,8 @@ def _part_charts(run: RunData) -> Iterator[str]:
 
 
 def _optimization_charts(run: RunData) -> Iterator[str]:
-    for place, (name, title) in enumerate(OPTIMIZATION.items()):
-        yield line_chart(title, [_series(run.records, name, title, PALETTE[place % len(PALETTE)])])
+    for (name, title), color in zip(OPTIMIZATION.items(), itertools.cycle(PALETTE), strict=False):
+        yield line_chart(title, [_series(run.records, name, title, color)])
 
 
 def _comparison(runs: Sequence[RunData]) -> dict[str, Any] | None:
@@ -181,10 +175,8 @@ def _comparison(runs: Sequence[RunData]) -> dict[str, Any] | None:
         rows.append({"name": run.name, "folder": run.folder.name, "cells": cells})
     charts = []
     for task in tasks:
-        series = [
-            _series(run.records, f"tasks/{task}/reward", run.folder.name, PALETTE[place % len(PALETTE)])
-            for place, run in enumerate(runs)
-        ]
+        pairs = zip(runs, itertools.cycle(PALETTE), strict=False)
+        series = [_series(run.records, f"tasks/{task}/reward", run.folder.name, color) for run, color in pairs]
         charts.append(line_chart(task, series, bounds=(0.0, 1.0)))
     return {"tasks": tasks, "rows": rows, "charts": _kept(charts)}
 
@@ -209,20 +201,17 @@ def _held_out(run: RunData, task: str, color: str) -> Iterator[Point]:
     if run.records:
         places.append((int(run.records[-1]["step"]), run.summary.get("eval_after") or {}))
     for step, metrics in places:
-        value = number_or_none(metrics.get(name))
-        if value is not None:
-            error = number_or_none(metrics.get(f"{name}_se"))
-            yield Point(step=step, score=Score(value=value, error=error), color=color)
+        score = score_of(metrics, name)
+        if score is not None:
+            yield Point(step=step, score=score, color=color)
 
 
 def _time_share(records: Sequence[Mapping[str, Any]]) -> str:
     names = _names(records, lambda name: name.startswith("timing_s/") and name != "timing_s/step")
     totals = [(name, sum(number_or_none(record.get(name)) or 0.0 for record in records)) for name in names]
     totals.sort(key=lambda pair: -pair[1])
-    parts = [
-        (name.removeprefix("timing_s/"), total, PALETTE[place % len(PALETTE)])
-        for place, (name, total) in enumerate(totals)
-    ]
+    colors = itertools.cycle(PALETTE)
+    parts = [(name.removeprefix("timing_s/"), total, next(colors)) for name, total in totals]
     whole = sum(number_or_none(record.get("timing_s/step")) or 0.0 for record in records)
     rest = whole - sum(total for _, total in totals)
     if rest > 0.01 * whole:

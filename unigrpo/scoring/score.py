@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,6 @@ class ItemScores:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BatchTime:
-    """One batch of one reward."""
-
-    num_items: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RewardSummary:
     """One reward over all items."""
 
@@ -87,10 +79,6 @@ class RewardSummary:
         """Return whether there is no item that it scored, or did not apply to."""
         num_timeouts = self.failures.get(RewardStatus.TIMEOUT.name.lower(), 0)
         return bool(self.failures) and self.num_scored == num_timeouts and not self.num_not_applicable
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"failures": dict(self.failures)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,29 +131,24 @@ def score_items(
     start_s = time.perf_counter()
     masked = {name: reward.model_copy(update={"on_error": "mask"}) for name, reward in settings.items()}
     scored: list[ItemScores] = []
-    times: dict[str, list[BatchTime]] = {name: [] for name in settings}
+    batches: dict[str, list[RewardStats]] = {name: [] for name in settings}
     ranges: dict[str, tuple[float, float]] = {}
     with RewardPool(masked, max_failed_fraction=1.0) as pool:
         pool.wait_until_loaded()
         _check_token_ids(pool, items)
         for batch in _batches(items, batch_size):
-            rollouts, refusals = _readable(batch)
-            readable = [rollout for rollout in rollouts if rollout is not None]
+            rollouts = [_rollout_or_refusal(item) for item in batch]
+            readable = [rollout for rollout in rollouts if isinstance(rollout, Rollout)]
             step = pool.score(readable) if readable else None
-            scored += _item_scores(tuple(settings), batch, rollouts, refusals, step)
+            scored += _item_scores(tuple(settings), batch, rollouts, step)
             if step is not None:
                 pool.remember(step)
                 ranges = dict(zip(step.table.names, step.table.ranges, strict=True))
                 for name, stats in step.stats.items():
-                    _note_time(times[name], stats)
+                    batches[name] += [stats] if stats.num_items else []
             on_progress(len(scored))
-    return Scores(
-        items=tuple(scored),
-        rewards=tuple(
-            _summary(name, reward, ranges.get(name), scored, times[name]) for name, reward in settings.items()
-        ),
-        seconds=time.perf_counter() - start_s,
-    )
+    rewards = [_summary(name, reward, ranges.get(name), scored, batches[name]) for name, reward in settings.items()]
+    return Scores(items=tuple(scored), rewards=tuple(rewards), seconds=time.perf_counter() - start_s)
 
 
 def bench_rewards(
@@ -182,7 +165,7 @@ def bench_rewards(
     Raises:
         UserError: if there are fewer items than passes, or too few can be read.
     """
-    readable = [rollout for rollout in _readable(items)[0] if rollout is not None]
+    readable = [rollout for rollout in map(_rollout_or_refusal, items) if isinstance(rollout, Rollout)]
     each = len(readable) // (num_passes + 1)
     if not each:
         raise UserError(
@@ -191,14 +174,8 @@ def bench_rewards(
         )
     rates: dict[str, float] = {}
     for num_done, (name, reward) in enumerate(settings.items(), start=1):
-        alone: dict[str, Any] = {
-            "on_error": "mask",
-            "weight": 1.0,  # So that an outage is an error here, too, and no rate.
-            "gate": [],
-            "worker": None,
-            "cache": "off",
-            "cache_file": None,
-        }
+        alone: dict[str, Any] = {"on_error": "mask", "gate": [], "worker": None, "cache": "off", "cache_file": None}
+        alone["weight"] = 1.0  # So that an outage is an error here, too, and no rate.
         with RewardPool({name: reward.model_copy(update=alone)}, max_failed_fraction=1.0) as pool:
             pool.wait_until_loaded()
             _check_token_ids(pool, items)
@@ -223,7 +200,7 @@ def write_scores(folder: Path, scores: Scores) -> None:
     summary = {
         "num_items": len(scores.items),
         "seconds": scores.seconds,
-        "rewards": {reward.name: reward.as_json() for reward in scores.rewards},
+        "rewards": {reward.name: asdict(reward) for reward in scores.rewards},
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
@@ -264,58 +241,34 @@ def _batches(items: Sequence[ScoreItem], batch_size: int) -> Iterator[Sequence[S
             start = end
 
 
-def _readable(batch: Sequence[ScoreItem]) -> tuple[list[Rollout | None], list[str]]:
-    """Return the rollout of each item, None where its picture was refused, and the reasons."""
-    rollouts: list[Rollout | None] = []
-    refusals = []
-    for item in batch:
-        try:
-            rollouts.append(item.rollout())
-            refusals.append("")
-        except PictureRefusedError as error:
-            rollouts.append(None)
-            refusals.append(str(error))
-    return rollouts, refusals
+def _rollout_or_refusal(item: ScoreItem) -> Rollout | str:
+    """Return the rollout of an item, or why its picture was refused."""
+    try:
+        return item.rollout()
+    except PictureRefusedError as error:
+        return str(error)
 
 
 def _item_scores(
-    names: Sequence[str],
-    batch: Sequence[ScoreItem],
-    rollouts: Sequence[Rollout | None],
-    refusals: Sequence[str],
-    step: ScoredStep | None,
+    names: Sequence[str], batch: Sequence[ScoreItem], rollouts: Sequence[Rollout | str], step: ScoredStep | None
 ) -> Iterator[ItemScores]:
     row = 0
-    for item, rollout, refusal in zip(batch, rollouts, refusals, strict=True):
-        if rollout is None or step is None:
-            nothing: dict[str, None] = dict.fromkeys(names)
-            yield ItemScores(
-                item=item,
-                values=nothing,
-                passed=nothing,
-                status=dict.fromkeys(names, UNREADABLE),
-                reward=None,
-                refusal=refusal,
-            )
+    for item, rollout in zip(batch, rollouts, strict=True):
+        if isinstance(rollout, str) or step is None:
+            nothing: dict[str, Any] = {"values": dict.fromkeys(names), "passed": dict.fromkeys(names), "reward": None}
+            yield ItemScores(item=item, status=dict.fromkeys(names, UNREADABLE), refusal=str(rollout), **nothing)
             continue
         table = step.table
+        status = [RewardStatus(code).name.lower() for code in table.status[row].tolist()]
         yield ItemScores(
             item=item,
             values=table.values_of(row),
             passed=table.passed_of(row),
-            status={
-                name: RewardStatus(int(table.status[row, column])).name.lower()
-                for column, name in enumerate(table.names)
-            },
+            status=dict(zip(table.names, status, strict=True)),
             reward=number_or_none(table.unit_total[row]),
             reasons={name: legible(reason[row]) for name, reason in step.reasons.items() if reason[row]},
         )
         row += 1
-
-
-def _note_time(times: list[BatchTime], stats: RewardStats) -> None:
-    if stats.num_items:
-        times.append(BatchTime(num_items=stats.num_items, seconds=stats.seconds))
 
 
 def _summary(
@@ -323,12 +276,12 @@ def _summary(
     reward: RewardSettings,
     range_: tuple[float, float] | None,
     scored: Sequence[ItemScores],
-    times: Sequence[BatchTime],
+    batches: Sequence[RewardStats],
 ) -> RewardSummary:
     values = np.array([item.values[name] for item in scored if item.values[name] is not None], dtype=np.float64)
     status = [item.status[name] for item in scored]
     failures = {kind: status.count(kind) for kind in (*(s.name.lower() for s in _FAILURES), UNREADABLE)}
-    seconds = np.array([batch.seconds for batch in times])
+    seconds = np.array([batch.seconds for batch in batches])
     return RewardSummary(
         name=name,
         use=reward.use,
@@ -343,7 +296,7 @@ def _summary(
         p95=_of(values, lambda v: np.percentile(v, 95)),
         latency_p50_s=_of(seconds, lambda v: np.percentile(v, 50)),
         latency_p95_s=_of(seconds, lambda v: np.percentile(v, 95)),
-        items_per_s=sum(batch.num_items for batch in times) / float(seconds.sum()) if len(times) else None,
+        items_per_s=sum(batch.num_items for batch in batches) / float(seconds.sum()) if batches else None,
     )
 
 
