@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, get_args
 
@@ -306,7 +306,8 @@ def _choices(section: Any, key: str = "") -> Iterator[str]:
         except PluginError as error:
             yield f"{key}: {error}"
             return
-        yield from _arguments(located, section.use, section.arguments, key)
+        typed = type(section).model_fields.keys() - {"use"}
+        yield from _arguments(located, section.use, section.arguments, key, typed=typed)
     parts: Iterable[tuple[Any, Any]] = ()
     if isinstance(section, BaseModel):
         parts = ((name, getattr(section, name)) for name in type(section).model_fields)
@@ -328,7 +329,12 @@ def _named_code(use: str, arguments: dict[str, Any], key: str, supplied: tuple[s
 
 
 def _arguments(
-    located: Located, use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()
+    located: Located,
+    use: str,
+    arguments: dict[str, Any],
+    key: str,
+    supplied: tuple[str, ...] = (),
+    typed: Set[str] = frozenset(),
 ) -> Iterator[str]:
     for name in sorted(located.code_parameters.intersection(arguments)):
         if isinstance(arguments[name], str):
@@ -340,5 +346,5 @@ def _arguments(
         return
     for name in arguments:
         if name in supplied or name not in located.parameters:
-            known = ", ".join(sorted(located.parameters.difference(supplied))) or "none"
+            known = ", ".join(sorted((located.parameters | typed).difference(supplied))) or "none"
             yield f"{key}.{name}: {use} takes no such argument; it takes: {known}"

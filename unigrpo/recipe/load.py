@@ -83,7 +83,7 @@ def load_rewards(source: str, overrides: list[str] | None = None) -> dict[str, R
         values = {"rewards": read_mapping(path, source).get("rewards")}
     if not values["rewards"]:
         raise RecipeError(source, ["rewards: none; wanted at least one, such as `length: {use: my_rewards.py:length}`"])
-    values = apply_overrides(values, overrides or [])
+    values = apply_overrides(values, overrides or [], RewardsSection)
     _anchor_paths(values, folder)
     try:
         rewards = RewardsSection.model_validate(values).rewards
@@ -130,7 +130,7 @@ def _load(
     path = find_recipe(source)
     values = read_mapping(path, source)
     _refuse_other_kind(values, model, source)
-    values = apply_overrides(values, overrides)
+    values = apply_overrides(values, overrides, model)
     _anchor_paths(values, path.parent)
     try:
         recipe = model.model_validate(values)

@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from unigrpo.legible import short_repr
+from unigrpo.settings import Choice
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -50,12 +51,12 @@ def _hint(given: str, known: Iterable[str]) -> str:
 
 
 def _known_keys(model: type[BaseModel], location: list[Any]) -> list[str]:
-    section = _annotation_at(model, location)
+    section = annotation_at(model, location)
     return list(section.model_fields) if _is_model(section) else []
 
 
 def _wanted_of(model: type[BaseModel], location: list[Any]) -> str:
-    parent = _annotation_at(model, location[:-1])
+    parent = annotation_at(model, location[:-1])
     field = parent.model_fields.get(location[-1]) if _is_model(parent) else None
     if field is None:
         return "a value"
@@ -70,7 +71,7 @@ def _name(annotation: Any) -> str:
     return names.get(annotation, str(annotation))
 
 
-def _annotation_at(model: type[BaseModel], location: list[Any]) -> Any:
+def annotation_at(model: type[BaseModel], location: list[Any]) -> Any:
     """Follow a path through sections and mappings to the type that stands there."""
     annotation: Any = model
     for part in location:
@@ -78,8 +79,8 @@ def _annotation_at(model: type[BaseModel], location: list[Any]) -> Any:
         if _is_model(annotation):
             field = annotation.model_fields.get(part)
             annotation = field.annotation if field is not None else None
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
+        elif get_origin(annotation) in (dict, list):
+            annotation = get_args(annotation)[-1]
         else:
             return None
     return _plain(annotation)
@@ -90,6 +91,11 @@ def _plain(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         return next((part for part in get_args(annotation) if part is not type(None)), None)
     return annotation
+
+
+def is_choice(annotation: Any) -> bool:
+    """Return whether a type is a choice's, which a bare name stands for, too."""
+    return isinstance(annotation, type) and issubclass(annotation, Choice)
 
 
 def _is_model(annotation: Any) -> bool:
