@@ -35,7 +35,7 @@ RUNS = {
         "--image-size 64 --length 16 --steps 16 --guidance 0 --prompt 'a red circle' --out {tmp}/a.png"
     ),
     "unigrpo score RECIPE FILE.jsonl": "unigrpo score quickstart {items}",
-    "unigrpo score REWARDS FILE.jsonl": "unigrpo score unigrpo.rewards.repetition:Repetition {items}",
+    "unigrpo score REWARDS FILE.jsonl": "unigrpo score unigrpo.rewards.correctness:Correctness {items}",
     "unigrpo report DIR...": "unigrpo report {run} --out {tmp}/report.html",
     "unigrpo inspect MODEL": "unigrpo inspect asset:tiny_policy",
     "unigrpo make-tiny FAMILY DIR": "unigrpo make-tiny llada {tmp}/tiny",
