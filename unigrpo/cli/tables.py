@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-
-class Row(Protocol):
-    """One line of a table."""
-
-    @property
-    def name(self) -> str:
-        """Return what is stated."""
-
-    @property
-    def value(self) -> str:
-        """Return the statement."""
-
-    @property
-    def explanation(self) -> str:
-        """Return what it means."""
+    from unigrpo.sizing.arithmetic import Row
 
 
 def print_tables(console: Console, tables: Mapping[str, Sequence[Row]]) -> None:
@@ -35,8 +21,9 @@ def print_tables(console: Console, tables: Mapping[str, Sequence[Row]]) -> None:
     from rich.table import Table
 
     for title, rows in tables.items():
-        table = Table(box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
-        table.title_style = "bold cyan"
+        table = Table(
+            box=None, pad_edge=False, show_header=False, title=title, title_justify="left", title_style="bold cyan"
+        )
         table.add_column(style="bold", no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
         table.add_column(style="dim")
