@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +15,8 @@ from unigrpo.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
-    from unigrpo.scoring.items import ScoreItem
     from unigrpo.scoring.score import Scores
-    from unigrpo.settings import RewardSettings
 
 NUM_EXTREMES = 3
 
@@ -61,14 +60,17 @@ def score(
     settings = load_rewards(rewards, overrides or [])
     items = read_items(file, columns=_columns(column or []), task=task, prompts=prompts)
     console = Console()
-    if bench:
-        _bench(console, settings, items)
-        return
-    scores = _scored(settings, items, batch_size)
-    _show(console, scores)
     from unigrpo.scoring.page import write_score_page
-    from unigrpo.scoring.score import write_scores
+    from unigrpo.scoring.score import bench_rewards, score_items, write_scores
 
+    if bench:
+        with _progress("measuring", len(settings)) as on_progress:
+            rates = bench_rewards(settings, items, on_progress=on_progress)
+        _print_table(console, ("reward", "items/s"), [(name, f"{rate:,.4g}") for name, rate in rates.items()])
+        return
+    with _progress("scoring", len(items)) as on_progress:
+        scores = score_items(settings, items, batch_size=batch_size, on_progress=on_progress)
+    _show(console, scores)
     pages = [page for page in (html, out / "scores.html" if out else None) if page is not None]
     if out is not None:
         write_scores(out, scores)
@@ -100,33 +102,18 @@ def _columns(given: list[str]) -> dict[str, str]:
     return columns
 
 
-def _progress() -> Progress:
+@contextmanager
+def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; gives what to call with the number that is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal or bool(os.environ.get("CI")),
-    )
-
-
-def _scored(settings: dict[str, RewardSettings], items: list[ScoreItem], batch_size: int) -> Scores:
-    from unigrpo.scoring.score import score_items
-
-    with _progress() as progress:
-        bar = progress.add_task("scoring", total=len(items))
-        return score_items(
-            settings,
-            items,
-            batch_size=batch_size,
-            on_progress=lambda num_done: progress.update(bar, completed=num_done),
-        )
+    is_hidden = not console.is_terminal or bool(os.environ.get("CI"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as progress:
+        bar = progress.add_task(text, total=total)
+        yield lambda num_done: progress.update(bar, completed=num_done)
 
 
 def _show(console: Console, scores: Scores) -> None:
@@ -150,15 +137,6 @@ def _show(console: Console, scores: Scores) -> None:
     refused = [scored for scored in scores.items if scored.refusal]
     if refused:
         console.print(Text(f"{len(refused)} pictures could not be read; the first: {refused[0].refusal}", "yellow"))
-
-
-def _bench(console: Console, settings: dict[str, RewardSettings], items: list[ScoreItem]) -> None:
-    from unigrpo.scoring.score import bench_rewards
-
-    with _progress() as progress:
-        bar = progress.add_task("measuring", total=len(settings))
-        rates = bench_rewards(settings, items, on_progress=lambda num_done: progress.update(bar, completed=num_done))
-    _print_table(console, ("reward", "items/s"), [(name, f"{rate:,.4g}") for name, rate in rates.items()])
 
 
 def _print_table(console: Console, heads: tuple[str, ...], rows: list[Any]) -> None:
