@@ -76,7 +76,7 @@ def load_rewards(source: str, overrides: list[str] | None = None) -> dict[str, R
     folder = Path.cwd()
     if ":" in source and not Path(source).is_file():
         locate(source)
-        values: dict[str, Any] = {"rewards": {parse_reference(source).name: {"use": source}}}
+        values: dict[str, Any] = {"rewards": {parse_reference(source)[1]: {"use": source}}}
     else:
         path = find_recipe(source)
         folder = path.parent
