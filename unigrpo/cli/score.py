@@ -58,7 +58,7 @@ def score(
 
     _check_places(out, html, bench)
     settings = load_rewards(rewards, overrides or [])
-    items = read_items(file, columns=_columns(column or []), task=task, prompts=prompts)
+    items = read_items(file, columns=dict(_column(pair) for pair in column or []), task=task, prompts=prompts)
     console = Console()
     from unigrpo.scoring.page import write_score_page
     from unigrpo.scoring.score import bench_rewards, score_items, write_scores
@@ -71,13 +71,12 @@ def score(
     with _progress("scoring", len(items)) as on_progress:
         scores = score_items(settings, items, batch_size=batch_size, on_progress=on_progress)
     _show(console, scores)
-    pages = [page for page in (html, out / "scores.html" if out else None) if page is not None]
     if out is not None:
         write_scores(out, scores)
-        console.print(f"scores: {out / 'scores.jsonl'}", markup=False, highlight=False, soft_wrap=True)
-    for page in pages:
+        typer.echo(f"scores: {out / 'scores.jsonl'}")
+    for page in filter(None, (html, out and out / "scores.html")):
         write_score_page(page, scores, f"{file.name} by {rewards}")
-        console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"page: {page}")
     if any(reward.has_failed for reward in scores.rewards):
         raise typer.Exit(1)
 
@@ -92,14 +91,11 @@ def _check_places(out: Path | None, html: Path | None, is_bench: bool) -> None:
         raise UserError(f"--html {html} is a folder; give a file, such as {html / 'scores.html'}")
 
 
-def _columns(given: list[str]) -> dict[str, str]:
-    columns = {}
-    for pair in given:
-        ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise UserError(f"--column {pair!r}: wanted OURS=THEIRS, such as prompt=question")
-        columns[ours] = theirs
-    return columns
+def _column(pair: str) -> tuple[str, str]:
+    ours, _, theirs = pair.partition("=")
+    if not (ours and theirs):
+        raise UserError(f"--column {pair!r}: wanted OURS=THEIRS, such as prompt=question")
+    return ours, theirs
 
 
 @contextmanager
@@ -144,8 +140,9 @@ def _print_table(console: Console, heads: tuple[str, ...], rows: list[Any]) -> N
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place == 0 else "right", no_wrap=place == 0)
+    table.add_column(heads[0], no_wrap=True)
+    for head in heads[1:]:
+        table.add_column(head, justify="right")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

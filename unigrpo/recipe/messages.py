@@ -29,8 +29,10 @@ def _describe_one(detail: Any, model: type[BaseModel]) -> str:
     is_key = "[key]" in detail["loc"]
     kind, given = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        return f"{path}: unknown key{_nearest(str(location[-1]), known)}"
+        section = annotation_at(model, location[:-1])
+        known = list(section.model_fields) if _is_model(section) else []
+        hint = _hint(str(location[-1]), known) or f"; known here: {', '.join(known)}"
+        return f"{path}: unknown key{hint}"
     if kind == "missing":
         return f"{path}: missing; wanted {_wanted_of(model, location)}"
     if kind == "literal_error":
@@ -41,18 +43,9 @@ def _describe_one(detail: Any, model: type[BaseModel]) -> str:
     return f"{path}: given {short_repr(given)}, wanted {wanted}"
 
 
-def _nearest(key: str, known: list[str]) -> str:
-    return _hint(key, known) or f"; known here: {', '.join(known)}"
-
-
 def _hint(given: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f"; did you mean `{near[0]}`?" if near else ""
-
-
-def _known_keys(model: type[BaseModel], location: list[Any]) -> list[str]:
-    section = annotation_at(model, location)
-    return list(section.model_fields) if _is_model(section) else []
 
 
 def _wanted_of(model: type[BaseModel], location: list[Any]) -> str:
@@ -63,12 +56,9 @@ def _wanted_of(model: type[BaseModel], location: list[Any]) -> str:
     if field.description:
         return field.description.rstrip(".")
     annotation = _plain(field.annotation)
-    return "a section" if _is_model(annotation) or get_origin(annotation) is dict else f"a value ({_name(annotation)})"
-
-
-def _name(annotation: Any) -> str:
     names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-    return names.get(annotation, str(annotation))
+    is_section = _is_model(annotation) or get_origin(annotation) is dict
+    return "a section" if is_section else f"a value ({names.get(annotation, annotation)})"
 
 
 def annotation_at(model: type[BaseModel], location: list[Any]) -> Any:
