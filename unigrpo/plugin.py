@@ -114,19 +114,14 @@ def known_choices(folder: str) -> dict[str, Path]:
 
 
 def locate_choice(use: str, folder: str) -> Located:
-    """Return where a choice's class is, from source alone.
-
-    Args:
-        use: a file of the folder without its suffix, or a user's ``path/to/file.py:Name`` or ``module:Name``.
-        folder: the dotted name of the package whose files are the known values.
+    """Return where the class of a choice (see `choice`) is, from source alone.
 
     Raises:
         PluginError: if there is none; names the nearest known value.
     """
     if ":" in use:
         return locate(use)
-    statement = class_of_choice(use, folder)
-    return _located(known_choices(folder)[use], statement)
+    return _located(known_choices(folder).get(use), class_of_choice(use, folder))
 
 
 def class_of_choice(use: str, folder: str) -> ast.ClassDef:
@@ -325,7 +320,7 @@ def _bound_names(statement: ast.stmt) -> list[str]:
     return []
 
 
-def _located(file: Path, statement: ast.stmt) -> Located:
+def _located(file: Path | None, statement: ast.stmt) -> Located:
     """Return the keywords that a class or function accepts, where its source says so, and those that name code."""
     annotations, is_whole = _parameters(statement)
     code = frozenset(name for name, annotation in annotations.items() if "CodeReference" in annotation)

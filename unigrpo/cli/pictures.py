@@ -107,19 +107,11 @@ def join(given: Image, made: Image, direction: str) -> Image:
     """Return the given picture grown by the new half of the made one; both square and of one size."""
     from PIL import Image as images
 
-    size = given.width
-    is_flat = direction in ("left", "right")
-    half = size // 2
-    canvas = images.new("RGB", (size + half, size) if is_flat else (size, size + half))
-    crop, new_place, given_place = {
-        "right": ((size - half, 0, size, size), (size, 0), (0, 0)),
-        "left": ((0, 0, half, size), (0, 0), (half, 0)),
-        "down": ((0, size - half, size, size), (0, size), (0, 0)),
-        "up": ((0, 0, size, half), (0, 0), (0, half)),
-    }[direction]
-    canvas.paste(given, given_place)
-    canvas.paste(made.crop(crop), new_place)
-    return canvas
+    axis, is_before = {"right": (1, False), "left": (1, True), "down": (0, False), "up": (0, True)}[direction]
+    size, half = given.width, given.width // 2
+    old, new = np.asarray(given), np.asarray(made)
+    added = new.take(range(half) if is_before else range(size - half, size), axis=axis)
+    return images.fromarray(np.concatenate((added, old) if is_before else (old, added), axis=axis))
 
 
 def keep(given: Image, made: Image, is_open: np.ndarray) -> Image:

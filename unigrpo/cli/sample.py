@@ -158,27 +158,21 @@ def _settings(is_picture: bool, length: int | None, **given: float | None) -> Sa
 
 
 def _prompt(task: Kind, text: str, paths: list[Path]) -> Prompt:
+    from unigrpo.data.sources import prompt_picture
     from unigrpo.types import Message, Prompt
 
-    images: tuple[Image, ...] = ()
-    if task is Kind.understand:
-        from unigrpo.data.sources import prompt_picture
-
-        images = tuple(prompt_picture(path) for path in paths)
+    images = tuple(map(prompt_picture, paths)) if task is Kind.understand else ()
     kinds: dict[Kind, TaskKind] = {Kind.reason: "reason", Kind.understand: "understand"}
-    return Prompt(
-        id="sample", kind=kinds.get(task, "imagine"), messages=(Message(role="user", text=text, images=images),)
-    )
+    message = Message(role="user", text=text, images=images)
+    return Prompt(id="sample", kind=kinds.get(task, "imagine"), messages=(message,))
 
 
 def _write(made: str | Image, out: Path | None) -> None:
     if isinstance(made, str):
         typer.echo(made)
-    if out is None:
-        return
-    if isinstance(made, str):
-        write_atomically(out, made)
-        return
-    with replacing(out) as temporary:
-        made.save(temporary, format="PNG")
-    typer.echo(f"picture: {out} ({made.width} x {made.height})")
+        if out is not None:
+            write_atomically(out, made)
+    elif out is not None:
+        with replacing(out) as temporary:
+            made.save(temporary, format="PNG")
+        typer.echo(f"picture: {out} ({made.width} x {made.height})")

@@ -18,15 +18,12 @@ def print_tables(console: Console, tables: Mapping[str, Sequence[Row]]) -> None:
         console: where to.
         tables: rows by the table's title.
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     for title, rows in tables.items():
-        table = Table(
-            box=None, pad_edge=False, show_header=False, title=title, title_justify="left", title_style="bold cyan"
-        )
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(style="dim")
+        columns = Column(style="bold", no_wrap=True), Column(justify="right", no_wrap=True), Column(style="dim")
+        table = Table(*columns, box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
+        table.title_style = "bold cyan"
         for row in rows:
             table.add_row(row.name, row.value, row.explanation)
         console.print(table)

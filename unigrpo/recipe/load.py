@@ -54,11 +54,7 @@ def load_recipe(path_or_name: str | Path, overrides: list[str] | None = None, *,
 
 
 def load_sft_recipe(path_or_name: str | Path, overrides: list[str] | None = None) -> SftRecipe:
-    """Return a supervised recipe that can run; as `load_recipe`.
-
-    Raises:
-        RecipeError: with every problem found.
-    """
+    """Return a supervised recipe that can run, as `load_recipe` does."""
     return _load(path_or_name, overrides or [], SftRecipe, problems_of_supervision)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from unigrpo.legible import short_repr
+from unigrpo.sanitized import short_repr
 from unigrpo.settings import Choice
 
 

@@ -160,15 +160,14 @@ class _Table:
 
     def _render(self) -> RenderableType:
         from rich.console import Group
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
         parts: list[RenderableType] = []
         if self._rows:
             names = list(dict.fromkeys(name for row in self._rows for name in row))
-            table = Table(box=None, pad_edge=False, header_style="bold cyan")
-            for name in names:
-                table.add_column(name, justify="right", no_wrap=True)
+            columns = [Column(name, justify="right", no_wrap=True) for name in names]
+            table = Table(*columns, box=None, pad_edge=False, header_style="bold cyan")
             for row in self._rows:
                 table.add_row(*(row.get(name, "") for name in names))
             parts.append(table)
