@@ -42,6 +42,7 @@ def recipe_values(tmp_path: Path) -> dict[str, Any]:
     tokenizer = tmp_path / "image_tokenizer"
     tokenizer.mkdir()
     (tokenizer / "model.safetensors").write_bytes(b"")
+    (tmp_path / "bare").mkdir()
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "1+1", "answer": "2", "image": "picture.png"}\n')
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -40,18 +41,24 @@ class Case:
 
     folder: str
     """From the root of the installed package."""
-    section: tuple[str, ...]
-    """Of the recipe."""
+    section: tuple[str | int, ...]
+    """Keys that lead to it in the recipe."""
     body: str
     """Of the class ``Mine``; it has a parameter ``mark``, a path to touch."""
 
+    base: str = ""
+    """Module and class that it derives from."""
+
     @property
     def name(self) -> str:
-        return self.section[-1]
+        return Path(self.folder).name
 
     @property
     def source(self) -> str:
-        return HEAD + "".join(f"    {line}\n" for line in self.body.strip("\n").splitlines())
+        module, _, base = self.base.rpartition(":")
+        imported = f"from {module} import {base}\n" if base else ""
+        head = HEAD.replace("class Mine:", f"class Mine({base}):")
+        return imported + head + "".join(f"    {line}\n" for line in self.body.strip("\n").splitlines())
 
 
 CASES = [
@@ -101,6 +108,42 @@ def __call__(self, rewards):
     return rewards - rewards.max()
 """,
     ),
+    Case(
+        folder="rollouts/schedules",
+        section=("tasks", "reason", "sampling", "schedule"),
+        body="""
+is_for_pictures = False
+is_fixed = True
+is_cooling = False
+
+def count(self, progress):
+    Path(self.mark).touch()
+    return progress.num_masked
+
+def expected_fraction(self, progress):
+    return progress.num_masked * 0.0 + 1
+""",
+    ),
+    Case(
+        folder="rollouts/orders",
+        section=("tasks", "reason", "sampling", "remasking"),
+        body="""
+reads = "positions"
+
+def select(self, candidates):
+    Path(self.mark).touch()
+    return candidates.is_masked
+""",
+    ),
+    Case(
+        folder="runs/trackers",
+        section=("tracking", "use", 1),
+        base="unigrpo.runs.trackers.base:Tracker",
+        body="""
+def step(self, metrics):
+    Path(self.mark).touch()
+""",
+    ),
 ]
 REWARD = """
 def late_letters(*, prompts, completions, **columns):
@@ -129,11 +172,11 @@ def recipe_with(folder: Path, uses: dict[str, str]) -> Path:
         "rewards": {"letters": {"use": "my_rewards.py:late_letters"}},
         "learner": {"lr": 0.01},
         "evaluate": {"enabled": False},
-        "tracking": {"use": ["jsonl"]},
+        "tracking": {"use": ["jsonl", "mine"], "rollouts_every": 0},
     }
     for case in CASES:
         *path, last = case.section
-        section = recipe
+        section: Any = recipe
         for key in path:
             section = section[key]
         section[last] = {"use": uses[case.name], "mark": str(folder / f"{case.name}.called")}

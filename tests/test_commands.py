@@ -35,7 +35,7 @@ RUNS = {
         "--image-size 64 --length 16 --steps 16 --guidance 0 --prompt 'a red circle' --out {tmp}/a.png"
     ),
     "unigrpo score RECIPE FILE.jsonl": "unigrpo score quickstart {items}",
-    "unigrpo score REWARDS FILE.jsonl": "unigrpo score unigrpo.rewards.length:Length {items}",
+    "unigrpo score REWARDS FILE.jsonl": "unigrpo score unigrpo.rewards.correctness:Correctness {items}",
     "unigrpo report DIR...": "unigrpo report {run} --out {tmp}/report.html",
     "unigrpo inspect MODEL": "unigrpo inspect asset:tiny_policy",
     "unigrpo make-tiny FAMILY DIR": "unigrpo make-tiny llada {tmp}/tiny",
@@ -43,7 +43,7 @@ RUNS = {
         "unigrpo make-tiny llada {tmp}/release --release 8b --layers 1 --width 64 --vocabulary 512"
     ),
     "unigrpo export DIR --out ADAPTER": "unigrpo export {run} --out {tmp}/adapter",
-    "unigrpo sft": "unigrpo sft tiny_sft num_steps=1 --out {tmp}/sft",
+    "unigrpo sft": "unigrpo sft tiny_sft policy.path=asset:tiny_policy num_steps=1 --out {tmp}/sft",
     "unigrpo --help": "unigrpo --help",
     "unigrpo check": "unigrpo check quickstart",
     "unigrpo check quickstart": "unigrpo check quickstart",

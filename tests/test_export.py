@@ -52,7 +52,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _logits(folder: Path, adapters: list[Path]) -> Any:
     import torch
 
-    from unigrpo.cli.completion import load_with_adapters
+    from unigrpo.cli.pictures import load_with_adapters
 
     policy = load_with_adapters(str(folder), adapters, dtype="float32")
     return policy.logits(torch.arange(20)[None]).detach()

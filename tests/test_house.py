@@ -18,7 +18,7 @@ MAX_TOP_MODULES = 16
 MAX_ROOMS = 36
 
 LAYERS = {
-    1: ("types", "errors", "seeding", "files", "legible", "lru", "torchvision_hook", "assets"),
+    1: ("types", "errors", "seeding", "files", "sanitized", "lru", "torchvision_hook", "assets"),
     2: ("ray_start", "plugin", "settings", "pictures", "reward_table"),
     3: ("models", "data", "methods"),
     4: ("rewards", "rollouts", "learner", "recipe", "quickstart"),

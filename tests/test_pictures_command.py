@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unigrpo.cli.box import parse_box
 from unigrpo.cli.pictures import join, keep, open_cells_of_box, open_cells_of_mask, shifted_codes
+from unigrpo.cli.sample import parse_box
 from unigrpo.errors import UserError
 
 

@@ -73,6 +73,26 @@ def test_overrides_carry_the_types_of_yaml(
     assert type(value) is type(wanted)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (["kl.coef=0"], {"kl": {"use": "k1", "coef": 0.0}}),
+        (["kl=k2", "kl.coef=0.5"], {"kl": {"use": "k2", "coef": 0.5}}),
+        (["kl={use: k2, coef: 0.5}", "kl=k3"], {"kl": {"use": "k3", "coef": 0.02}}),
+        (["tasks.reason.sampling.schedule.shift=2"], {"schedule": {"use": "shift", "shift": 2}}),
+    ],
+)
+def test_an_override_sets_a_parameter_beside_a_bare_name(
+    recipe_values: dict[str, Any], write_recipe: Write, overrides: list[str], wanted: dict[str, dict[str, Any]]
+) -> None:
+    recipe_values["kl"] = "k1"
+    recipe_values["tasks"]["reason"]["sampling"]["schedule"] = "shift"
+    recipe = load_recipe(write_recipe(recipe_values), overrides)
+    found = {"kl": recipe.kl.model_dump(), "schedule": recipe.tasks["reason"].sampling.schedule.model_dump()}
+    for name, parameters in wanted.items():
+        assert parameters.items() <= found[name].items()
+
+
 BAD_OVERRIDES = [
     ("learner.lrr=1", "learner.lrr: unknown key; did you mean `lr`?"),
     ("learner.zzz=1", "known here: lr, num_inner_updates"),
@@ -90,7 +110,7 @@ BAD_OVERRIDES = [
     ("policy.path=./nowhere", "policy.path: there is no folder ./nowhere"),
     ("policy.path=asset:nothing", "policy.path: no asset 'nothing' ships with the package"),
     ("policy.image_tokenizer=null", "the task imagine needs one"),
-    ("policy.image_tokenizer=policy", "policy is not an image tokenizer: it holds no *.safetensors"),
+    ("policy.image_tokenizer=bare", "bare is not an image tokenizer: it holds no *.safetensors"),
     ("policy.adapter=./gone", "policy.adapter: there is no folder ./gone"),
     ("policy.revision=main", "which has no revisions"),
     ("group_size=9", "8 rows do not hold one whole group of group_size 9; wanted at least 9"),
@@ -126,6 +146,9 @@ BAD_OVERRIDES = [
     ("rewards.length.use=no_such_package.rewards:f", "there is no module no_such_package.rewards"),
     ("rewards.length.arguments={scael: 1}", "takes no such argument; it takes: completions, prompts, scale"),
     ("estimator.use=unigrpo.settings:Nothing", "unigrpo.settings defines no 'Nothing'"),
+    ("kl.koef=1", "kl.koef: k3 takes no such argument; it takes: coef, to"),
+    ("tracking.use=[{project: x}]", "tracking.use.0.use: missing; wanted a value (text)"),
+    ("learner.lr.rise=1", "learner.lr is a number, which has no keys"),
     ("estimator=unigrop", "estimator: there is no 'unigrop'; did you mean 'unigrpo'?; known: unigrpo"),
     ("estimator={use: unigrpo, spasing: even}", "estimator.spasing: unigrpo takes no such argument; it takes: "),
     ("evaluate.accuracy={reason: correctness}", "there is no reward 'correctness'; the recipe has length"),

@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from unigrpo.cli.follow import follow
+from unigrpo.cli.follow import Followed
 from unigrpo.recipe.load import load_recipe
 from unigrpo.runs.trackers import terminal
-from unigrpo.runs.trackers.base import Tracker
 from unigrpo.runs.trackers.terminal import Terminal, columns_of, duration
 
 STEP = {
@@ -133,21 +132,15 @@ def test_duration_reads_as_a_person_says_it(seconds: float, text: str) -> None:
 
 
 def test_interrupted_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def start(tracker: Tracker) -> None:
+    with pytest.raises(KeyboardInterrupt), Followed(tmp_path):
         (tmp_path / "recipe.yaml").write_text("name: x\n")
         raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        follow(start, tmp_path)
     assert f"go on with: unigrpo resume {tmp_path}" in capsys.readouterr().out
 
 
 def test_interrupt_before_the_run_exists_promises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def start(tracker: Tracker) -> None:
+    with pytest.raises(KeyboardInterrupt), Followed(tmp_path / "run"):
         raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        follow(start, tmp_path / "run")
     assert "resume" not in capsys.readouterr().out
 
 

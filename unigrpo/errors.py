@@ -23,11 +23,8 @@ class RecipeError(UserError):
         """
         self.source = source
         self.problems = tuple(problems)
-        if len(problems) == 1:
-            text = f"{source}: {problems[0]}"
-        else:
-            text = "\n".join([f"{source}: {len(problems)} problems", *(f"  {problem}" for problem in problems)])
-        super().__init__(text)
+        many = "\n  ".join([f"{source}: {len(problems)} problems", *problems])
+        super().__init__(f"{source}: {problems[0]}" if len(problems) == 1 else many)
 
 
 class ConformanceError(AssertionError):

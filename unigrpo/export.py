@@ -59,45 +59,23 @@ def export_run(run_dir: Path, out: Path, *, is_merged: bool) -> None:
 def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> str:
     """Return the README of an export: what it is, its scores, how to load it, how it was made."""
     is_adapter = not is_merged
-    base = _public_name(recipe.policy.path)
+    base, first = _public_name(recipe.policy.path), recipe.policy.adapter
     front = {
         "base_model": base,
         "library_name": "peft" if is_adapter else "unigrpo",
         "tags": ["masked-diffusion", "reinforcement-learning", "unigrpo", *(["lora"] if is_adapter else [])],
     }
-    scores = _scores(run_dir)
-    rows = [f"| {name} | {before} | {after} |" for name, before, after in scores]
-    table = ["", "## Scores", "", "| held-out | before | after |", "|---|---|---|", *rows] if rows else []
-    merged_first = (
-        [f"The supervised adapter `{_public_name(recipe.policy.adapter)}` is merged into the base first.", ""]
-        if recipe.policy.adapter and is_adapter
-        else []
-    )
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(front, sort_keys=False).strip(),
-            "---",
-            "",
-            f"# {recipe.name}",
-            "",
-            f"{'A LoRA adapter for' if is_adapter else 'Weights trained from'} `{base}`, "
-            f"after {step} steps of UniGRPO on {', '.join(recipe.tasks)}.",
-            *merged_first,
-            *table,
-            "",
-            "## Use",
-            "",
-            *_use(recipe, is_adapter),
-            "",
-            "## Recipe",
-            "",
-            "```yaml",
-            yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False).strip(),
-            "```",
-            "",
-        ]
-    )
+    made = "A LoRA adapter for" if is_adapter else "Weights trained from"
+    lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", f"# {recipe.name}", ""]
+    lines += [f"{made} `{base}`, after {step} steps of UniGRPO on {', '.join(recipe.tasks)}."]
+    if first and is_adapter:
+        lines += [f"The supervised adapter `{_public_name(first)}` is merged into the base first.", ""]
+    if scores := _scores(run_dir):
+        lines += ["", "## Scores", "", "| held-out | before | after |", "|---|---|---|"]
+        lines += [f"| {name} | {before} | {after} |" for name, before, after in scores]
+    lines += ["", "## Use", "", *_use(recipe, is_adapter), "", "## Recipe", ""]
+    values = recipe.model_dump(mode="json", exclude_defaults=True)
+    return "\n".join([*lines, "```yaml", yaml.safe_dump(values, sort_keys=False).strip(), "```", ""])
 
 
 def _public_name(path: str) -> str:
@@ -110,20 +88,12 @@ def _use(recipe: Recipe, is_adapter: bool) -> list[str]:
     base = _public_name(recipe.policy.path)
     settings = f'dtype="{recipe.policy.dtype}"'
     if recipe.policy.image_tokenizer:
-        settings += f', image_tokenizer="{_public_name(recipe.policy.image_tokenizer)}"'
-        settings += f", image_size={recipe.policy.image_size}"
+        tokenizer = _public_name(recipe.policy.image_tokenizer)
+        settings += f', image_tokenizer="{tokenizer}", image_size={recipe.policy.image_size}'
     if not is_adapter:
-        return [
-            "```",
-            'unigrpo sample FOLDER --task reason --prompt "..."',
-            "```",
-            "",
-            "```python",
-            "from unigrpo.models import load_policy",
-            "",
-            f'policy = load_policy("FOLDER", {settings})',
-            "```",
-        ]
+        command = ["```", 'unigrpo sample FOLDER --task reason --prompt "..."', "```", ""]
+        code = ["from unigrpo.models import load_policy", "", f'policy = load_policy("FOLDER", {settings})']
+        return [*command, "```python", *code, "```"]
     first = f" --adapter {_public_name(recipe.policy.adapter)}" if recipe.policy.adapter else ""
     merge_import = ["from unigrpo.models.adapter import merge_adapter"] if first else []
     merge = [f'merge_adapter(policy, "{_public_name(recipe.policy.adapter)}")'] if recipe.policy.adapter else []
@@ -154,14 +124,13 @@ def _scores(run_dir: Path) -> list[tuple[str, str, str]]:
     if not path.is_file():
         return []
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    before, after = summary.get("eval_before") or {}, summary.get("eval_after") or {}
-    names = [name for name in after if name.endswith(("/reward", "/accuracy"))]
-    return [(name, _score_text(before.get(name)), _score_text(after[name])) for name in names]
 
+    def shown(part: str, name: str) -> str:
+        number = number_or_none((summary.get(part) or {}).get(name))
+        return "-" if number is None else f"{number:.3f}"
 
-def _score_text(value: object) -> str:
-    number = number_or_none(value)
-    return "-" if number is None else f"{number:.3f}"
+    names = [name for name in summary.get("eval_after") or {} if name.endswith(("/reward", "/accuracy"))]
+    return [(name, shown("eval_before", name), shown("eval_after", name)) for name in names]
 
 
 def _checkpoint_of(run_dir: Path) -> Checkpoint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -35,6 +34,5 @@ class LruCache(Generic[K, V]):
             for key, value in values.items():
                 self._values.pop(key, None)
                 self._values[key] = value
-            excess = max(0, len(self._values) - self._max_entries)
-            for key in list(islice(self._values, excess)):
-                del self._values[key]
+            while len(self._values) > self._max_entries:
+                del self._values[next(iter(self._values))]

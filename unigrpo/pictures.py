@@ -32,18 +32,8 @@ _CHANNELS = (1, 3, 4)
 _END_MARK = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 _TAIL_BYTES = 4096
 """In which the end mark must stand: some writers leave bytes after it."""
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_PYTHON_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError)
+_DECODING_ERRORS = (*_PYTHON_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
 """What Pillow's decoders raise for broken files."""
 
 
@@ -99,9 +89,8 @@ def _opened(source: Path | bytes, max_pixels: int, formats: tuple[str, ...] | No
     except FileNotFoundError as error:
         raise MissingFileError(f"picture {source!s} does not exist") from error
     except Image.DecompressionBombError as error:
-        raise PictureError(
-            "too_large", f"a picture over the limit of {max_pixels} pixels ({error}); resize it"
-        ) from error
+        said = f"a picture over the limit of {max_pixels} pixels ({error}); resize it"
+        raise PictureError("too_large", said) from error
     except UnidentifiedImageError as error:
         known = "" if formats is None else f" of a format that is read: {', '.join(formats)}"
         raise PictureError("unreadable", f"no picture{known}, or a broken one; save it again") from error
@@ -125,9 +114,8 @@ def _check_end(path: Path, kind: str | None) -> None:
 
 
 def _undecodable(why: object) -> PictureError:
-    return PictureError(
-        "unreadable", f"a picture that cannot be decoded ({why}); it is truncated or damaged: save it again"
-    )
+    said = f"a picture that cannot be decoded ({why}); it is truncated or damaged: save it again"
+    return PictureError("unreadable", said)
 
 
 def as_rgb(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -187,16 +175,13 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
+    given = f"a picture of {width} x {height} pixels"
     if width * height > max_pixels:
-        raise PictureError(
-            "too_large", f"a picture of {width} x {height} pixels, over the limit of {max_pixels}; resize it"
-        )
+        raise PictureError("too_large", f"{given}, over the limit of {max_pixels}; resize it")
     if width * height == 0:
-        raise PictureError("empty", f"a picture of {width} x {height} pixels; wanted at least one")
+        raise PictureError("empty", f"{given}; wanted at least one")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise PictureError(
-            "too_thin", f"a picture of {width} x {height} pixels; its sides may differ by {MAX_ASPECT}: crop it"
-        )
+        raise PictureError("too_thin", f"{given}; its sides may differ by {MAX_ASPECT}: crop it")
 
 
 def _converted(picture: Image.Image) -> Image.Image:
@@ -222,8 +207,6 @@ def _from_deep_gray(picture: Image.Image) -> Image.Image:
     """Map 0..65535 to 0..255, where 65535 is white, rounding to nearest."""
     values = np.asarray(picture).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise PictureError(
-            "out_of_range",
-            f"grey values {values.min()}..{values.max()}; wanted 0..65535: convert the picture to 8-bit RGB",
-        )
+        given = f"grey values {values.min()}..{values.max()}"
+        raise PictureError("out_of_range", f"{given}; wanted 0..65535: convert the picture to 8-bit RGB")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

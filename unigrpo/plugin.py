@@ -12,11 +12,12 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
@@ -42,21 +43,6 @@ class PluginError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reference:
-    """A name of code, in its two parts."""
-
-    place: str
-    """A dotted module, or the path of a Python file."""
-    name: str
-    """What the module binds; dots reach attributes."""
-
-    @property
-    def is_file(self) -> bool:
-        """Return whether the place is a file rather than a module."""
-        return self.place.endswith(".py")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Located:
     """Where a name of a recipe was found."""
 
@@ -68,8 +54,8 @@ class Located:
     """Those of them that name code themselves."""
 
 
-def parse_reference(use: str) -> Reference:
-    """Return the two parts of a name of code.
+def parse_reference(use: str) -> tuple[str, str]:
+    """Return the two parts of a name of code: a dotted module or a ``.py`` file, and the name in it, maybe with dots.
 
     Raises:
         PluginError: if it is not of the form.
@@ -77,7 +63,7 @@ def parse_reference(use: str) -> Reference:
     place, colon, name = use.rpartition(":")
     if not colon or not place or not _DOTTED.fullmatch(name):
         raise PluginError(f'{use!r} names no code; wanted "module:Name" or "path/to/file.py:name"')
-    return Reference(place=place, name=name)
+    return place, name
 
 
 # Finding without running
@@ -89,20 +75,20 @@ def locate(use: str) -> Located:
     Raises:
         PluginError: if there is no such module, file or name; names the nearest one that exists.
     """
-    reference = parse_reference(use)
-    if reference.is_file:
-        file = Path(reference.place)
+    place, name = parse_reference(use)
+    if place.endswith(".py"):
+        file = Path(place)
         if not file.is_file():
-            raise PluginError(f"{use!r}: there is no file {reference.place}")
+            raise PluginError(f"{use!r}: there is no file {place}")
     else:
-        spec = _find_spec(reference.place)
+        spec = _find_spec(place)
         if spec is None:
-            raise PluginError(f"{use!r}: there is no module {reference.place}; is it installed in this environment?")
+            raise PluginError(f"{use!r}: there is no module {place}; is it installed in this environment?")
         if spec.origin is None or not spec.origin.endswith(".py"):
             return Located(file=None, parameters=None)
         file = Path(spec.origin)
-    names, inside = _bound_in(_parsed(file).body), reference.place
-    parts = reference.name.split(".")
+    names, inside = _bound_in(_parsed(file).body), place
+    parts = name.split(".")
     for part in parts:
         if part not in names:
             raise PluginError(f"{use!r}: {inside} defines no {part!r}{nearest(part, names)}")
@@ -112,8 +98,7 @@ def locate(use: str) -> Located:
         names = _bound_in(statement.body)
     if inside != parts[-1]:
         return Located(file=file, parameters=None)
-    parameters, code_parameters = _parameters(statement)
-    return Located(file=file, parameters=parameters, code_parameters=code_parameters)
+    return _located(file, statement)
 
 
 def known_choices(folder: str) -> dict[str, Path]:
@@ -129,20 +114,14 @@ def known_choices(folder: str) -> dict[str, Path]:
 
 
 def locate_choice(use: str, folder: str) -> Located:
-    """Return where a choice's class is, from source alone.
-
-    Args:
-        use: a file of the folder without its suffix, or a user's ``path/to/file.py:Name`` or ``module:Name``.
-        folder: the dotted name of the package whose files are the known values.
+    """Return where the class of a choice (see `choice`) is, from source alone.
 
     Raises:
         PluginError: if there is none; names the nearest known value.
     """
     if ":" in use:
         return locate(use)
-    statement = class_of_choice(use, folder)
-    parameters, code_parameters = _parameters(statement)
-    return Located(file=known_choices(folder)[use], parameters=parameters, code_parameters=code_parameters)
+    return _located(known_choices(folder).get(use), class_of_choice(use, folder))
 
 
 def class_of_choice(use: str, folder: str) -> ast.ClassDef:
@@ -195,17 +174,14 @@ def resolve(use: str, *, folder: Path | None = None) -> object:
     Raises:
         PluginError: if the module, the file or the name does not exist; it says what was looked for and what there is.
     """
-    reference = parse_reference(use)
-    place = reference.place
-    if reference.is_file:
-        module = _load_file(Path(place), use, folder or _FOLDER.get())
-    else:
-        module = _load_module(place, use)
+    place, name = parse_reference(use)
+    is_file = place.endswith(".py")
+    module = _load_file(Path(place), use, folder or _FOLDER.get()) if is_file else _load_module(place, use)
     found: object = module
-    for part in reference.name.split("."):
+    for part in name.split("."):
         if not hasattr(found, part):
             public = ", ".join(sorted(key for key in vars(module) if not key.startswith("_"))[:20]) or "nothing public"
-            raise PluginError(f"{use!r}: {place} has no {reference.name!r}; it has {public}")
+            raise PluginError(f"{use!r}: {place} has no {name!r}; it has {public}")
         found = getattr(found, part)
     if not place.startswith("unigrpo."):
         _LOGGER.info("use: %s loads code from %s", use, getattr(module, "__file__", place))
@@ -278,14 +254,11 @@ def _load_file(path: Path, use: str, folder: Path | None) -> ModuleType:
     if spec is None or spec.loader is None:
         raise PluginError(f"{use!r}: {file} cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    is_loaded = False
-    try:
+    with ExitStack() as undo:
+        undo.callback(sys.modules.pop, name, None)
+        sys.modules[name] = module
         spec.loader.exec_module(module)
-        is_loaded = True
-    finally:
-        if not is_loaded:
-            del sys.modules[name]
+        undo.pop_all()
     return module
 
 
@@ -296,14 +269,9 @@ def _find_spec(module: str) -> ModuleSpec | None:
     """Find a module through the import path's finders, parent by parent, importing none of them."""
     path: list[str] | None = None
     spec: ModuleSpec | None = None
-    full_name = ""
-    for part in module.split("."):
-        full_name = f"{full_name}.{part}" if full_name else part
-        spec = None
-        for finder in sys.meta_path:
-            spec = finder.find_spec(full_name, path)
-            if spec is not None:
-                break
+    for full_name in itertools.accumulate(module.split("."), "{}.{}".format):
+        found = (finder.find_spec(full_name, path) for finder in sys.meta_path)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is None:
             return None
         path = list(spec.submodule_search_locations or [])
@@ -352,32 +320,31 @@ def _bound_names(statement: ast.stmt) -> list[str]:
     return []
 
 
-def _parameters(statement: ast.stmt) -> tuple[frozenset[str] | None, frozenset[str]]:
+def _located(file: Path | None, statement: ast.stmt) -> Located:
     """Return the keywords that a class or function accepts, where its source says so, and those that name code."""
+    annotations, is_whole = _parameters(statement)
+    code = frozenset(name for name, annotation in annotations.items() if "CodeReference" in annotation)
+    return Located(file=file, parameters=frozenset(annotations) if is_whole else None, code_parameters=code)
+
+
+def _parameters(statement: ast.stmt) -> tuple[dict[str, str], bool]:
+    """Return the annotations of parameters by name, and whether these are all that are accepted."""
     match statement:
         case ast.FunctionDef(args=arguments) | ast.AsyncFunctionDef(args=arguments):
-            return _argument_names(arguments)
+            every = [*arguments.args, *arguments.kwonlyargs]
+            named = {one.arg: ast.unparse(one.annotation) if one.annotation else "" for one in every}
+            return named, arguments.kwarg is None
         case ast.ClassDef(body=body, bases=bases, decorator_list=decorators):
             for member in body:
                 if isinstance(member, ast.FunctionDef) and member.name == "__init__":
-                    names, code = _argument_names(member.args)
-                    return None if names is None else names - {"self"}, code
-            is_dataclass = any("dataclass" in ast.unparse(decorator) for decorator in decorators)
-            if is_dataclass and not bases:
-                fields = {
-                    member.target.id: ast.unparse(member.annotation)
-                    for member in body
-                    if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name)
-                }
-                fields = {name: annotation for name, annotation in fields.items() if "ClassVar" not in annotation}
-                return frozenset(fields), frozenset(name for name in fields if "CodeReference" in fields[name])
-            return None if bases else frozenset(), frozenset()
-    return None, frozenset()
-
-
-def _argument_names(arguments: ast.arguments) -> tuple[frozenset[str] | None, frozenset[str]]:
-    every = [*arguments.args, *arguments.kwonlyargs]
-    code = frozenset(
-        one.arg for one in every if one.annotation is not None and "CodeReference" in ast.unparse(one.annotation)
-    )
-    return None if arguments.kwarg is not None else frozenset(one.arg for one in every), code
+                    named, is_whole = _parameters(member)
+                    return {name: annotation for name, annotation in named.items() if name != "self"}, is_whole
+            fields = {
+                member.target.id: ast.unparse(member.annotation)
+                for member in body
+                if isinstance(member, ast.AnnAssign) and isinstance(member.target, ast.Name)
+            }
+            if bases or not any("dataclass" in ast.unparse(decorator) for decorator in decorators):
+                return {}, not bases
+            return {name: annotation for name, annotation in fields.items() if "ClassVar" not in annotation}, True
+    return {}, False

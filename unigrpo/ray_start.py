@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from contextlib import ExitStack
 
 from unigrpo.errors import UserError
 
@@ -13,18 +13,11 @@ WAYS_OUT = (
 )
 
 
-class _StartUp:
-    """Turns whatever Ray raises, of which much is a plain Exception, into a message."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception):
-            said = next(iter(str(error).strip().splitlines()), "")
-            raise UserError(f"Ray did not start ({type(error).__name__}: {said}); {WAYS_OUT}") from error
+def _explain(kind: object, error: BaseException | None, trace: object) -> None:
+    """Turn any error of Ray's start, many of which are a plain Exception, into a message."""
+    if isinstance(error, Exception):
+        said = next(iter(str(error).strip().splitlines()), "")
+        raise UserError(f"Ray did not start ({type(error).__name__}: {said}); {WAYS_OUT}") from error
 
 
 def start_ray() -> None:
@@ -36,7 +29,8 @@ def start_ray() -> None:
     import ray
 
     if not ray.is_initialized():
-        with _StartUp():
+        with ExitStack() as stack:
+            stack.push(_explain)
             ray.init(
                 include_dashboard=False, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1"
             )

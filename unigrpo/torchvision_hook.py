@@ -26,9 +26,7 @@ _libraries: list[object] = []  # a torch Library undoes its declarations when co
 def _declare_missing_operators(spec: ModuleSpec) -> None:
     import torch
 
-    compiled = (
-        sorted(Path(spec.submodule_search_locations[0]).glob("_C*.so")) if spec.submodule_search_locations else []
-    )
+    compiled = [file for place in spec.submodule_search_locations or () for file in sorted(Path(place).glob("_C*.so"))]
     try:
         for library in compiled:
             torch.ops.load_library(str(library))

@@ -12,13 +12,13 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from unigrpo.legible import legible, legible_stream
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.process.adapt import AdaptedReward, RewardContractError, load_reward
 from unigrpo.rewards.process.child import Send, limit_memory, serve, unlimit_memory
 from unigrpo.rewards.process.pauses import announced
 from unigrpo.rewards.process.traits import identity, is_repeatable, needs_whole_groups
+from unigrpo.sanitized import sanitized, sanitized_stream
 
 _NUM_TRACEBACK_CHARACTERS = 4000
 
@@ -41,8 +41,8 @@ class _Trap:
         assert self.error is not None
         trace = "".join(traceback.format_exception(self.error))
         return {
-            "error": legible(f"{type(self.error).__name__}: {self.error}"),
-            "traceback": legible(trace[-_NUM_TRACEBACK_CHARACTERS:]),
+            "error": sanitized(f"{type(self.error).__name__}: {self.error}"),
+            "traceback": sanitized(trace[-_NUM_TRACEBACK_CHARACTERS:]),
             "is_contract": isinstance(self.error, RewardContractError),
         }
 
@@ -158,7 +158,7 @@ def _status_of_none(value: object) -> RewardStatus:
 
 
 if __name__ == "__main__":
-    sys.stdout, sys.stderr = legible_stream(sys.stdout), legible_stream(sys.stderr)
+    sys.stdout, sys.stderr = sanitized_stream(sys.stdout), sanitized_stream(sys.stderr)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("unigrpo").setLevel(logging.INFO)
     serve(_Worker().handle, sys.argv[1:])

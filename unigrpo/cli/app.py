@@ -1,10 +1,12 @@
-"""The commands by name, and what becomes of their errors.
+"""The commands by name, and how their errors are shown.
 
-Exit codes: 0 done; 1 a bug (with its traceback), or a reward that failed on all that it was to score; 2 something that
-the user can mend (one short message); 130 interrupted.
+Exit codes: 0 done; 1 a bug (with its traceback), or a reward that failed on all items; 2 something that the user can
+mend (one short message); 130 interrupted.
 """
 
 from __future__ import annotations
+
+from contextlib import ExitStack
 
 import typer
 
@@ -67,7 +69,8 @@ def run(arguments: list[str]) -> int:
     """
     is_debug = DEBUG in arguments
     try:
-        with _BugHint():
+        with ExitStack() as stack:
+            stack.push(_note_bug)
             code = app([argument for argument in arguments if argument != DEBUG], standalone_mode=True)
     except SystemExit as end:
         code = end.code
@@ -81,21 +84,15 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-class _BugHint:
-    """Adds to the traceback of what is not the user's to mend where to say so."""
+def _note_bug(kind: object, error: BaseException | None, trace: object) -> None:
+    """Add to the traceback of an error that the user cannot mend where to report it."""
+    if isinstance(error, Exception) and not isinstance(error, UserError):
+        from unigrpo import __version__
 
-    def __enter__(self) -> None:
-        """Watch the block."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Add the note."""
-        if isinstance(error, Exception) and not isinstance(error, UserError):
-            from unigrpo import __version__
-
-            error.add_note(
-                f"This is a bug, of unigrpo {__version__} or of code that the recipe names. If it is unigrpo's, please "
-                "report it in the repository's issue tracker with the lines above and the recipe."
-            )
+        error.add_note(
+            f"This is a bug, of unigrpo {__version__} or of code that the recipe names. If it is unigrpo's, please "
+            "report it in the repository's issue tracker with the lines above and the recipe."
+        )
 
 
 def _show(error: UserError) -> None:

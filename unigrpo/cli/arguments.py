@@ -47,8 +47,7 @@ def existing_training_run(run_dir: Path) -> Path:
     """
     from unigrpo.recipe.load import is_supervised
 
-    existing_run(run_dir)
-    if is_supervised(run_dir / "recipe.yaml"):
+    if is_supervised(existing_run(run_dir) / "recipe.yaml"):
         raise UserError(
             f"{run_dir} is a run of `unigrpo sft`, which has no rewards to score; {run_dir / 'policy'} is its whole "
             "checkpoint, for `unigrpo sample` and as policy.path of a training recipe"

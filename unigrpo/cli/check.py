@@ -13,15 +13,10 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from unigrpo.recipe.load import find_recipe, is_supervised, load_recipe, load_sft_recipe
     from unigrpo.sizing.arithmetic import batch_arithmetic
 
+    console = Console(highlight=False)
     if is_supervised(find_recipe(recipe)):
-        console = Console()
         for name, task in load_sft_recipe(recipe, overrides or []).tasks.items():
-            console.print(
-                f"{name}: {task.kind}, {task.batch_size} demonstrations a step", markup=False, highlight=False
-            )
-        console.print(f"{recipe} can run", style="bold green", markup=False, highlight=False, soft_wrap=True)
-        return
-    checked = load_recipe(recipe, overrides or [])
-    console = Console()
-    print_tables(console, batch_arithmetic(checked))
-    console.print(f"{recipe} can run", style="bold green", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{name}: {task.kind}, {task.batch_size} demonstrations a step", markup=False)
+    else:
+        print_tables(console, batch_arithmetic(load_recipe(recipe, overrides or [])))
+    console.print(f"{recipe} can run", style="bold green", markup=False, soft_wrap=True)

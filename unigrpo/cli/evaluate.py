@@ -17,7 +17,7 @@ def evaluate(
 ) -> None:
     """Score held-out prompts at temperature 1 and greedily; a run directory means its last checkpoint."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from unigrpo.recipe.load import load_recipe
     from unigrpo.runs.trackers.terminal import Terminal
@@ -30,9 +30,7 @@ def evaluate(
         from unigrpo.evaluation.evaluate import evaluate_run
 
         metrics = evaluate_run(recipe, run_dir, terminal)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    table = Table("metric", Column("value", justify="right"), box=None, pad_edge=False)
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}")
     Console().print(table)

@@ -36,11 +36,12 @@ def make_tiny(
     wrong = [key for key, sign, _ in pairs if not sign]
     if wrong:
         raise UserError(f"{', '.join(wrong)}: wanted KEY=VALUE, such as n_layers=4")
+    config = {key: yaml.safe_load(value) for key, _, value in pairs}
     write(
         family,
         out,
         release=release,
-        changes={key: yaml.safe_load(value) for key, _, value in pairs},
+        changes=config,
         layers=layers,
         width=width,
         vocabulary=vocabulary,

@@ -1,23 +1,69 @@
-"""Pictures that are partly given: inpainting keeps what is outside a mask, extrapolation grows a side."""
+"""One completion of a policy with its adapters: text, a picture, or a picture that is partly given.
+
+Inpainting keeps what is outside a mask, extrapolation grows a side.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unigrpo.cli.box import Box
-from unigrpo.cli.completion import complete
 from unigrpo.data.sources import prompt_picture
 from unigrpo.errors import UserError
+from unigrpo.export import adapter_folder
+from unigrpo.models import load_policy
+from unigrpo.rollouts import sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unigrpo.settings import SamplingSettings
-    from unigrpo.types import Prompt
+    from unigrpo.types import Canvas, Prompt
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, as fractions of the picture."""
+
+
+def load_with_adapters(model: str, adapters: Sequence[Path], **settings: Any) -> Any:
+    """Return a policy with adapters merged into it, in order.
+
+    Args:
+        model: folder, hub id or asset.
+        adapters: PEFT folders, or run directories (their last checkpoint's).
+        settings: keywords of `load_policy`.
+
+    Raises:
+        UserError: if there is no such checkpoint, adapter or run, or if they do not fit.
+    """
+    from unigrpo.models.adapter import merge_adapter
+
+    policy = load_policy(model, **settings)
+    for adapter in adapters:
+        merge_adapter(policy, adapter_folder(adapter))
+    return policy
+
+
+def complete(policy: Any, canvas: Canvas, sampling: SamplingSettings, seed: int) -> str | Image:
+    """Fill a canvas; return the picture of its open image span, or the text of its open text spans.
+
+    Args:
+        policy: any policy.
+        canvas: with at least one open span.
+        sampling: how to fill it; lengths and steps are the canvas's own.
+        seed: of the row.
+    """
+    out = sample(policy, [canvas], sampling, [seed])
+    token_ids = out.token_ids[0].cpu().numpy()
+    texts: list[str] = []
+    for span in canvas.open_spans:
+        if span.kind == "image_codes":
+            return policy.decode_image(token_ids[span.start : span.stop], span)
+        texts.append(policy.decode_text(token_ids[span.start : span.stop]))
+    return "".join(texts)
 
 
 def open_cells_of_box(box: Box, side: int) -> np.ndarray:
@@ -37,12 +83,9 @@ def open_cells_of_mask(mask: Image, side: int) -> np.ndarray:
     width, height = mask.size
     edge = min(width, height)
     left, top = (width - edge) // 2, (height - edge) // 2
-    levels = np.asarray(mask.convert("L").crop((left, top, left + edge, top + edge)))
-    is_white = levels > 127
-    rows = np.arange(edge) * side // edge
+    y, x = np.nonzero(np.asarray(mask.convert("L").crop((left, top, left + edge, top + edge))) > 127)
     is_open = np.zeros((side, side), dtype=bool)
-    y, x = np.nonzero(is_white)
-    is_open[rows[y], rows[x]] = True
+    is_open[y * side // edge, x * side // edge] = True
     if not is_open.any():
         raise UserError("--mask: nothing in it is white; white marks what to fill")
     return is_open
@@ -53,39 +96,22 @@ def shifted_codes(codes: np.ndarray, direction: str) -> tuple[np.ndarray, np.nda
 
     The new half has the kept half as context: growing to the right keeps the picture's right half on the left.
     """
-    side = len(codes)
-    half = side // 2
-    moved = {"right": (0, -half), "left": (0, half), "down": (-half, 0), "up": (half, 0)}[direction]
-    is_open = np.ones((side, side), dtype=bool)
-    kept = side - half
-    slices = {
-        "right": np.s_[:, :kept],
-        "left": np.s_[:, side - kept :],
-        "down": np.s_[:kept, :],
-        "up": np.s_[side - kept :, :],
-    }
-    is_open[slices[direction]] = False
-    return np.roll(codes, moved, axis=(0, 1)), is_open
+    half = len(codes) // 2
+    axis, moved = {"right": (1, -half), "left": (1, half), "down": (0, -half), "up": (0, half)}[direction]
+    is_new = np.zeros(codes.shape, dtype=bool)
+    np.moveaxis(is_new, axis, 0)[slice(-half, None) if moved < 0 else slice(half)] = True
+    return np.roll(codes, moved, axis=axis), is_new
 
 
 def join(given: Image, made: Image, direction: str) -> Image:
     """Return the given picture grown by the new half of the made one; both square and of one size."""
     from PIL import Image as images
 
-    size = given.width
-    is_flat = direction in ("left", "right")
-    half = size // 2
-    canvas = images.new("RGB", (size + half, size) if is_flat else (size, size + half))
-    new = {
-        "right": ((size - half, 0, size, size), (size, 0), (0, 0)),
-        "left": ((0, 0, half, size), (0, 0), (half, 0)),
-        "down": ((0, size - half, size, size), (0, size), (0, 0)),
-        "up": ((0, 0, size, half), (0, 0), (0, half)),
-    }[direction]
-    crop, new_place, given_place = new
-    canvas.paste(given, given_place)
-    canvas.paste(made.crop(crop), new_place)
-    return canvas
+    axis, is_before = {"right": (1, False), "left": (1, True), "down": (0, False), "up": (0, True)}[direction]
+    size, half = given.width, given.width // 2
+    old, new = np.asarray(given), np.asarray(made)
+    added = new.take(range(half) if is_before else range(size - half, size), axis=axis)
+    return images.fromarray(np.concatenate((added, old) if is_before else (old, added), axis=axis))
 
 
 def keep(given: Image, made: Image, is_open: np.ndarray) -> Image:

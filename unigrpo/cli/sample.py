@@ -9,34 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unigrpo.cli.box import parse_box
 from unigrpo.errors import UserError
 from unigrpo.files import replacing, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from unigrpo.cli.pictures import Box
     from unigrpo.settings import SamplingSettings
     from unigrpo.types import Prompt, TaskKind
 
 
-class Kind(enum.StrEnum):
-    """What is made from what."""
-
-    reason = "reason"
-    understand = "understand"
-    imagine = "imagine"
-    inpaint = "inpaint"
-    extrapolate = "extrapolate"
-
-
-class Direction(enum.StrEnum):
-    """The side on which a picture grows."""
-
-    left = "left"
-    right = "right"
-    up = "up"
-    down = "down"
+Kind = enum.StrEnum("Kind", ["reason", "understand", "imagine", "inpaint", "extrapolate"])
+Direction = enum.StrEnum("Direction", ["left", "right", "up", "down"])
+"""The side on which a picture grows."""
 
 
 def sample(
@@ -77,9 +63,16 @@ def sample(
     _check_options(task, prompt, images, mask, box, out)
     _check_places(is_picture, length, out)
     region = mask if box is None else parse_box(box)
-    settings = _settings(is_picture, length, steps, block_length, temperature, guidance)
+    settings = _settings(
+        is_picture,
+        length,
+        num_denoising_steps=steps or None,
+        block_length=block_length,
+        temperature=temperature,
+        guidance_scale=guidance,
+    )
     asked = _prompt(task, prompt, images)
-    from unigrpo.cli.completion import complete, load_with_adapters
+    from unigrpo.cli.pictures import complete, complete_picture, load_with_adapters
 
     policy = load_with_adapters(
         model, adapter or [], dtype=dtype, device=device, image_tokenizer=image_tokenizer, image_size=image_size
@@ -87,20 +80,28 @@ def sample(
     if task in (Kind.inpaint, Kind.extrapolate):
         if "imagine" not in policy.abilities.tasks:
             raise UserError(f"--task {task.value}: {model} writes no pictures; MMaDA and Show-o checkpoints do")
-        from unigrpo.cli.pictures import complete_picture
-
+        towards = direction.value if task is Kind.extrapolate else None
         made: str | Image = complete_picture(
-            policy,
-            asked,
-            settings,
-            image=images[0],
-            region=region,
-            seed=seed,
-            direction=direction.value if task is Kind.extrapolate else None,
+            policy, asked, settings, image=images[0], region=region, direction=towards, seed=seed
         )
     else:
         made = complete(policy, policy.encode(asked, settings), settings, seed)
     _write(made, out)
+
+
+def parse_box(text: str) -> Box:
+    """Return left, top, right, bottom as fractions of the picture.
+
+    Raises:
+        UserError: if they are not four numbers in order between 0 and 1.
+    """
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"--box {text!r}: wanted LEFT,TOP,RIGHT,BOTTOM, such as 0.25,0.25,0.75,0.75") from error
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise UserError(f"--box {text!r}: wanted fractions with 0 <= left < right <= 1 and 0 <= top < bottom <= 1")
+    return left, top, right, bottom
 
 
 def _check_options(
@@ -137,58 +138,41 @@ def _check_places(is_picture: bool, length: int | None, out: Path | None) -> Non
         raise UserError(f"--out {out} is a folder; name a file in it")
 
 
-def _settings(
-    is_picture: bool,
-    length: int | None,
-    steps: int | None,
-    block_length: int | None,
-    temperature: float | None,
-    guidance: float | None,
-) -> SamplingSettings:
+def _settings(is_picture: bool, length: int | None, **given: float | None) -> SamplingSettings:
     from pydantic import ValidationError
 
     from unigrpo.errors import RecipeError
     from unigrpo.recipe.messages import describe
     from unigrpo.settings import SamplingSettings
 
-    length = length or (1024 if is_picture else 256)
-    values: dict[str, Any] = {
-        "completion_length": length,
-        "num_denoising_steps": steps or (15 if is_picture else max(1, length // 2)),
-        "block_length": block_length,
-        "temperature": temperature if temperature is not None else float(is_picture),
-        "guidance_scale": guidance if guidance is not None else (3.5 if is_picture else 0.0),
-        "schedule": "cosine" if is_picture else "linear",
-        "remasking_temperature": 1.0 if is_picture else 0.0,
-    }
+    if is_picture:
+        values: dict[str, Any] = {"completion_length": length or 1024, "num_denoising_steps": 15, "temperature": 1.0}
+        values |= {"guidance_scale": 3.5, "schedule": "cosine", "remasking_temperature": 1.0}
+    else:
+        values = {"completion_length": length or 256, "num_denoising_steps": max(1, (length or 256) // 2)}
+        values |= {"temperature": 0.0}
     try:
-        return SamplingSettings(**values)
+        return SamplingSettings(**values | {name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise RecipeError("sample", describe(error, SamplingSettings)) from None
 
 
 def _prompt(task: Kind, text: str, paths: list[Path]) -> Prompt:
+    from unigrpo.data.sources import prompt_picture
     from unigrpo.types import Message, Prompt
 
-    images: tuple[Image, ...] = ()
-    if task is Kind.understand:
-        from unigrpo.data.sources import prompt_picture
-
-        images = tuple(prompt_picture(path) for path in paths)
+    images = tuple(map(prompt_picture, paths)) if task is Kind.understand else ()
     kinds: dict[Kind, TaskKind] = {Kind.reason: "reason", Kind.understand: "understand"}
-    return Prompt(
-        id="sample", kind=kinds.get(task, "imagine"), messages=(Message(role="user", text=text, images=images),)
-    )
+    message = Message(role="user", text=text, images=images)
+    return Prompt(id="sample", kind=kinds.get(task, "imagine"), messages=(message,))
 
 
 def _write(made: str | Image, out: Path | None) -> None:
     if isinstance(made, str):
         typer.echo(made)
-    if out is None:
-        return
-    if isinstance(made, str):
-        write_atomically(out, made)
-        return
-    with replacing(out) as temporary:
-        made.save(temporary, format="PNG")
-    typer.echo(f"picture: {out} ({made.width} x {made.height})")
+        if out is not None:
+            write_atomically(out, made)
+    elif out is not None:
+        with replacing(out) as temporary:
+            made.save(temporary, format="PNG")
+        typer.echo(f"picture: {out} ({made.width} x {made.height})")

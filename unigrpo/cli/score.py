@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +15,8 @@ from unigrpo.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
-    from unigrpo.scoring.items import ScoreItem
     from unigrpo.scoring.score import Scores
-    from unigrpo.settings import RewardSettings
 
 NUM_EXTREMES = 3
 
@@ -59,23 +58,25 @@ def score(
 
     _check_places(out, html, bench)
     settings = load_rewards(rewards, overrides or [])
-    items = read_items(file, columns=_columns(column or []), task=task, prompts=prompts)
+    items = read_items(file, columns=dict(_column(pair) for pair in column or []), task=task, prompts=prompts)
     console = Console()
-    if bench:
-        _bench(console, settings, items)
-        return
-    scores = _scored(settings, items, batch_size)
-    _show(console, scores)
     from unigrpo.scoring.page import write_score_page
-    from unigrpo.scoring.score import write_scores
+    from unigrpo.scoring.score import bench_rewards, score_items, write_scores
 
-    pages = [page for page in (html, out / "scores.html" if out else None) if page is not None]
+    if bench:
+        with _progress("measuring", len(settings)) as on_progress:
+            rates = bench_rewards(settings, items, on_progress=on_progress)
+        _print_table(console, ("reward", "items/s"), [(name, f"{rate:,.4g}") for name, rate in rates.items()])
+        return
+    with _progress("scoring", len(items)) as on_progress:
+        scores = score_items(settings, items, batch_size=batch_size, on_progress=on_progress)
+    _show(console, scores)
     if out is not None:
         write_scores(out, scores)
-        console.print(f"scores: {out / 'scores.jsonl'}", markup=False, highlight=False, soft_wrap=True)
-    for page in pages:
+        typer.echo(f"scores: {out / 'scores.jsonl'}")
+    for page in filter(None, (html, out and out / "scores.html")):
         write_score_page(page, scores, f"{file.name} by {rewards}")
-        console.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"page: {page}")
     if any(reward.has_failed for reward in scores.rewards):
         raise typer.Exit(1)
 
@@ -90,43 +91,25 @@ def _check_places(out: Path | None, html: Path | None, is_bench: bool) -> None:
         raise UserError(f"--html {html} is a folder; give a file, such as {html / 'scores.html'}")
 
 
-def _columns(given: list[str]) -> dict[str, str]:
-    columns = {}
-    for pair in given:
-        ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise UserError(f"--column {pair!r}: wanted OURS=THEIRS, such as prompt=question")
-        columns[ours] = theirs
-    return columns
+def _column(pair: str) -> tuple[str, str]:
+    ours, _, theirs = pair.partition("=")
+    if not (ours and theirs):
+        raise UserError(f"--column {pair!r}: wanted OURS=THEIRS, such as prompt=question")
+    return ours, theirs
 
 
-def _progress() -> Progress:
+@contextmanager
+def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; gives what to call with the number that is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal or bool(os.environ.get("CI")),
-    )
-
-
-def _scored(settings: dict[str, RewardSettings], items: list[ScoreItem], batch_size: int) -> Scores:
-    from unigrpo.scoring.score import score_items
-
-    with _progress() as progress:
-        bar = progress.add_task("scoring", total=len(items))
-        return score_items(
-            settings,
-            items,
-            batch_size=batch_size,
-            on_progress=lambda num_done: progress.update(bar, completed=num_done),
-        )
+    is_hidden = not console.is_terminal or bool(os.environ.get("CI"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as progress:
+        bar = progress.add_task(text, total=total)
+        yield lambda num_done: progress.update(bar, completed=num_done)
 
 
 def _show(console: Console, scores: Scores) -> None:
@@ -152,22 +135,14 @@ def _show(console: Console, scores: Scores) -> None:
         console.print(Text(f"{len(refused)} pictures could not be read; the first: {refused[0].refusal}", "yellow"))
 
 
-def _bench(console: Console, settings: dict[str, RewardSettings], items: list[ScoreItem]) -> None:
-    from unigrpo.scoring.score import bench_rewards
-
-    with _progress() as progress:
-        bar = progress.add_task("measuring", total=len(settings))
-        rates = bench_rewards(settings, items, on_progress=lambda num_done: progress.update(bar, completed=num_done))
-    _print_table(console, ("reward", "items/s"), [(name, f"{rate:,.4g}") for name, rate in rates.items()])
-
-
 def _print_table(console: Console, heads: tuple[str, ...], rows: list[Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place == 0 else "right", no_wrap=place == 0)
+    table.add_column(heads[0], no_wrap=True)
+    for head in heads[1:]:
+        table.add_column(head, justify="right")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-
-class Row(Protocol):
-    """One line of a table."""
-
-    @property
-    def name(self) -> str:
-        """Return what is stated."""
-
-    @property
-    def value(self) -> str:
-        """Return the statement."""
-
-    @property
-    def explanation(self) -> str:
-        """Return what it means."""
+    from unigrpo.sizing.arithmetic import Row
 
 
 def print_tables(console: Console, tables: Mapping[str, Sequence[Row]]) -> None:
@@ -32,14 +18,12 @@ def print_tables(console: Console, tables: Mapping[str, Sequence[Row]]) -> None:
         console: where to.
         tables: rows by the table's title.
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     for title, rows in tables.items():
-        table = Table(box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
+        columns = Column(style="bold", no_wrap=True), Column(justify="right", no_wrap=True), Column(style="dim")
+        table = Table(*columns, box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
         table.title_style = "bold cyan"
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(style="dim")
         for row in rows:
             table.add_row(row.name, row.value, row.explanation)
         console.print(table)

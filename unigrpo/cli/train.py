@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from unigrpo.cli.arguments import OutDir, Overrides, RecipeArgument, new_directory
-
-if TYPE_CHECKING:
-    from unigrpo.runs.trackers.base import Tracker
 
 
 def train(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = None) -> None:
@@ -15,15 +10,12 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, out: OutDir = Non
 
     A recipe can name code of yours (`use:`), which this runs.
     """
-    from unigrpo.cli.follow import follow
+    from unigrpo.cli.follow import Followed
     from unigrpo.recipe.load import load_recipe
 
     checked = load_recipe(recipe, overrides or [])
     run_dir = new_directory(out, checked.name, checked.seed)
-
-    def start(tracker: Tracker) -> None:
+    with Followed(run_dir) as terminal:
         from unigrpo.train import train as run_training
 
-        run_training(checked, run_dir, tracker)
-
-    follow(start, run_dir)
+        run_training(checked, run_dir, terminal)

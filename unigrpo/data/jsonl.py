@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import usable
-from unigrpo.legible import short_repr
+from unigrpo.sanitized import short_repr
 
 Role = Literal["system", "user", "assistant"]
 

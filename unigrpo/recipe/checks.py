@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,12 +42,8 @@ def problems_of_evaluation(recipe: Recipe) -> list[str]:
     for task, settings in recipe.tasks.items():
         problems += _data(settings.data, settings.kind, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
         problems += _sampling(settings.sampling, settings.kind, f"tasks.{task}.sampling")
-    problems += _rewards(recipe)
-    problems += _choices(recipe)
-    problems += _precision(recipe.policy, recipe.lora)
-    problems += _rollouts(recipe)
-    problems += _accuracy(recipe)
-    return problems
+    problems += [*_rewards(recipe), *_choices(recipe), *_precision(recipe.policy, recipe.lora)]
+    return [*problems, *_rollouts(recipe), *_accuracy(recipe)]
 
 
 def problems_of_supervision(recipe: SftRecipe) -> list[str]:
@@ -57,10 +53,8 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
         problems += _data(settings.data, settings.kind, f"tasks.{task}.data", needs_eval=False)
         if settings.kind == "imagine":
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
-    problems += _choices(recipe)
-    problems += _precision(recipe.policy, recipe.lora)
-    problems += _untrained(recipe.policy, recipe.tasks)
-    return problems
+    problems += [*_choices(recipe), *_precision(recipe.policy, recipe.lora)]
+    return [*problems, *_untrained(recipe.policy, recipe.tasks)]
 
 
 def problems_of_scoring(rewards: dict[str, RewardSettings]) -> list[str]:
@@ -110,22 +104,23 @@ def _config(path: str) -> dict[str, Any]:
 def _untrained(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iterator[str]:
     """Refuse tasks that the family cannot train; a hub id is asked when it is loaded (`models.opening`)."""
     family = find_family(_config(settings.path), settings.use)
-    if family is not None and not list(_family(settings)):
+    if family is not None and not _wrong_family(settings):
         can = abilities(family)
         yield from (f"tasks.{name}: {can.why_untrained}" for name, task in tasks.items() if task.kind in can.untrained)
 
 
-def _family(settings: PolicySettings) -> Iterator[str]:
+def _wrong_family(settings: PolicySettings) -> list[str]:
     try:
         if settings.use is not None:
             locate_choice(settings.use, FOLDER)
     except PluginError as error:
-        yield f"policy.use: {error}"
+        return [f"policy.use: {error}"]
+    return []
 
 
 def _policy(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iterator[str]:
     yield from _folder(settings.path, "policy.path", "config.json", "a checkpoint")
-    wrong = list(_family(settings))
+    wrong = _wrong_family(settings)
     yield from wrong
     if settings.image_tokenizer is not None:
         yield from _folder(settings.image_tokenizer, "policy.image_tokenizer", "*.safetensors", "an image tokenizer")
@@ -199,12 +194,13 @@ def _jsonl(path: str, kind: TaskKind, columns: dict[str, str], key: str) -> Iter
 def _sampling(sampling: SamplingSettings, kind: TaskKind, key: str) -> Iterator[str]:
     length, num_steps = sampling.completion_length, sampling.num_denoising_steps
     block = sampling.block_length or length
+    num_blocks = length // block
     if length % block:
         yield f"{key}: completion_length {length} is not a multiple of block_length {block}"
-    elif num_steps % (length // block):
+    elif num_steps % num_blocks:
         yield (
-            f"{key}: num_denoising_steps {num_steps} does not divide over {length // block} blocks "
-            f"(completion_length {length} / block_length {block}); wanted a multiple of {length // block}"
+            f"{key}: num_denoising_steps {num_steps} does not divide over {num_blocks} blocks "
+            f"(completion_length {length} / block_length {block}); wanted a multiple of {num_blocks}"
         )
     schedule, order = _facts(sampling.schedule), _facts(sampling.remasking)
     if schedule.get("is_fixed") and num_steps > length:
@@ -303,10 +299,11 @@ def _choices(section: Any, key: str = "") -> Iterator[str]:
     if isinstance(section, Choice):
         try:
             located = locate_choice(section.use, section.folder)
+            typed = type(section).model_fields.keys() - {"use"}
+            yield from _arguments(located, section.use, section.arguments, key, typed=typed)
         except PluginError as error:
             yield f"{key}: {error}"
             return
-        yield from _arguments(located, section.use, section.arguments, key)
     parts: Iterable[tuple[Any, Any]] = ()
     if isinstance(section, BaseModel):
         parts = ((name, getattr(section, name)) for name in type(section).model_fields)
@@ -320,15 +317,18 @@ def _choices(section: Any, key: str = "") -> Iterator[str]:
 
 def _named_code(use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()) -> Iterator[str]:
     try:
-        located = locate(use)
+        yield from _arguments(locate(use), use, arguments, f"{key}.arguments", supplied)
     except PluginError as error:
         yield f"{key}.use: {error}"
-        return
-    yield from _arguments(located, use, arguments, f"{key}.arguments", supplied)
 
 
 def _arguments(
-    located: Located, use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()
+    located: Located,
+    use: str,
+    arguments: dict[str, Any],
+    key: str,
+    supplied: tuple[str, ...] = (),
+    typed: Set[str] = frozenset(),
 ) -> Iterator[str]:
     for name in sorted(located.code_parameters.intersection(arguments)):
         if isinstance(arguments[name], str):
@@ -340,5 +340,5 @@ def _arguments(
         return
     for name in arguments:
         if name in supplied or name not in located.parameters:
-            known = ", ".join(sorted(located.parameters.difference(supplied))) or "none"
+            known = ", ".join(sorted((located.parameters | typed).difference(supplied))) or "none"
             yield f"{key}.{name}: {use} takes no such argument; it takes: {known}"

@@ -30,6 +30,7 @@ from unigrpo.settings import Recipe, RewardSettings, Settings, SftRecipe
 
 _CODE_IN_A_FILE = re.compile(r"(?P<file>[^\n:]+\.py):(?P<name>[\w.]+)")
 AnyRecipe = TypeVar("AnyRecipe", Recipe, SftRecipe)
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 class RewardsSection(Settings):
@@ -53,11 +54,7 @@ def load_recipe(path_or_name: str | Path, overrides: list[str] | None = None, *,
 
 
 def load_sft_recipe(path_or_name: str | Path, overrides: list[str] | None = None) -> SftRecipe:
-    """Return a supervised recipe that can run; as `load_recipe`.
-
-    Raises:
-        RecipeError: with every problem found.
-    """
+    """Return a supervised recipe that can run, as `load_recipe` does."""
     return _load(path_or_name, overrides or [], SftRecipe, problems_of_supervision)
 
 
@@ -76,23 +73,17 @@ def load_rewards(source: str, overrides: list[str] | None = None) -> dict[str, R
     folder = Path.cwd()
     if ":" in source and not Path(source).is_file():
         locate(source)
-        values: dict[str, Any] = {"rewards": {parse_reference(source).name: {"use": source}}}
+        values: dict[str, Any] = {"rewards": {parse_reference(source)[1]: {"use": source}}}
     else:
         path = find_recipe(source)
         folder = path.parent
         values = {"rewards": read_mapping(path, source).get("rewards")}
     if not values["rewards"]:
         raise RecipeError(source, ["rewards: none; wanted at least one, such as `length: {use: my_rewards.py:length}`"])
-    values = apply_overrides(values, overrides or [])
-    _anchor_paths(values, folder)
-    try:
-        rewards = RewardsSection.model_validate(values).rewards
-    except ValidationError as error:
-        raise RecipeError(source, describe(error, RewardsSection)) from None
-    problems = problems_of_scoring(rewards)
-    if problems:
-        raise RecipeError(source, problems)
-    return rewards
+    section = _checked(
+        values, overrides or [], RewardsSection, lambda found: problems_of_scoring(found.rewards), source, folder
+    )
+    return section.rewards
 
 
 def is_supervised(path: Path) -> bool:
@@ -101,10 +92,7 @@ def is_supervised(path: Path) -> bool:
     Raises:
         RecipeError: if it is no recipe at all.
     """
-    return _is_supervised(read_mapping(path, str(path)))
-
-
-def _is_supervised(values: dict[str, Any]) -> bool:
+    values = read_mapping(path, str(path))
     return "lr" in values and "learner" not in values
 
 
@@ -130,21 +118,32 @@ def _load(
     path = find_recipe(source)
     values = read_mapping(path, source)
     _refuse_other_kind(values, model, source)
-    values = apply_overrides(values, overrides)
-    _anchor_paths(values, path.parent)
+    return _checked(values, overrides, model, find_problems, source, path.parent)
+
+
+def _checked(
+    values: dict[str, Any],
+    overrides: list[str],
+    model: type[AnySettings],
+    find_problems: Callable[[AnySettings], list[str]],
+    source: str,
+    folder: Path,
+) -> AnySettings:
+    """Return the settings that values with overrides are, their paths taken from a folder first."""
+    values = apply_overrides(values, overrides, model)
+    _anchor_paths(values, folder)
     try:
-        recipe = model.model_validate(values)
+        settings = model.model_validate(values)
     except ValidationError as error:
         raise RecipeError(source, describe(error, model)) from None
-    problems = find_problems(recipe)
-    if problems:
+    if problems := find_problems(settings):
         raise RecipeError(source, problems)
-    return recipe
+    return settings
 
 
 def _refuse_other_kind(values: dict[str, Any], model: type[Recipe] | type[SftRecipe], source: str) -> None:
     """Say which command fits, instead of naming every key of a recipe of the other kind."""
-    if model is Recipe and _is_supervised(values):
+    if model is Recipe and "lr" in values and "learner" not in values:
         raise RecipeError(source, ["this is of a supervised stage (`lr`, no `learner`); `unigrpo sft` runs it"])
     if model is SftRecipe and "learner" in values and "lr" not in values:
         raise RecipeError(source, ["this is of reinforcement learning (it has a `learner`); `unigrpo train` runs it"])

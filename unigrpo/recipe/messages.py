@@ -9,7 +9,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from unigrpo.legible import short_repr
+from unigrpo.sanitized import short_repr
+from unigrpo.settings import Choice
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -28,8 +29,10 @@ def _describe_one(detail: Any, model: type[BaseModel]) -> str:
     is_key = "[key]" in detail["loc"]
     kind, given = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        return f"{path}: unknown key{_nearest(str(location[-1]), known)}"
+        section = annotation_at(model, location[:-1])
+        known = list(section.model_fields) if _is_model(section) else []
+        hint = _hint(str(location[-1]), known) or f"; known here: {', '.join(known)}"
+        return f"{path}: unknown key{hint}"
     if kind == "missing":
         return f"{path}: missing; wanted {_wanted_of(model, location)}"
     if kind == "literal_error":
@@ -40,37 +43,25 @@ def _describe_one(detail: Any, model: type[BaseModel]) -> str:
     return f"{path}: given {short_repr(given)}, wanted {wanted}"
 
 
-def _nearest(key: str, known: list[str]) -> str:
-    return _hint(key, known) or f"; known here: {', '.join(known)}"
-
-
 def _hint(given: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f"; did you mean `{near[0]}`?" if near else ""
 
 
-def _known_keys(model: type[BaseModel], location: list[Any]) -> list[str]:
-    section = _annotation_at(model, location)
-    return list(section.model_fields) if _is_model(section) else []
-
-
 def _wanted_of(model: type[BaseModel], location: list[Any]) -> str:
-    parent = _annotation_at(model, location[:-1])
+    parent = annotation_at(model, location[:-1])
     field = parent.model_fields.get(location[-1]) if _is_model(parent) else None
     if field is None:
         return "a value"
     if field.description:
         return field.description.rstrip(".")
     annotation = _plain(field.annotation)
-    return "a section" if _is_model(annotation) or get_origin(annotation) is dict else f"a value ({_name(annotation)})"
-
-
-def _name(annotation: Any) -> str:
     names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-    return names.get(annotation, str(annotation))
+    is_section = _is_model(annotation) or get_origin(annotation) is dict
+    return "a section" if is_section else f"a value ({names.get(annotation, annotation)})"
 
 
-def _annotation_at(model: type[BaseModel], location: list[Any]) -> Any:
+def annotation_at(model: type[BaseModel], location: list[Any]) -> Any:
     """Follow a path through sections and mappings to the type that stands there."""
     annotation: Any = model
     for part in location:
@@ -78,8 +69,8 @@ def _annotation_at(model: type[BaseModel], location: list[Any]) -> Any:
         if _is_model(annotation):
             field = annotation.model_fields.get(part)
             annotation = field.annotation if field is not None else None
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
+        elif get_origin(annotation) in (dict, list):
+            annotation = get_args(annotation)[-1]
         else:
             return None
     return _plain(annotation)
@@ -90,6 +81,11 @@ def _plain(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         return next((part for part in get_args(annotation) if part is not type(None)), None)
     return annotation
+
+
+def is_choice(annotation: Any) -> bool:
+    """Return whether a type is a choice's, which a bare name stands for, too."""
+    return isinstance(annotation, type) and issubclass(annotation, Choice)
 
 
 def _is_model(annotation: Any) -> bool:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from unigrpo.errors import RecipeError
 from unigrpo.files import usable
+from unigrpo.recipe.messages import annotation_at, is_choice
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
@@ -78,8 +80,14 @@ def parse(text: str) -> Any:
         loader.dispose()
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+def apply_overrides(values: Mapping[str, Any], overrides: list[str], model: type[BaseModel]) -> dict[str, Any]:
     """Return the values with each ``a.b=value`` set; the values themselves stay as they were.
+
+    Args:
+        values: a recipe's, not yet validated.
+        overrides: ``key.path=value``, the value as YAML.
+        model: the settings that the values are of: where they have a choice, a bare name becomes ``{use: NAME}`` before
+            a parameter is set beside it.
 
     Raises:
         RecipeError: if an override has no ``=``, is not YAML or goes through something that has no keys.
@@ -94,12 +102,15 @@ def apply_overrides(values: Mapping[str, Any], overrides: list[str]) -> dict[str
             value = parse(text)
         except yaml.YAMLError as error:
             raise RecipeError(f"override {override!r}", [_yaml_problem(error)]) from error
-        section = result
+        section, place = result, []
         while len(keys) > 1:
             # A name may have dots in it, as a task's may: the longest that is there.
             count = next((n for n in range(len(keys) - 1, 1, -1) if ".".join(keys[:n]) in section), 1)
-            section = section.setdefault(".".join(keys[:count]), {})
-            keys = keys[count:]
+            parent, key, keys = section, ".".join(keys[:count]), keys[count:]
+            place.append(key)
+            section = parent.setdefault(key, {})
+            if isinstance(section, str) and is_choice(annotation_at(model, place)):
+                section = parent[key] = {"use": section}
             if not isinstance(section, dict):
                 path = dotted.removesuffix("." + ".".join(keys))
                 raise RecipeError(f"override {override!r}", [f"{path} is {_kind(section)}, which has no keys"])

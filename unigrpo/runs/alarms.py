@@ -18,7 +18,7 @@ Each alarm is ``alarm/<what>``, 0 or 1, with the numbers behind it as ``alarm/<w
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -124,27 +124,17 @@ def completion_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_si
     their group, over the groups that are not wholly at their highest reward.
     """
     unit = table.unit_total
-    lengths: dict[str, list[int]] = {}
-    repeats: dict[str, list[bool]] = {}
+    lengths: defaultdict[str, list[int]] = defaultdict(list)
+    repeats: defaultdict[str, list[bool]] = defaultdict(list)
     for start in range(0, len(rollouts), group_size):
         group = rollouts[start : start + group_size]
         task = group[0].prompt.task
-        lengths.setdefault(task, []).extend(rollout.completion_length for rollout in group)
+        lengths[task].extend(rollout.completion_length for rollout in group)
         if not (unit[start : start + group_size] >= 1.0 - _TOLERANCE).all():
-            repeats.setdefault(task, []).extend(_repeats(group))
+            contents = [(one.text, b"" if one.image is None else one.image.tobytes()) for one in group]
+            repeats[task].extend(content in contents[:index] for index, content in enumerate(contents))
     found = {f"tasks/{task}/mean_length": float(np.mean(counts)) for task, counts in lengths.items()}
     return found | {f"tasks/{task}/duplicate_fraction": float(np.mean(flags)) for task, flags in repeats.items()}
-
-
-def _repeats(group: Sequence[Rollout]) -> list[bool]:
-    """Return for each completion whether an earlier one equals it."""
-    seen: set[tuple[str | None, bytes]] = set()
-    flags = []
-    for rollout in group:
-        content = (rollout.text, b"" if rollout.image is None else rollout.image.tobytes())
-        flags.append(content in seen)
-        seen.add(content)
-    return flags
 
 
 def _share_a_task(one: RewardSettings, other: RewardSettings) -> bool:
@@ -152,7 +142,7 @@ def _share_a_task(one: RewardSettings, other: RewardSettings) -> bool:
 
 
 def _values(records: Iterable[Record], name: str) -> list[float]:
-    """Return the numbers under a name, those that are none left out."""
+    """Return the finite numbers under a name; records without one are left out."""
     values = [record.get(name) for record in records]
     return [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -65,13 +65,8 @@ class Run:
             for task, settings in self.recipe.tasks.items()
             for index in range(settings.prompts_per_step)
         ]
-        units = plan_units(
-            chosen,
-            group_size=self.recipe.group_size,
-            rows_per_unit=self.recipe.rollouts.rows_per_unit,
-            seed=self.recipe.seed,
-            step=step,
-        )
+        size, rows = self.recipe.group_size, self.recipe.rollouts.rows_per_unit
+        units = plan_units(chosen, group_size=size, rows_per_unit=rows, seed=self.recipe.seed, step=step)
         return [replace(unit, keeps_features=True) for unit in units]
 
     def score(self, step: int, rollouts: Rollouts) -> ScoredStep:
@@ -106,13 +101,8 @@ class Run:
 
     def save(self) -> Checkpoint:
         """Write a checkpoint of the steps done."""
-        return save_checkpoint(
-            self.run_dir,
-            self.num_done,
-            {"wall_s": self.seconds(), "seed": self.recipe.seed},
-            self.learner.save,
-            self.recipe.checkpoint.keep,
-        )
+        state = {"wall_s": self.seconds(), "seed": self.recipe.seed}
+        return save_checkpoint(self.run_dir, self.num_done, state, self.learner.save, self.recipe.checkpoint.keep)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take weights, optimiser and position from a checkpoint."""
@@ -146,9 +136,7 @@ def open_run(
         rewards = stack.enter_context(RewardPool(recipe.rewards))
         rewards.start()
         trackers.phase("reading prompts")
-        prompts = {
-            task: load_prompts(part.data, task, part.kind, "train", recipe.seed) for task, part in recipe.tasks.items()
-        }
+        prompts = _prompts(recipe, "train")
         trackers.phase("loading the policy")
         policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
         if weights_of is None:
@@ -167,7 +155,7 @@ def open_run(
             pool=pool,
             rewards=rewards,
             prompts=prompts,
-            eval_prompts=_eval_prompts(recipe),
+            eval_prompts=_prompts(recipe, "eval"),
             alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
         )
         if checkpoint is not None:
@@ -178,12 +166,12 @@ def open_run(
         yield run
 
 
-def _eval_prompts(recipe: Recipe) -> dict[str, PromptSource]:
-    """Return the held-out prompts of each task; a JSONL task without ``eval_jsonl`` has none."""
+def _prompts(recipe: Recipe, split: Literal["train", "eval"]) -> dict[str, PromptSource]:
+    """Return the prompts of each task; a JSONL task without ``eval_jsonl`` has none that are held out."""
     return {
-        task: load_prompts(part.data, task, part.kind, "eval", recipe.seed)
+        task: load_prompts(part.data, task, part.kind, split, recipe.seed)
         for task, part in recipe.tasks.items()
-        if recipe.evaluate.enabled and (part.data.use is not None or part.data.eval_jsonl is not None)
+        if split == "train" or (recipe.evaluate.enabled and (part.data.use or part.data.eval_jsonl) is not None)
     }
 
 

@@ -41,10 +41,8 @@ def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]
 
 
 def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: int) -> dict[str, Any]:
-    image = None
     if rollout.image is not None:
-        image = f"{stem}.png"
-        Image.fromarray(rollout.image).save(folder / image)
+        Image.fromarray(rollout.image).save(folder / f"{stem}.png")
     columns = {name: value for name, value in rollout.prompt.columns.items() if _is_json(value)}
     return columns | {
         "task": rollout.prompt.task,
@@ -53,7 +51,7 @@ def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: 
         "prompt": rollout.prompt.text,
         "completion": rollout.text,
         "answer": rollout.prompt.answer,
-        "image": image,
+        "image": None if rollout.image is None else f"{stem}.png",
         "reward": number_or_none(table.unit_total[row]),
         "rewards": table.values_of(row),
         "passed": table.passed_of(row),
@@ -91,9 +89,6 @@ def write_film(folder: Path, decode_image: Callable[[np.ndarray, Span], Image.Im
         pixels[is_gray] = UNKNOWN_GRAY
         frames.append(f"{step:02d}.png")
         Image.fromarray(pixels).save(folder / frames[-1])
-    film = {
-        "prompt": rollout.prompt.text,
-        "frames": frames,
-        "texts": [f"step {step + 1}" for step in range(len(frames))],
-    }
+    texts = [f"step {step + 1}" for step in range(len(frames))]
+    film = {"prompt": rollout.prompt.text, "frames": frames, "texts": texts}
     write_atomically(folder / "film.json", json.dumps(film, indent=1))

@@ -21,13 +21,15 @@ def remember_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float]) 
 
 def remembered_evaluation(run_dir: Path, name: str) -> dict[str, float]:
     """Return an evaluation that was finished earlier; empty where there is none."""
-    path = run_dir / f"eval_{name}" / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _read(run_dir / f"eval_{name}" / "metrics.json") or {}
 
 
 def finished_summary(run_dir: Path) -> dict[str, Any] | None:
     """Return the summary of a run that has ended; None while there is more to do."""
-    path = run_dir / SUMMARY
+    return _read(run_dir / SUMMARY)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 

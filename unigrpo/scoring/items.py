@@ -18,8 +18,8 @@ import numpy as np
 
 from unigrpo.data.jsonl import Line, Role, as_text, mapped, read_objects
 from unigrpo.errors import UserError
-from unigrpo.legible import short_repr
 from unigrpo.pictures import PictureError, open_picture
+from unigrpo.sanitized import short_repr
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, TaskKind
 
 if TYPE_CHECKING:

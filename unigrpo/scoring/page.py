@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from unigrpo.legible import legible
 from unigrpo.report.page import write_page
+from unigrpo.sanitized import sanitized
 from unigrpo.scoring.items import PictureRefusedError, ScoreItem, read_picture
 from unigrpo.scoring.score import ItemScores, RewardSummary, Scores
 
@@ -140,5 +140,5 @@ def histogram(values: Sequence[float]) -> str:
 def snippet(item: ScoreItem, length: int = 60) -> str:
     """Return the start of a completion on one line, or its picture's name."""
     text = item.picture.name if item.picture is not None else " ".join((item.text or "").split())
-    text = legible(text)
+    text = sanitized(text)
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -14,12 +14,12 @@ import numpy as np
 
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
-from unigrpo.legible import legible
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.runtime.journal import ScoredStep
 from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rewards.runtime.step_log import RewardStats
 from unigrpo.runs.nan_statistics import number_or_none
+from unigrpo.sanitized import sanitized
 from unigrpo.scoring.items import PictureRefusedError, ScoreItem
 from unigrpo.settings import RewardSettings
 from unigrpo.types import Rollout
@@ -266,7 +266,7 @@ def _item_scores(
             passed=table.passed_of(row),
             status=dict(zip(table.names, status, strict=True)),
             reward=number_or_none(table.unit_total[row]),
-            reasons={name: legible(reason[row]) for name, reason in step.reasons.items() if reason[row]},
+            reasons={name: sanitized(reason[row]) for name, reason in step.reasons.items() if reason[row]},
         )
         row += 1
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -113,6 +113,31 @@ class Tracker:
         """Write what is pending; the run is over, or has failed."""
 
 
+class ServiceTracker(Tracker):
+    """A tracker that logs to a package of its own kind: its run takes numbers, tables and pictures (wandb, trackio)."""
+
+    package: Any
+    """The module, set when the run starts."""
+    table_options: ClassVar[Mapping[str, Any]] = {}
+    _run: Any = None
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Log the finite numbers of a step."""
+        self._run.log(finite_numbers(metrics), step=int(metrics["step"]))
+
+    def samples(self, samples: Samples) -> None:
+        """Log a table; a picture is a cell of it."""
+        columns, cells = samples.table(self.package.Image)
+        table = self.package.Table(columns=columns, data=cells, **self.table_options)
+        self._run.log({f"samples/{samples.name}": table}, step=samples.step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
 class Trackers(Tracker):
     """Tells every tracker of a run, in the recipe's order: ``jsonl`` comes first, so what is shown is on disk."""
 
@@ -130,10 +155,8 @@ class Trackers(Tracker):
         made = [make(chosen) for chosen in choices]
         for tracker in made:
             if not isinstance(tracker, Tracker):
-                raise UserError(
-                    f"tracking.use: {type(tracker).__name__} is no tracker; derive it from "
-                    "unigrpo.runs.trackers.base.Tracker"
-                )
+                way_out = "derive it from unigrpo.runs.trackers.base.Tracker"
+                raise UserError(f"tracking.use: {type(tracker).__name__} is no tracker; {way_out}")
         self._trackers: list[Tracker] = [*(one for one in made if type(one) is not type(given)), given]
         self._alarms: set[str] = set()
 
@@ -184,12 +207,8 @@ class Trackers(Tracker):
             getattr(tracker, method)(*heard)
         except tracker.failures as error:
             self._trackers.remove(tracker)
-            _LOGGER.warning(
-                "%s failed (%s: %s); the run goes on without it",
-                type(tracker).__name__,
-                type(error).__name__,
-                _without_secrets(str(error)),
-            )
+            said = f"{type(error).__name__}: {_without_secrets(str(error))}"
+            _LOGGER.warning("%s failed (%s); the run goes on without it", type(tracker).__name__, said)
 
 
 def public_config(recipe: Recipe | SftRecipe) -> dict[str, Any]:

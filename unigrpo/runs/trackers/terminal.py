@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,7 @@ class Terminal(Tracker):
             is_live: true is the table, false is lines; null is what fits where the output goes.
         """
         self._is_live = is_live
-        self._pace = _Pace()
+        self._remaining = _RemainingTime()
         self._shown: _Lines | _Table | None = None
 
     @property
@@ -43,12 +45,12 @@ class Terminal(Tracker):
 
             console = Console(force_terminal=True if self._is_live else None)
             is_live = console.is_terminal and not os.environ.get("CI") if self._is_live is None else self._is_live
-            self._shown = _Table(console, self._pace) if is_live else _Lines(console, self._pace)
+            self._shown = (_Table if is_live else _Lines)(console, self._remaining)
         return self._shown
 
     def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
         """Learn how many steps there are, for the time that is left."""
-        self._pace.num_steps = recipe.num_steps
+        self._remaining.num_steps = recipe.num_steps
 
     def phase(self, text: str) -> None:
         """Show the phase."""
@@ -60,7 +62,7 @@ class Terminal(Tracker):
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Show the step."""
-        self._pace.step(metrics)
+        self._remaining.step(metrics)
         self._view.step(columns_of(metrics))
 
     def done(self, summary: Mapping[str, Any]) -> None:
@@ -74,35 +76,50 @@ class Terminal(Tracker):
 
 
 class _Lines:
-    """One line a phase and one line a step, for logs."""
+    """One line a phase and one line a step, for logs; another line each time a phase takes `LONG_WAIT_S` more."""
 
-    def __init__(self, console: Console, pace: _Pace) -> None:
-        self._console, self._pace = console, pace
-        self._wait = _Wait(lambda text: self._line(f"still {text}"))
+    def __init__(self, console: Console, remaining: _RemainingTime) -> None:
+        self._console, self._remaining = console, remaining
+        self._timer: threading.Timer | None = None
+        self._phase, self._since = "", 0.0
 
     def phase(self, text: str) -> None:
         """Write the phase, and again if it takes long."""
         self._line(text)
-        self._wait.start(text)
+        self._phase, self._since = text, time.monotonic()
+        self._start_timer()
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Write every tenth of the pieces."""
-        self._wait.touch()
+        if self._timer is not None:
+            self._start_timer()
         if done == total or done * 10 // total > (done - 1) * 10 // total:
             self._line(f"{text}: {done}/{total}")
 
     def step(self, columns: Mapping[str, str]) -> None:
-        self._wait.stop()
-        shown = [f"{name} {value}" for name, value in columns.items()]
-        left = self._pace.left
-        self._line("  ".join([*shown, *([f"left {left}"] if left else [])]))
+        self.close()
+        left = {"left": self._remaining.text} if self._remaining.text else {}
+        self._line("  ".join(f"{name} {value}" for name, value in {**columns, **left}.items()))
 
     def done(self, text: str) -> None:
-        self._wait.stop()
+        self.close()
         self._line(text)
 
     def close(self) -> None:
-        self._wait.stop()
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start_timer(self) -> None:
+        self.close()
+        self._timer = threading.Timer(LONG_WAIT_S, self._say_still)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _say_still(self) -> None:
+        self._line(f"still {self._phase}, {duration(time.monotonic() - self._since)}")
+        self._start_timer()
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -111,11 +128,11 @@ class _Lines:
 class _Table:
     """A table of the last steps, with the phase and the time that is left below it."""
 
-    def __init__(self, console: Console, pace: _Pace) -> None:
+    def __init__(self, console: Console, remaining: _RemainingTime) -> None:
         from rich.live import Live
         from rich.spinner import Spinner
 
-        self._pace = pace
+        self._remaining = remaining
         self._rows: list[Mapping[str, str]] = []
         self._phase = self._pieces = ""
         self._since = time.monotonic()
@@ -143,49 +160,47 @@ class _Table:
 
     def _render(self) -> RenderableType:
         from rich.console import Group
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
         parts: list[RenderableType] = []
         if self._rows:
             names = list(dict.fromkeys(name for row in self._rows for name in row))
-            table = Table(box=None, pad_edge=False, header_style="bold cyan")
-            for name in names:
-                table.add_column(name, justify="right", no_wrap=True)
+            columns = [Column(name, justify="right", no_wrap=True) for name in names]
+            table = Table(*columns, box=None, pad_edge=False, header_style="bold cyan")
             for row in self._rows:
                 table.add_row(*(row.get(name, "") for name in names))
             parts.append(table)
         if self._phase:
             waited = time.monotonic() - self._since
             clock = f" {duration(waited)}" if waited >= 1 else ""
-            left = f"   {self._pace.left} left" if self._pace.left else ""
+            left = f"   {self._remaining.text} left" if self._remaining.text else ""
             waiting = "waiting: " if waited > LONG_WAIT_S else ""
             self._spinner.update(text=Text(f"{waiting}{self._phase} {self._pieces}".rstrip() + clock + left, "dim"))
             parts.append(self._spinner)
         return Group(*parts)
 
 
-class _Pace:
-    """How long the rest of a run takes, from the median of its last steps."""
+class _RemainingTime:
+    """How long the rest of a run takes, from the median of its last 20 steps."""
 
     def __init__(self) -> None:
         self.num_steps: int | None = None
-        self._seconds: list[float] = []
+        self._seconds: deque[float] = deque(maxlen=20)
         self._step = 0
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Take in a step's time."""
         self._step = int(metrics["step"])
         if isinstance(seconds := metrics.get("timing_s/step"), int | float):
-            self._seconds = [*self._seconds, float(seconds)][-20:]
+            self._seconds.append(float(seconds))
 
     @property
-    def left(self) -> str:
+    def text(self) -> str:
         """Return the time that is left, or nothing where it is not known."""
         if self.num_steps is None or not self._seconds or self._step >= self.num_steps:
             return ""
-        median = sorted(self._seconds)[len(self._seconds) // 2]
-        return duration(median * (self.num_steps - self._step))
+        return duration(statistics.median_high(self._seconds) * (self.num_steps - self._step))
 
 
 def columns_of(metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -198,12 +213,10 @@ def columns_of(metrics: Mapping[str, Any]) -> dict[str, str]:
             shown[name if column in shown else column] = f"{value:.{digits}f}"
 
     add("reward", "reward", 3)
-    for name in metrics:
-        if name.startswith("tasks/") and name.endswith("/reward"):
-            add(name.split("/")[1], name, 3)
-    for name in metrics:
-        if name.startswith("rewards/") and name.endswith("/mean"):
-            add(name.split("/")[1], name, 2)
+    for start, end, digits in (("tasks/", "/reward", 3), ("rewards/", "/mean", 2)):
+        for name in metrics:
+            if name.startswith(start) and name.endswith(end):
+                add(name.split("/")[1], name, digits)
     add("loss", "loss", 4)
     add("kl", "kl", 4)
     add("clip", "clip_ratio/region_mean", 3)
@@ -219,36 +232,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
-
-
-class _Wait:
-    """Calls back each time a phase has taken another `LONG_WAIT_S` without a sign of progress."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._timer: threading.Timer | None = None
-        self._text = ""
-        self._since = 0.0
-
-    def start(self, text: str) -> None:
-        self._since, self._text = time.monotonic(), text
-        self._arm()
-
-    def touch(self) -> None:
-        if self._timer is not None:
-            self._arm()
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _arm(self) -> None:
-        self.stop()
-        self._timer = threading.Timer(LONG_WAIT_S, self._fire)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _fire(self) -> None:
-        self._say(f"{self._text}, {duration(time.monotonic() - self._since)}")
-        self._arm()

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unigrpo.runs.trackers.base import Samples, Tracker, finite_numbers, imported, lasting_id, public_config
+from unigrpo.runs.trackers.base import ServiceTracker, finite_numbers, imported, lasting_id, public_config
 
 if TYPE_CHECKING:
     from unigrpo.settings import Recipe, SftRecipe
 
 
-class Trackio(Tracker):
+class Trackio(ServiceTracker):
     """Logs a run to trackio; a resumed run goes on under its name."""
 
     def __init__(self, project: str = "unigrpo", name: str | None = None, space_id: str | None = None) -> None:
@@ -28,15 +28,14 @@ class Trackio(Tracker):
             space_id: a Hugging Face Space to log to; null is this machine alone.
         """
         self._project, self._name, self._space_id = project, name, space_id
-        self._run: Any = None
 
     def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
         """Open the run; steps that come again after a resumption are logged again, with the same numbers."""
-        self._trackio = imported("trackio")
+        self.package = imported("trackio")
         from trackio.exceptions import TrackioAPIError
 
-        self.failures = (TrackioAPIError, self._trackio.LocalTokenNotFoundError, sqlite3.Error, OSError)
-        self._run = self._trackio.init(
+        self.failures = (TrackioAPIError, self.package.LocalTokenNotFoundError, sqlite3.Error, OSError)
+        self._run = self.package.init(
             project=self._project,
             name=self._name or f"{recipe.name}-{recipe.seed}-{lasting_id(run_dir / 'trackio.id')}",
             space_id=self._space_id,
@@ -46,16 +45,6 @@ class Trackio(Tracker):
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-
-    def step(self, metrics: Mapping[str, Any]) -> None:
-        """Log the finite numbers of a step."""
-        self._run.log(finite_numbers(metrics), step=int(metrics["step"]))
-
-    def samples(self, samples: Samples) -> None:
-        """Log a table; a picture is a cell of it."""
-        columns, cells = samples.table(self._trackio.Image)
-        table = self._trackio.Table(columns=columns, data=cells)
-        self._run.log({f"samples/{samples.name}": table}, step=samples.step)
 
     def alarm(self, step: int, name: str) -> None:
         """Send an alert."""
@@ -67,9 +56,3 @@ class Trackio(Tracker):
         for part in ("eval_before", "eval_after"):
             numbers |= {f"{part}/{name}": value for name, value in finite_numbers(summary.get(part) or {}).items()}
         self._run.log({f"summary/{name}": value for name, value in numbers.items()}, step=int(summary["num_steps"]))
-
-    def close(self) -> None:
-        """Finish the run."""
-        if self._run is not None:
-            self._run.finish()
-            self._run = None

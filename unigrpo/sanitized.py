@@ -6,12 +6,12 @@ import io
 import re
 from typing import TextIO
 
-_ILLEGIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSAFE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def legible(text: str) -> str:
+def sanitized(text: str) -> str:
     """Return text with control characters and lone surrogates as escapes; line ends and tabs stay."""
-    return _ILLEGIBLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def short_repr(value: object) -> str:
@@ -20,16 +20,16 @@ def short_repr(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class LegibleStream(io.TextIOWrapper):
-    """A text stream that writes legible text only."""
+class SanitizedStream(io.TextIOWrapper):
+    """A text stream that sanitizes what it writes."""
 
     def write(self, text: str) -> int:
         """Write; return the number of characters given."""
-        super().write(legible(text))
+        super().write(sanitized(text))
         return len(text)
 
 
-def legible_stream(stream: TextIO) -> LegibleStream:
-    """Return a stream that writes legible text to where another one writes, which must not be closed meanwhile."""
+def sanitized_stream(stream: TextIO) -> SanitizedStream:
+    """Return a stream that writes sanitized text to where another one writes, which must not be closed meanwhile."""
     stream.flush()
-    return LegibleStream(stream.buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return SanitizedStream(stream.buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
