@@ -24,8 +24,7 @@ def fold(*parts: int | str) -> int:
 
 
 def _signed(value: int) -> int:
-    value &= (1 << 64) - 1
-    return value - (1 << 64) if value >= 1 << 63 else value
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _shift_right(bits: torch.Tensor, count: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from unigrpo.runs.directory import clear_without_result, create_run_dir, read_ru
 from unigrpo.runs.metrics import StepTimer
 from unigrpo.runs.run import Run, open_run
 from unigrpo.runs.step_metrics import step_metrics
-from unigrpo.runs.summary import finish, finished_summary, remember_evaluation, remembered_evaluation
+from unigrpo.runs.summary import finish, finished_summary, save_evaluation, saved_evaluation
 from unigrpo.runs.trackers.base import Samples, Tracker
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
@@ -90,7 +90,7 @@ def resume(run_dir: Path, tracker: Tracker | None = None) -> Mapping[str, Any]:
 
 def _run(recipe: Recipe, run_dir: Path, tracker: Tracker | None) -> Mapping[str, Any]:
     with open_run(recipe, run_dir, tracker) as run:
-        before = _evaluated(run, "before") if run.num_done == 0 else remembered_evaluation(run_dir, "before")
+        before = _evaluated(run, "before") if run.num_done == 0 else saved_evaluation(run_dir, "before")
         run.trackers.phase("training")
         with stop_requests(lambda: run.rewards.is_scoring) as is_asked:
             while run.num_done < recipe.num_steps:
@@ -127,13 +127,13 @@ def _evaluated(run: Run, name: str) -> dict[str, float]:
     """Evaluate the policy as it is, unless that was done before the run was stopped."""
     if not run.recipe.evaluate.enabled:
         return {}
-    found = remembered_evaluation(run.run_dir, name)
+    found = saved_evaluation(run.run_dir, name)
     if found:
         return found
     run.trackers.phase(f"evaluating {name}")
     run.deliver()
     metrics = evaluate(run, name)
-    remember_evaluation(run.run_dir, name, metrics)
+    save_evaluation(run.run_dir, name, metrics)
     return metrics
 
 

@@ -32,17 +32,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(train)
-app.command()(sft)
-app.command()(resume)
-app.command()(check)
-app.command()(sample)
-app.command("eval")(evaluate)
-app.command()(score)
-app.command()(report)
-app.command()(export)
-app.command()(inspect)
-app.command("make-tiny")(make_tiny)
+for command in (train, sft, resume, check, sample, evaluate, score, report, export, inspect, make_tiny):
+    app.command("eval" if command is evaluate else command.__name__.replace("_", "-"))(command)
 
 
 def _version(is_asked: bool) -> None:

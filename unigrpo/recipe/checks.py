@@ -138,16 +138,13 @@ def _policy(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iter
 
 
 def _folder(path: str, key: str, wanted_file: str, noun: str) -> Iterator[str]:
-    if path.startswith("asset:"):
-        try:
-            folder = resolve_folder(path)
-        except FileNotFoundError as error:
-            yield f"{key}: {error}"
-            return
-    elif is_hub_id(path):
+    if is_hub_id(path):
         return
-    else:
-        folder = Path(path)
+    try:
+        folder = resolve_folder(path) if path.startswith("asset:") else Path(path)
+    except FileNotFoundError as error:
+        yield f"{key}: {error}"
+        return
     if not folder.is_dir():
         yield f"{key}: there is no folder {path}; wanted {noun}, a hub id such as owner/name, or asset:NAME"
     elif next(folder.glob(wanted_file), None) is None:

@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from unigrpo.data.sources import PromptSource, load_prompts
 from unigrpo.learner.learner import Learner
+from unigrpo.methods.advantages.base import Advantage
 from unigrpo.methods.loss import make_loss
+from unigrpo.models.base import Policy
 from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.plugin import make
 from unigrpo.rewards.runtime.journal import ScoredStep, load_step, save_step
 from unigrpo.rewards.runtime.pool import RewardPool
+from unigrpo.rollouts.base import RolloutPool
 from unigrpo.rollouts.pools import open_pool
 from unigrpo.rollouts.units import WorkUnit, plan_units
 from unigrpo.runs.alarms import Alarms
@@ -29,11 +32,6 @@ from unigrpo.runs.trackers.base import Tracker, Trackers
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
 from unigrpo.types import Rollouts
-
-if TYPE_CHECKING:
-    from unigrpo.methods.advantages.base import Advantage
-    from unigrpo.models.base import Policy
-    from unigrpo.rollouts.base import RolloutPool
 
 REWARDS = "rewards"
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from unigrpo.learner.learner import UpdateStats
+from unigrpo.methods.groups import Advantages
 from unigrpo.reward_table import RewardStatus, RewardTable
+from unigrpo.rewards.runtime.journal import ScoredStep
 from unigrpo.runs.alarms import completion_metrics
+from unigrpo.runs.metrics import StepTimer
 from unigrpo.runs.nan_statistics import nan_mean, nan_std
+from unigrpo.runs.run import Run
 from unigrpo.types import Rollout, Rollouts
-
-if TYPE_CHECKING:
-    from unigrpo.learner.learner import UpdateStats
-    from unigrpo.methods.groups import Advantages
-    from unigrpo.rewards.runtime.journal import ScoredStep
-    from unigrpo.runs.metrics import StepTimer
-    from unigrpo.runs.run import Run
 
 KIBIBYTES_PER_GB = 1024**2
 BYTES_PER_GB = 1024**3

@@ -14,12 +14,12 @@ from unigrpo.runs.run import Run
 from unigrpo.runs.samples import write_film
 
 
-def remember_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float]) -> None:
+def save_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float]) -> None:
     """Keep an evaluation for the summary, and for a run that is resumed."""
     write_atomically(run_dir / f"eval_{name}" / "metrics.json", json.dumps(metrics, indent=1))
 
 
-def remembered_evaluation(run_dir: Path, name: str) -> dict[str, float]:
+def saved_evaluation(run_dir: Path, name: str) -> dict[str, float]:
     """Return an evaluation that was finished earlier; empty where there is none."""
     return _read(run_dir / f"eval_{name}" / "metrics.json") or {}
 

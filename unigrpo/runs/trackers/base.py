@@ -16,20 +16,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
 from unigrpo.plugin import Chosen, make
+from unigrpo.reward_table import RewardTable
 from unigrpo.runs.alarms import alarms_of
 from unigrpo.runs.nan_statistics import number_or_none
-
-if TYPE_CHECKING:
-    from unigrpo.reward_table import RewardTable
-    from unigrpo.settings import Recipe, SftRecipe
-    from unigrpo.types import Rollout
+from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.types import Rollout
 
 _LOGGER = logging.getLogger(__name__)
 _SECRET = re.compile(r"(^|_)(key|token|secret|password)$", re.IGNORECASE)

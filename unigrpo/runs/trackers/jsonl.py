@@ -7,15 +7,13 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from unigrpo.files import write_atomically
 from unigrpo.runs.metrics import FILE_NAME, read_metrics
 from unigrpo.runs.samples import write_samples
 from unigrpo.runs.trackers.base import Samples, Tracker
-
-if TYPE_CHECKING:
-    from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings import Recipe, SftRecipe
 
 
 class JsonLines(Tracker):

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unigrpo.errors import UserError
 from unigrpo.plugin import CodeReference, resolve
 from unigrpo.runs.trackers.base import Tracker
-
-if TYPE_CHECKING:
-    from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings import Recipe, SftRecipe
 
 
 class Report(Tracker):
@@ -33,7 +31,7 @@ class Report(Tracker):
         self._run_dir = Path()
 
     def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
-        """Remember the run."""
+        """Keep where the run is."""
         self._run_dir = run_dir
 
     def done(self, summary: Mapping[str, Any]) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unigrpo.runs.trackers.base import Tracker, finite_numbers
-
-if TYPE_CHECKING:
-    from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings import Recipe, SftRecipe
 
 FOLDER = "tensorboard"
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unigrpo.runs.trackers.base import ServiceTracker, finite_numbers, imported, lasting_id, public_config
-
-if TYPE_CHECKING:
-    from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings import Recipe, SftRecipe
 
 
 class Trackio(ServiceTracker):

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from unigrpo.runs.trackers.base import ServiceTracker, imported, lasting_id, public_config
-
-if TYPE_CHECKING:
-    from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings import Recipe, SftRecipe
 
 
 class WeightsAndBiases(ServiceTracker):
