@@ -111,8 +111,8 @@ class Trl(_Adapter):
 class Verl(_Adapter):
     """A verl ``compute_score(data_source, solution_str, ground_truth, extra_info)``, called once a completion.
 
-    It gives a number, or a dict with its number under ``score`` whose other entries are logged; None does not apply.
-    ``ground_truth`` is that column, else ``reward_model.ground_truth`` as verl's data has it, else the answer.
+    It gives a number, or a dict with its number under ``score`` whose other entries are left out; None does not
+    apply. ``ground_truth`` is that column, else ``reward_model.ground_truth`` as verl's data has it, else the answer.
     ``extra_info`` is that column, else whatever other columns the data has. Coroutines of a batch run together.
 
     Range: as stated in the entry; [0, 1] if it is not.
@@ -148,7 +148,7 @@ class Verl(_Adapter):
         self._data_source = data_source
 
     def __call__(
-        self, *, prompts: Column, completions: Column, log_extra: Log, **columns: Any
+        self, *, prompts: Column, completions: Column, **columns: Any
     ) -> list[Any] | Coroutine[Any, Any, list[Any]]:
         """Return one number a completion, or a coroutine of them; None for a picture."""
         data = {name: values for name, values in columns.items() if name not in _OFFERED}
@@ -158,8 +158,8 @@ class Verl(_Adapter):
             for text, item in zip(completions, items, strict=True)
         ]
         if any(inspect.isawaitable(call) for call in calls):
-            return self._gathered(calls, log_extra)
-        return self._numbers(calls, log_extra)
+            return self._gathered(calls)
+        return [self._number(call) for call in calls]
 
     def _keywords(self, text: str, item: Mapping[str, Any]) -> dict[str, Any]:
         rule = item.get("reward_model")
@@ -175,17 +175,11 @@ class Verl(_Adapter):
             **self._arguments,
         }
 
-    async def _gathered(self, calls: Sequence[Any], log_extra: Log) -> list[Any]:
+    async def _gathered(self, calls: Sequence[Any]) -> list[Any]:
         async def settled(value: Any) -> Any:
             return await value if inspect.isawaitable(value) else value
 
-        return self._numbers(await asyncio.gather(*map(settled, calls)), log_extra)
-
-    def _numbers(self, results: Sequence[Any], log_extra: Log) -> list[Any]:
-        details = [result if isinstance(result, Mapping) else {} for result in results]
-        for name in dict.fromkeys(name for detail in details for name in detail):
-            log_extra(name, [detail.get(name) for detail in details])
-        return [self._number(result) for result in results]
+        return [self._number(result) for result in await asyncio.gather(*map(settled, calls))]
 
     def _number(self, result: Any) -> Any:
         if isinstance(result, Mapping):
@@ -200,8 +194,8 @@ class Verl(_Adapter):
 class OpenRlhf(_Adapter):
     """An OpenRLHF ``reward_func(queries, prompts, labels)``; a query is the prompt and its completion in one text.
 
-    It gives a tensor or list of one number a completion, or a dict that has it under ``rewards``; what stands under
-    ``scores`` and ``extra_logs`` is logged.
+    It gives a tensor or list of one number a completion, or a dict that has it under ``rewards``; single numbers
+    under ``scores`` and ``extra_logs`` are logged.
 
     Range: as stated in the entry; [0, 1] if it is not.
     Needs: text; the label is the answer.
@@ -214,9 +208,7 @@ class OpenRlhf(_Adapter):
           arguments: {function: "path/to/reward_func.py:reward_func"}
     """
 
-    def __call__(
-        self, *, prompts: Column, completions: Column, answer: Column, log_extra: Log, log_metric: Log
-    ) -> list[Any]:
+    def __call__(self, *, prompts: Column, completions: Column, answer: Column, log_metric: Log) -> list[Any]:
         """Return one number a completion; None for a picture."""
         rows = [row for row, completion in enumerate(completions) if isinstance(completion, str)]
         if not rows:
@@ -230,9 +222,7 @@ class OpenRlhf(_Adapter):
         if isinstance(result, Mapping):
             if "rewards" not in result:
                 raise self._error(f"a dict of {sorted(map(str, result))}", "a dict with 'rewards'")
-            logs = {"scores": result.get("scores"), **(result.get("extra_logs") or {})}
-            for name, column in _by_item(logs, rows, log_metric).items():
-                log_extra(name, _spread(column, rows, [None] * len(completions)))
+            _log({"scores": result.get("scores"), **(result.get("extra_logs") or {})}, log_metric)
             result = result["rewards"]
         return _spread(self._values(result, len(rows)), rows, [None] * len(completions))
 
@@ -241,7 +231,8 @@ class FlowGrpo(_Adapter):
     """A flow_grpo ``fn(images, prompts, metadata) -> (scores, meta)``; pictures of one size go in one call.
 
     ``metadata`` holds one dict a picture: the data's ``metadata`` column, else its other columns. Of several results
-    the first is the scores; from a dict of scores, ``avg`` is taken and the rest logged, as its own trainer does.
+    the first is the scores; from a dict of scores, ``avg`` is taken, and single numbers among
+    the rest are logged.
 
     Range: as stated in the entry; [0, 1] if it is not.
     Needs: generated pictures.
@@ -280,9 +271,7 @@ class FlowGrpo(_Adapter):
         super().__init__(function=function, make=make, arguments=arguments, range=range)
         self._is_tensor = images == "tensor"
 
-    def __call__(
-        self, *, prompts: Column, completions: Column, log_extra: Log, log_metric: Log, **columns: Any
-    ) -> list[Any]:
+    def __call__(self, *, prompts: Column, completions: Column, log_metric: Log, **columns: Any) -> list[Any]:
         """Return one number a picture, the least for one that cannot be read; None for text."""
         from unigrpo.rewards.vision.pictures import RefusedPicture, pictures_by_row
 
@@ -294,15 +283,11 @@ class FlowGrpo(_Adapter):
                 values[row] = self.range[0]
             else:
                 by_size.setdefault(one.size, []).append(row)
-        logged: dict[str, list[Any]] = {}
         for rows in by_size.values():
             metadata = [_metadata(columns, row) for row in rows]
             scores, logs = self._call([read[row] for row in rows], [prompts[row] for row in rows], metadata)
             _spread(scores, rows, values)
-            for name, column in _by_item(logs, rows, log_metric).items():
-                _spread(column, rows, logged.setdefault(name, [None] * len(completions)))
-        for name, column in logged.items():
-            log_extra(name, column)
+            _log(logs, log_metric)
         return values
 
     def _call(
@@ -342,13 +327,9 @@ def _spread(values: Sequence[Any], rows: Sequence[int], places: list[Any]) -> li
     return places
 
 
-def _by_item(logs: Mapping[str, Any], rows: Sequence[int], log_metric: Log) -> dict[str, list[Any]]:
-    """Return what has one value an item; single numbers go to the metrics, anything else is left out."""
-    by_item = {}
+def _log(logs: Mapping[str, Any], log_metric: Log) -> None:
+    """Log the single numbers; anything else is left out."""
     for name, value in logs.items():
-        listed = value.tolist() if hasattr(value, "tolist") else value
-        if isinstance(listed, int | float):
-            log_metric(name, listed)
-        elif isinstance(listed, Sequence) and not isinstance(listed, str) and len(listed) == len(rows):
-            by_item[name] = list(listed)
-    return by_item
+        number = value.tolist() if hasattr(value, "tolist") else value
+        if isinstance(number, int | float):
+            log_metric(name, number)

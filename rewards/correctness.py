@@ -22,7 +22,7 @@ from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_eq
 from unigrpo.rewards.maths.normalize import Normal, normalize
 from unigrpo.rewards.maths.spelling import are_spelt_alike
 from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
-from unigrpo.rewards.process.pauses import paused
+from unigrpo.rewards.process.pauses import deadline_paused
 from unigrpo.rewards.text.answers import (
     ALL_SOURCES,
     MAX_ANSWER_LENGTH,
@@ -209,7 +209,7 @@ class Correctness:
         for pair in pairs:
             has_gold = False
             try:
-                with paused(2 * wall_s):
+                with deadline_paused(2 * wall_s):
                     reply = child.receive(timeout_s=wall_s)
                     if "is_partial" in reply:
                         has_gold = True
@@ -225,7 +225,7 @@ class Correctness:
         if self._child is None or not self._child.is_alive:
             self._child = Child("unigrpo.rewards.maths.math_worker")
             try:
-                with paused(START_TIMEOUT_S):
+                with deadline_paused(START_TIMEOUT_S):
                     self._child.send({"hello": True})
                     self._child.receive(timeout_s=START_TIMEOUT_S)
             except (ChildDiedError, ChildTimeoutError) as error:

@@ -77,7 +77,7 @@ class ImageReward:
         blip = load_blip(load_file(file), num_vision_heads=num_vision_heads, num_text_heads=num_text_heads)
         blip.modules.to(device)
         self._blip = blip
-        self._tokenizer = _tokenizer(vocabulary, blip.sizes.vocabulary)
+        self._tokenizer = _tokenizer(vocabulary, blip.vocabulary)
 
     def __call__(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
@@ -109,7 +109,7 @@ class ImageReward:
         size = 1 if torch.device(self._device).type == "cpu" else BATCH_SIZE
         for start in range(0, len(texts), size):
             part = slice(start, start + size)
-            pixels = np.stack([pixels_of(picture, self._blip.sizes.image_size) for picture in pictures[part]])
+            pixels = np.stack([pixels_of(picture, self._blip.image_size) for picture in pictures[part]])
             batch = (torch.from_numpy(pixels), tokens.input_ids[part], tokens.attention_mask[part])
             found.append(self._blip.scores(*(tensor.to(self._device) for tensor in batch)).double().cpu())
         return np.asarray(torch.cat(found).numpy())

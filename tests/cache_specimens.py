@@ -39,14 +39,6 @@ def logs(completions, log_metric, **columns):
 logs.is_deterministic = True
 
 
-def extras(completions, log_extra, **columns):
-    log_extra("text", completions)
-    return [1.0] * len(completions)
-
-
-extras.is_deterministic = True
-
-
 async def asks_somebody(completions, counter, **columns):
     return counted(completions, None, counter)
 

@@ -54,7 +54,7 @@ def reward_func_as_given(queries, prompts, labels, result):
 def brightness(images, prompts, metadata):
     assert images.dtype == np.uint8
     assert images.ndim == 4
-    return images.mean(axis=(1, 2, 3)) / 255, {"calls_of": [len(images)] * len(images)}
+    return images.mean(axis=(1, 2, 3)) / 255, {"call_size": len(images)}
 
 
 def make_brightness(device):

@@ -89,10 +89,8 @@ def images_and_columns(prompts, completions, images, task, difficulty, completio
     ]
 
 
-def size_of_call(completions, log_metric, log_extra):
+def size_of_call(completions, log_metric):
     log_metric("size", len(completions))
-    log_extra("text", completions)
-    log_extra("of another length", ["x"])
     return [float(len(completions))] * len(completions)
 
 

@@ -77,10 +77,9 @@ def test_verl_function_gets_one_completion_at_a_time() -> None:
     assert adapted(Verl, "compute_score")(**columns) == [1.0, 1.0]  # type: ignore[arg-type]
 
 
-def test_verl_dict_is_scored_and_logged() -> None:
+def test_verl_dict_is_scored() -> None:
     reward = adapted(Verl, "compute_score_dict", arguments={"bonus": 0.5})
     assert reward(**TEXT, level=[3, 4]) == [1.5, 0.5]  # type: ignore[arg-type]
-    assert reward.extras == {"score": [1.5, 0.5], "pred": ["2", "5"], "level": [3, None]}
 
 
 def test_verl_coroutines_of_a_batch_run_together() -> None:
@@ -114,7 +113,6 @@ def test_openrlhf_dict_is_scored_and_logged_and_pictures_are_left_out() -> None:
     columns = {"prompts": ["a", "c", "b"], "completions": ["1", picture(0), "2"], "answer": ["1", None, "3"]}
     reward = adapted(OpenRlhf, "reward_func_dict", range=(-1, 1))
     assert reward(**columns) == [1.0, None, -1.0]  # type: ignore[arg-type]
-    assert reward.extras == {"scores": [1.0, None, 0.0], "length": [2, None, 2]}
     assert reward.metrics == {"accuracy": [0.5]}
 
 
@@ -133,7 +131,7 @@ def test_flow_grpo_function_gets_pictures_of_one_size_together() -> None:
     reward = adapted(FlowGrpo, "brightness")
     values = reward(prompts=["p"] * 4, completions=completions)
     assert values == pytest.approx([0.0, 0.2, 0.4, None])
-    assert reward.extras == {"calls_of": [2, 1, 2, None]}
+    assert reward.metrics["call_size"] == [2.0, 1.0]
 
 
 def test_a_picture_that_cannot_be_read_has_the_least_of_flow_grpo_s_range() -> None:
@@ -159,7 +157,6 @@ def test_flow_grpo_metadata_column_is_handed_on() -> None:
 def test_of_several_scores_the_average_counts_and_of_several_results_the_first() -> None:
     reward = adapted(FlowGrpo, "several_scores", arguments={"only_strict": False})
     assert reward(prompts=["p"] * 2, completions=[picture(0)] * 2) == [0.25, 0.25]
-    assert reward.extras == {"jpeg": [0.5, 0.5]}
     assert adapted(FlowGrpo, "strict_scores")(prompts=["p"], completions=[picture(0)]) == [0.5]
 
 

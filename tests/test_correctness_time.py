@@ -102,6 +102,37 @@ def test_a_gold_answer_without_end_is_nobodys_fault_and_not_called_unreadable() 
     reward.close()
 
 
+def test_each_pair_on_which_the_worker_dies_gets_another_chance_whatever_came_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies once on the first answer and once on the last; the one between uses up its CPU seconds."""
+    (tmp_path / "deaths.py").write_text(
+        """
+import math_verify, os, pathlib, signal
+
+parse = math_verify.parse
+
+def deadly(text, **options):
+    for variable in ("p", "q"):
+        mark = pathlib.Path(__file__).with_name(f"died_on_{variable}")
+        if f"({variable}+1)" in text and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return parse(text, **options)
+
+math_verify.parse = deadly
+"""
+    )
+    at_start_of_the_algebra(tmp_path, "import deaths", monkeypatch)
+    reward = Correctness(deadline_s=1.5)
+    texts, gold = [r"\boxed{p^2+p}", BOMB, r"\boxed{q^2+q}"], ["p(p+1)", "1", "q(q+1)"]
+    values = reward(prompts=["?"] * 3, completions=texts, answer=gold)
+    reward.close()
+    assert values == [1.0, 0.0, 1.0]
+    assert [isinstance(each, TimedOut) for each in values] == [False, True, False]
+    assert {path.name for path in tmp_path.glob("died_on_*")} == {"died_on_p", "died_on_q"}
+
+
 def test_a_worker_that_cannot_start_is_a_failure_and_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

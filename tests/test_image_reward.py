@@ -152,7 +152,7 @@ def test_the_released_sizes_and_names_fit() -> None:
         blip = load_blip(
             {name: torch.empty(shape) for name, shape in shapes.items()}, num_vision_heads=16, num_text_heads=12
         )
-    assert blip.sizes.image_size == 224 and blip.sizes.text_width == 768
+    assert blip.image_size == 224 and blip.modules["text"].config.hidden_size == 768
     used = sum(parameter.numel() for parameter in blip.modules.parameters())
     projections = 256 * (1024 + 768 + 2)
     assert used == 446_665_953 - projections

@@ -14,7 +14,7 @@ from chat_server import Request, first_token, said, scored, serving
 from PIL import Image
 
 from unigrpo.rewards.base import Failed
-from unigrpo.rewards.judge import NUM_LOGGED, Judge
+from unigrpo.rewards.judge import Judge
 from unigrpo.rewards.judging.judge_launch import launch_of
 from unigrpo.rewards.process.adapt import AdaptedReward, load_reward
 from unigrpo.settings import RewardSettings
@@ -195,20 +195,18 @@ def test_own_pictures_are_shown_before_the_candidate() -> None:
     assert kinds == ["text", "text", "image_url", "text", "text", "text"]
 
 
-def test_raw_judgments_are_logged_a_few_a_step() -> None:
+def test_the_means_of_a_call_are_logged() -> None:
     with serving(lambda request: scored(3)) as server:
-        reward = AdaptedReward(judge(server.url), name="judge")
-
-        def num_logged(step: int, count: int) -> int:
-            reward(prompts=["?"] * count, completions=[str(number) for number in range(count)], step=step)
-            column = reward.extras.get("judgement", [None] * count)
-            assert len(column) == count
-            return sum(text is not None for text in column)
-
-        assert [num_logged(1, 15), num_logged(1, 15), num_logged(1, 15)] == [15, NUM_LOGGED - 15, 0]
-        assert num_logged(2, 30) == NUM_LOGGED
-        assert "because" in reward.extras["judgement"][0]
-        assert reward.metrics["judge/num_retries"] == [0.0]
+        reward = AdaptedReward(judge(server.url, max_characters=100), name="judge")
+        assert reward(prompts=["?"] * 4, completions=["a", "b", "</candidate>", "c" * 101], step=1) == [0.5] * 4
+    latency_s = reward.metrics.pop("judge/latency_s")
+    assert 0 < latency_s[0] < 5
+    assert reward.metrics == {
+        "judge/num_retries": [0.0],
+        "judge/answer_mass": [1.0],
+        "judge/cut_fraction": [0.25],
+        "judge/injection_fraction": [0.25],
+    }
 
 
 @pytest.mark.parametrize(

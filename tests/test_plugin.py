@@ -117,11 +117,10 @@ def test_trl_names_are_offered() -> None:
     def reward(completions, solution, trainer_state, log_extra, log_metric, scale):
         log_extra("seen", solution)
         log_metric("scale", scale)
-        return [scale * trainer_state.global_step] * len(completions)
+        return [scale * trainer_state.global_step + len(solution[0])] * len(completions)
 
     adapted = AdaptedReward(reward, name="it", arguments={"scale": 2})
-    assert adapted(prompts=["p"], completions=["a"], answer=["1"], step=3) == [6]
-    assert adapted.extras == {"seen": ["1"]}
+    assert adapted(prompts=["p"], completions=["a"], answer=["1"], step=3) == [7]
     assert adapted.metrics == {"scale": [2.0]}
     assert {"answer", "solution"} <= set(adapted.wanted_columns or ())
 

@@ -157,12 +157,12 @@ def test_published_file_of_another_size_or_hash_is_refused(tmp_path, monkeypatch
     saved(file)
     size, sha256 = file.stat().st_size, sha256_of(file)
     for num_bytes, wanted, match in ((size + 1, sha256, "bytes; the published file has"), (size, "f" * 64, "wanted f")):
-        entry = PublishedFile(hub_id="someone/scorer", file="w.pt", license="MIT", num_bytes=num_bytes, sha256=wanted)
+        entry = PublishedFile(hub_id="someone/scorer", file="w.pt", num_bytes=num_bytes, sha256=wanted)
         monkeypatch.setattr(published_weights, "PUBLISHED", {"scorer": entry})
         for name in ("scorer", "hf-hub:someone/scorer/w.pt"):
             with pytest.raises(WeightsError, match=match):
                 open_published(name)
-    entry = PublishedFile(hub_id="someone/scorer", file="w.pt", license="MIT", num_bytes=size, sha256=sha256)
+    entry = PublishedFile(hub_id="someone/scorer", file="w.pt", num_bytes=size, sha256=sha256)
     monkeypatch.setattr(published_weights, "PUBLISHED", {"scorer": entry})
     assert load_file(open_published("scorer")).keys() == STATE.keys()
 

@@ -125,13 +125,11 @@ def test_nothing_is_kept_of_a_reward_that_asks_somebody_or_where_the_recipe_says
 
 
 def test_what_a_reward_logs_is_of_the_items_it_was_asked(tmp_path):
-    with RewardPool({"it": reward("logs"), "more": reward("extras")}) as pool:
+    with RewardPool({"it": reward("logs")}) as pool:
         scored = score(pool, rollouts(["a", "b", "a"]))
         assert scored.stats["it"].metrics == {"number": 2.0}
-        assert scored.stats["more"].extras == {"text": ("a", "b", "a")}
         scored = score(pool, rollouts(["a", "c"]))
         assert scored.stats["it"].metrics == {"number": 1.0}
-        assert scored.stats["more"].extras == {"text": (None, "c")}
         assert scored.metrics["reward/it/number"] == 1.0
 
 

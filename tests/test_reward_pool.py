@@ -198,7 +198,6 @@ def test_a_call_is_of_bounded_size_and_what_it_logs_comes_back() -> None:
         stats = scored.stats["it"]
     assert table.values[:, 0].tolist() == [64.0] * 128 + [10.0] * 10
     assert stats.metrics == {"size": pytest.approx((64 * 128 + 10 * 10) / 138)}
-    assert stats.extras == {"text": tuple(str(number) for number in range(num_items))}
 
 
 def test_tasks_filter_and_weights_make_the_total() -> None:

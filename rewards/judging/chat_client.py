@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from unigrpo.rewards.base import Failed
@@ -56,6 +56,7 @@ class _UselessError(RuntimeError):
     """A reply that another try would not mend."""
 
 
+@dataclass(eq=False)
 class ChatClient:
     """A client of ``URL/chat/completions``.
 
@@ -64,44 +65,34 @@ class ChatClient:
         >>> answers = client.ask([{"model": "judge", "messages": [{"role": "user", "content": "1 + 1 ="}]}])
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key_env: str | None = None,
-        concurrency: int = 32,
-        deadline_s: float = 25.0,
-        num_retries: int = 3,
-        max_reply_bytes: int = 1 << 20,
-    ) -> None:
-        """Check the settings; nothing is sent yet.
+    url: str
+    """The server's address, up to ``/v1``."""
+    _: KW_ONLY
+    api_key_env: str | None = None
+    """The environment variable that holds the key; the key itself is never shown."""
+    concurrency: int = 32
+    """Requests on their way at the same time."""
+    deadline_s: float = 25.0
+    """Time of all questions of a call together, their retries and waits included."""
+    num_retries: int = 3
+    """Retries after 429, a 5xx or a lost connection."""
+    max_reply_bytes: int = 1 << 20
 
-        Args:
-            url: up to ``/v1``.
-            api_key_env: the environment variable that holds the key; the key itself is never shown.
-            concurrency: requests on their way at the same time.
-            deadline_s: for all questions of a call together, their retries and waits included.
-            num_retries: after 429, a 5xx or a lost connection.
-            max_reply_bytes: of one reply.
+    def __post_init__(self) -> None:
+        """Check the settings; nothing is sent yet.
 
         Raises:
             ValueError: for a URL with a key or of another scheme, a key in place of a variable's name, or a limit
                 below its least.
         """
-        self._url = _checked_url(url) + "/chat/completions"
-        self._key = _key_of(api_key_env)
-        _warn_of_plain_text(url, self._key)
-        least = {"concurrency": (concurrency, 1), "num_retries": (num_retries, 0)}
-        least |= {"max_reply_bytes": (max_reply_bytes, 1000)}
-        for name, (given, wanted) in least.items():
-            if given < wanted:
-                raise ValueError(f"{name} {given}; give at least {wanted}")
-        if not 0 < deadline_s < float("inf"):
-            raise ValueError(f"deadline_s {deadline_s}; give seconds above 0")
-        self._concurrency = concurrency
-        self._deadline_s = deadline_s
-        self._num_retries = num_retries
-        self._max_reply_bytes = max_reply_bytes
+        self._url = _checked_url(self.url) + "/chat/completions"
+        self._key = _key_of(self.api_key_env)
+        _warn_of_plain_text(self.url, self._key)
+        for name, least in (("concurrency", 1), ("num_retries", 0), ("max_reply_bytes", 1000)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)}; give at least {least}")
+        if not 0 < self.deadline_s < float("inf"):
+            raise ValueError(f"deadline_s {self.deadline_s}; give seconds above 0")
         self._jitter = random.Random()  # Seeded by the system: workers that fail together must not retry together.
 
     def ask(self, bodies: Sequence[Mapping[str, Any]]) -> list[Answer | Failed]:
@@ -115,8 +106,8 @@ class ChatClient:
             arguments = ([json.dumps(body).encode() for body in bodies], answers, done)
             threading.Thread(target=self._run, args=arguments, daemon=True, name="chat").start()
             # A name look-up cannot be cancelled: past the deadline the thread is left to end by itself.
-            done.wait(self._deadline_s + _TEARDOWN_S)
-        late = Failed(f"no answer from {self._url} in {self._deadline_s:g} s")
+            done.wait(self.deadline_s + _TEARDOWN_S)
+        late = Failed(f"no answer from {self._url} in {self.deadline_s:g} s")
         return [late if answer is None else answer for answer in answers]
 
     def _run(self, bodies: list[bytes], answers: list[Answer | Failed | None], done: threading.Event) -> None:
@@ -128,8 +119,8 @@ class ChatClient:
     async def _ask_all(self, bodies: list[bytes], answers: list[Answer | Failed | None], done: threading.Event) -> None:
         import aiohttp
 
-        end_s = time.monotonic() + self._deadline_s
-        turn = asyncio.Semaphore(self._concurrency)
+        end_s = time.monotonic() + self.deadline_s
+        turn = asyncio.Semaphore(self.concurrency)
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -139,13 +130,13 @@ class ChatClient:
                 async with asyncio.timeout(end_s - time.monotonic()), turn:
                     answers[index] = await self._answer(session, bodies[index], end_s)
             except TimeoutError:
-                answers[index] = Failed(f"no answer from {self._url} in {self._deadline_s:g} s")
+                answers[index] = Failed(f"no answer from {self._url} in {self.deadline_s:g} s")
 
         async with aiohttp.ClientSession(
             headers=headers,
             auto_decompress=False,
             trust_env=False,
-            connector=aiohttp.TCPConnector(limit=self._concurrency),
+            connector=aiohttp.TCPConnector(limit=self.concurrency),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
         ) as session:
@@ -157,7 +148,7 @@ class ChatClient:
 
     async def _answer(self, session: aiohttp.ClientSession, body: bytes, end_s: float) -> Answer | Failed:
         start_s = time.monotonic()
-        for num_tries in range(1, self._num_retries + 2):
+        for num_tries in range(1, self.num_retries + 2):
             try:
                 document = await self._post(session, body)
                 return Answer(document=document, num_tries=num_tries, seconds=time.monotonic() - start_s)
@@ -165,13 +156,13 @@ class ChatClient:
                 return Failed(str(error))
             except _RefusedError as error:
                 reason, wait_s = str(error), max(error.wait_s, self._wait_s(num_tries))
-            if num_tries > self._num_retries:
+            if num_tries > self.num_retries:
                 break
             left_s = end_s - time.monotonic()
             if wait_s >= left_s:
                 return Failed(f"{reason}; the next try would be in {wait_s:.1f} s, and {max(left_s, 0):.1f} s are left")
             await asyncio.sleep(wait_s)
-        return Failed(f"{reason}, {self._num_retries + 1} times")
+        return Failed(f"{reason}, {self.num_retries + 1} times")
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> dict[str, Any]:
         import aiohttp
@@ -204,8 +195,8 @@ class ChatClient:
         parts, size = [], 0
         async for part in response.content.iter_any():
             size += len(part)
-            if size > self._max_reply_bytes:
-                raise _UselessError(f"the reply is longer than {self._max_reply_bytes} bytes (max_reply_bytes)")
+            if size > self.max_reply_bytes:
+                raise _UselessError(f"the reply is longer than {self.max_reply_bytes} bytes (max_reply_bytes)")
             parts.append(part)
         return b"".join(parts)
 

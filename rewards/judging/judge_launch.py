@@ -22,6 +22,7 @@ from typing import Any
 
 from unigrpo.rewards.judging import judge_guard
 from unigrpo.rewards.process import tags
+from unigrpo.rewards.process.child import THREAD_VARIABLES
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _MAX_REPLY_BYTES = 1 << 20
 _PROBE_TIMEOUT_S = 2.0
 _POLL_S = 0.2
 _PROGRESS_S = 15.0
-_WORKERS_OWN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "PYTHONPATH")
+_WORKERS_OWN = (*THREAD_VARIABLES, "PYTHONPATH")
 """Set for reward workers; a server has threads and, often, an environment of its own."""
 
 
@@ -45,11 +46,11 @@ class Launch:
     """What to start."""
 
     model: str = ""
-    """For ``vllm serve``: a hub id or a folder."""
+    """What ``vllm serve`` gets: a hub id or a folder."""
     arguments: tuple[str, ...] = ()
     """Added to the command, such as ``--max-model-len 8192``."""
     command: tuple[str, ...] = ()
-    """In place of ``vllm serve``; ``{port}`` and ``{model}`` are filled in."""
+    """Command in place of ``vllm serve``; ``{port}`` and ``{model}`` are filled in."""
     port: int = 0
     """0 is any free one."""
     gpus: tuple[int, ...] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,8 @@ JudgeMode = Literal["schema", "yes_no", "digits"]
 
 _NUM_LOGPROBS = 20
 """The most that vLLM and OpenAI give unless told otherwise."""
+_FIRST_TOKEN: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": _NUM_LOGPROBS}
+"""What makes a server tell its first token's probabilities."""
 _MAX_MASS = 1.01
 _LEAST_LOGPROB = -1e4
 """Its exponential is 0; a JSON number may be too long for a float."""
@@ -29,9 +31,9 @@ class Verdict:
     """A judgement."""
 
     value: float
-    """In [0, 1]."""
+    """The score, in [0, 1]."""
     mass: float = 1.0
-    """Of the first token: the probability of all answers that count."""
+    """Probability of all answers that count, at the first token."""
 
 
 class Mode(Protocol):
@@ -39,9 +41,8 @@ class Mode(Protocol):
 
     task: str
     """What the judge is told to answer."""
-
-    def fields(self) -> dict[str, Any]:
-        """Return what the request needs beside its messages."""
+    fields: Mapping[str, Any]
+    """What the request needs beside its messages."""
 
     def verdict(self, choice: Mapping[str, Any]) -> Verdict:
         """Return what a choice is worth.
@@ -62,9 +63,6 @@ class SchemaMode:
             'Answer with a JSON object: "reason", one or two sentences, then "score", '
             f"a whole number from {self._low} (worst) to {self._high} (best)."
         )
-
-    def fields(self) -> dict[str, Any]:
-        """Return the response format and the length."""
         score = {"type": "integer", "minimum": self._low, "maximum": self._high}
         schema = {
             "type": "object",
@@ -73,7 +71,8 @@ class SchemaMode:
             "additionalProperties": False,
         }
         json_schema = {"name": "judgement", "strict": True, "schema": schema}
-        return {"max_tokens": self._max_tokens, "response_format": {"type": "json_schema", "json_schema": json_schema}}
+        form = {"type": "json_schema", "json_schema": json_schema}
+        self.fields: Mapping[str, Any] = {"max_tokens": max_tokens, "response_format": form}
 
     def verdict(self, choice: Mapping[str, Any]) -> Verdict:
         """Return the score, mapped to [0, 1]."""
@@ -98,14 +97,11 @@ class YesNoMode:
     """The probability that the first token is a spelling of *yes* (VQAScore, arXiv 2404.01291, equation 1)."""
 
     task = "Answer with one word, Yes or No, and nothing else."
+    fields = _FIRST_TOKEN
 
     def __init__(self, min_mass: float) -> None:
         """Refuse replies whose yes and no together have less than ``min_mass``."""
         self._min_mass = min_mass
-
-    def fields(self) -> dict[str, Any]:
-        """Return what makes a server tell its first token's probabilities."""
-        return _first_token_fields()
 
     def verdict(self, choice: Mapping[str, Any]) -> Verdict:
         """Return the probability of yes, summed over its spellings."""
@@ -117,15 +113,13 @@ class YesNoMode:
 class DigitsMode:
     """The expected digit under the first token's probabilities: smoother than the most likely digit."""
 
+    fields = _FIRST_TOKEN
+
     def __init__(self, scale: tuple[int, int], min_mass: float) -> None:
         """Ask for a digit from ``scale[0]``, the worst, to ``scale[1]``."""
         self._low, self._high = scale
         self._min_mass = min_mass
         self.task = f"Answer with one digit from {self._low} (worst) to {self._high} (best), and nothing else."
-
-    def fields(self) -> dict[str, Any]:
-        """Return what makes a server tell its first token's probabilities."""
-        return _first_token_fields()
 
     def verdict(self, choice: Mapping[str, Any]) -> Verdict:
         """Return the expected digit among those of the scale, mapped to [0, 1]."""
@@ -135,27 +129,27 @@ class DigitsMode:
         return Verdict(value=min(1.0, max(0.0, (expected - self._low) / (self._high - self._low))), mass=mass)
 
 
-def mode_of(mode: JudgeMode, *, scale: tuple[int, int], max_tokens: int, min_mass: float) -> Mode:
+def mode_of(mode: JudgeMode, *, scale: Sequence[int], max_tokens: int, min_mass: float) -> Mode:
     """Return a mode by name.
 
     Raises:
         ValueError: for an unknown mode, or a scale or limit that it cannot have.
     """
-    low, high = scale
-    if not low < high or not all(isinstance(bound, int) for bound in scale):
+    if len(scale) != 2 or not all(isinstance(bound, int) for bound in scale) or not scale[0] < scale[1]:
         raise ValueError(f"scale {list(scale)}; give two whole numbers, worst and best, such as [1, 5]")
     if not 0 < min_mass <= 1:
         raise ValueError(f"min_mass {min_mass}; give a probability above 0, at most 1")
     if max_tokens < 1:
         raise ValueError(f"max_tokens {max_tokens}; give at least 1")
+    low, high = scale
     if mode == "schema":
-        return SchemaMode(scale, max_tokens)
+        return SchemaMode((low, high), max_tokens)
     if mode == "yes_no":
         return YesNoMode(min_mass)
     if mode == "digits":
         if not (low >= 0 and high <= 9):
             raise ValueError(f"scale {list(scale)}; digits are single tokens, 0 to 9: for more, use mode: schema")
-        return DigitsMode(scale, min_mass)
+        return DigitsMode((low, high), min_mass)
     raise ValueError(f"mode {mode!r}; give one of schema, yes_no, digits")
 
 
@@ -192,10 +186,6 @@ def _entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) != len(pairs):
         raise ValueError("a key stands twice")
     return entries
-
-
-def _first_token_fields() -> dict[str, Any]:
-    return {"max_tokens": 1, "logprobs": True, "top_logprobs": _NUM_LOGPROBS}
 
 
 def _masses(choice: Mapping[str, Any], answers: tuple[str, ...]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from unigrpo.rewards.process.child import Send, limit_memory, serve
 MEMORY_GB = 2.0
 _MIN_TIMEOUT_S = 3.0
 _INNER_FRACTION = 0.75
-"""Of ``cpu_s``: what each step may take, so that most of those that take too long end by themselves."""
+"""Share of ``cpu_s`` that each step may take, so that most of those that take too long end by themselves."""
 _WARM_UP_TIMEOUT_S = 60.0
 _WARM_UP = (
     ("x^2+2x+1", "(x+1)^2"),

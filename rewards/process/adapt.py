@@ -14,7 +14,6 @@ from unigrpo.plugin import PluginError, relative_to, resolve
 
 _LOGGER = logging.getLogger(__name__)
 
-_OFFERED = ("log_metric", "log_extra", "trainer_state")
 _DEFAULT_RANGE = (0.0, 1.0)
 
 
@@ -34,9 +33,9 @@ class AdaptedReward:
     """A callable under the reward contract: it gets the columns it names, and its answer is checked.
 
     - Columns: those in the signature (all data columns for ``**columns``), or the class's ``wanted_columns``.
-    - ``log_metric(name, value)``, ``log_extra(column, values)``, ``trainer_state`` and ``completion_ids`` only where
-      the signature names them. A ``solution`` that the data lacks is the ``answer``, TRL's own name for it.
-      What ``log_extra`` gets counts where it holds one value a completion.
+    - ``log_metric(name, value)``, ``log_extra(column, values)`` (accepted as TRL's; nothing keeps the values),
+      ``trainer_state`` and ``completion_ids`` only where the signature names them. A ``solution`` that the data lacks
+      is the ``answer``, TRL's own name for it.
     - A ``completions`` parameter annotated with dicts, as TRL's are, gets conversations; any other gets text.
     - A coroutine function runs in an event loop of its own.
 
@@ -50,8 +49,6 @@ class AdaptedReward:
         self.range = _checked_range(target, name)
         self.metrics: dict[str, list[float]] = {}
         """What the last call gave to ``log_metric``."""
-        self.extras: dict[str, list[Any]] = {}
-        """What the last call gave to ``log_extra``."""
         self.target = target
         self._arguments = dict(arguments or {})
         self._parameters = inspect.signature(target).parameters
@@ -83,7 +80,7 @@ class AdaptedReward:
         Raises:
             RewardContractError: for a scalar, or a list of another length (one element is not spread over a batch).
         """
-        self.metrics, self.extras = {}, {}
+        self.metrics = {}
         keywords = self._keywords(prompts, completions, columns, step)
         result = self.target(**keywords)
         if inspect.isawaitable(result):
@@ -103,7 +100,7 @@ class AdaptedReward:
             available.setdefault("solution", columns["answer"])
         offered = {
             "log_metric": lambda name, value: self.metrics.setdefault(name, []).append(float(value)),
-            "log_extra": lambda column, values: self.extras.update({column: list(values)}),
+            "log_extra": lambda column, values: None,
             "trainer_state": TrainerState(global_step=step),
         }
         available |= {name: value for name, value in offered.items() if name in self._parameters or self._takes_all}

@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 from unigrpo.rewards.process import tags, wire
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _MEMBER_VARIABLE = tags.PREFIX + "GROUP"
 """Set inside a child: what it starts in turn stays in its process group, so that one kill ends all."""
 _CPU_GRACE_S = 5.0
@@ -63,7 +63,7 @@ class Child:
             arguments: of its command line, after the socket's file descriptor.
         """
         ours, theirs = socket.socketpair()
-        environment = os.environ | {name: str(num_threads) for name in _THREAD_VARIABLES}
+        environment = os.environ | {name: str(num_threads) for name in THREAD_VARIABLES}
         environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         leads_group = _MEMBER_VARIABLE not in environment
         environment[_MEMBER_VARIABLE] = "1"

@@ -1,6 +1,6 @@
 """Time of a reward's call that its ``timeout_s`` does not count: waiting for a process that has limits of its own.
 
-A reward says so with :func:`paused`; in a worker this is told to the pool, anywhere else it does nothing.
+A reward says so with :func:`deadline_paused`; in a worker this is told to the pool, anywhere else it does nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SEND: ContextVar[Callable[[Mapping[str, Any]], None] | None] = ContextVar("send
 
 
 @contextmanager
-def announced(send: Callable[[Mapping[str, Any]], None] | None) -> Iterator[None]:
+def reporting_pauses(send: Callable[[Mapping[str, Any]], None] | None) -> Iterator[None]:
     """Tell ``send`` of the pauses in this block; None tells nobody."""
     token = _SEND.set(send)
     try:
@@ -24,8 +24,8 @@ def announced(send: Callable[[Mapping[str, Any]], None] | None) -> Iterator[None
 
 
 @contextmanager
-def paused(limit_s: float) -> Iterator[None]:
-    """Stop the call's clock for the block, which ends by itself within ``limit_s`` seconds. Blocks do not nest."""
+def deadline_paused(limit_s: float) -> Iterator[None]:
+    """Pause the call's deadline for the block, which ends by itself within ``limit_s`` seconds. Blocks do not nest."""
     send = _SEND.get()
     if send is None:
         yield

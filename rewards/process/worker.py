@@ -16,7 +16,7 @@ from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.base import Failed, TimedOut
 from unigrpo.rewards.process.adapt import AdaptedReward, RewardContractError, load_reward
 from unigrpo.rewards.process.child import Send, limit_memory, serve, unlimit_memory
-from unigrpo.rewards.process.pauses import announced
+from unigrpo.rewards.process.pauses import reporting_pauses
 from unigrpo.rewards.process.traits import identity, is_repeatable, needs_whole_groups
 from unigrpo.sanitized import sanitized, sanitized_stream
 
@@ -72,7 +72,7 @@ class _Worker:
 
     def handle(self, message: dict[str, Any], send: Send) -> None:
         """Answer one message."""
-        with _Trap() as trap, announced(send if message.get("takes_pauses") else None):
+        with _Trap() as trap, reporting_pauses(send if message.get("takes_pauses") else None):
             reply = self._load(message["load"]) if "load" in message else self._score(message)
         send(trap.report() if trap.error is not None else reply)
 
@@ -108,18 +108,8 @@ class _Worker:
         raw = reward(step=message["step"], **message["columns"])
         values, status = judged(raw)
         metrics = {name: sum(logged) / len(logged) for name, logged in reward.metrics.items()}
-        extras = {
-            column: [shown(value) for value in logged]
-            for column, logged in reward.extras.items()
-            if len(logged) == len(values)
-        }
         reasons = [value.reason if isinstance(value, Failed | TimedOut) else "" for value in raw]
-        return {"values": values, "status": status, "reasons": reasons, "metrics": metrics, "extras": extras}
-
-
-def shown(value: object) -> bool | int | float | str | None:
-    """Return a value of ``log_extra`` as it is where a message can hold it, else as text."""
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+        return {"values": values, "status": status, "reasons": reasons, "metrics": metrics}
 
 
 def judged(raw: Sequence[Any]) -> tuple[list[float | None], list[int]]:

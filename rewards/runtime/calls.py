@@ -20,45 +20,38 @@ class Step:
     number: int
     rollouts: Sequence[Rollout]
     group_ids: Sequence[int]
-    """[N]."""
+    """Group of each of the N rollouts."""
     digests: StepDigests
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Calls:
-    """The calls of one reward in one step."""
+def score_rows(
+    process: RewardProcess, units: Sequence[tuple[int, ...]], *, step: Step, timeout_s: float, log: StepLog
+) -> dict[int, Outcome]:
+    """Return a reward's outcome of each row, in one call or several, or raise as :class:`IsolatedScoring` does.
 
-    reward: str
-    step: Step
-    timeout_s: float
-    """Of a call."""
-    log: StepLog
+    Args:
+        process: scores them.
+        units: the rows, in the parts that must stay together.
+        step: holds the rows.
+        timeout_s: of one call.
+        log: the reward's, of this step.
+    """
+    traits = process.traits[log.name]
+    rows = [row for unit in units for row in unit]
+    columns = columns_of(
+        [step.rollouts[row] for row in rows],
+        wanted=traits.wanted_columns,
+        with_completion_ids=traits.wants_completion_ids,
+        group_ids=[step.group_ids[row] for row in rows] if traits.needs_whole_groups else None,
+    )
+    places = {row: place for place, row in enumerate(rows)}
 
-    def score(self, process: RewardProcess, units: Sequence[tuple[int, ...]]) -> dict[int, Outcome]:
-        """Return the outcome of each row, or raise as :class:`IsolatedScoring` does.
+    def call(asked: Sequence[int]) -> Reply:
+        chosen = {name: [column[places[row]] for row in asked] for name, column in columns.items()}
+        message = {"reward": log.name, "columns": chosen, "step": step.number}
+        reply = outcomes_of(process.exchange(message, timeout_s=timeout_s))
+        log.note_metrics(reply.metrics, len(asked))
+        return reply
 
-        Args:
-            process: that scores them.
-            units: the rows, in the parts that must stay together.
-        """
-        traits = process.traits[self.reward]
-        rows = [row for unit in units for row in unit]
-        columns = columns_of(
-            [self.step.rollouts[row] for row in rows],
-            wanted=traits.wanted_columns,
-            with_completion_ids=traits.wants_completion_ids,
-            group_ids=[self.step.group_ids[row] for row in rows] if traits.needs_whole_groups else None,
-        )
-        places = {row: place for place, row in enumerate(rows)}
-
-        def call(asked: Sequence[int]) -> Reply:
-            chosen = {name: [column[places[row]] for row in asked] for name, column in columns.items()}
-            message = {"reward": self.reward, "columns": chosen, "step": self.step.number}
-            reply = outcomes_of(process.exchange(message, timeout_s=self.timeout_s))
-            self.log.note_reply(asked, reply)
-            return reply
-
-        scoring = IsolatedScoring(
-            call=call, name=self.reward, minimum=traits.range[0], on_failure=self.log.note_failure
-        )
-        return scoring.score(units)
+    scoring = IsolatedScoring(call=call, name=log.name, minimum=traits.range[0], on_failure=log.note_failure)
+    return scoring.score(units)

@@ -85,48 +85,42 @@ def digest_of(value: Any, pictures: dict[int, bytes] | None = None) -> bytes:
     Raises:
         NoCanonicalFormError: for anything else.
     """
-    digest = hashlib.blake2b(digest_size=KEY_BYTES)
-    _feed(digest, value, {} if pictures is None else pictures)
-    return digest.digest()
+    kind, content = _canonical(value, {} if pictures is None else pictures)
+    return hashlib.blake2b(kind + _LENGTH.pack(len(content)) + content, digest_size=KEY_BYTES).digest()
 
 
-def _feed(digest: Any, value: Any, pictures: dict[int, bytes]) -> None:
-    """Add a value as a letter for its kind, its length and its bytes, so that no two values look alike."""
+def _canonical(value: Any, pictures: dict[int, bytes]) -> tuple[bytes, bytes]:
+    """Return a letter for a value's kind and its bytes; with their length between them, no two values look alike."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float):
-        _add(digest, b"n", repr(value).encode())
-    elif isinstance(value, str):
-        _add(digest, b"s", value.encode("utf-8", "surrogatepass"))
-    elif isinstance(value, bytes | bytearray):
-        _add(digest, b"b", bytes(value))
-    elif isinstance(value, Mapping):
-        parts = sorted((digest_of(key, pictures), digest_of(item, pictures)) for key, item in value.items())
-        _add(digest, b"m", b"".join(key + item for key, item in parts))
-    elif isinstance(value, Sequence):
-        _add(digest, b"l", b"".join(digest_of(item, pictures) for item in value))
-    else:
-        _add(digest, b"p", _pixels(value, pictures))
-
-
-def _add(digest: Any, kind: bytes, content: bytes) -> None:
-    digest.update(kind + _LENGTH.pack(len(content)))
-    digest.update(content)
+        return b"n", repr(value).encode()
+    if isinstance(value, str):
+        return b"s", value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes | bytearray):
+        return b"b", bytes(value)
+    if isinstance(value, Mapping):
+        return b"m", b"".join(
+            sorted(digest_of(key, pictures) + digest_of(item, pictures) for key, item in value.items())
+        )
+    if isinstance(value, Sequence):
+        return b"l", b"".join(digest_of(item, pictures) for item in value)
+    return b"p", _pixels(value, pictures)
 
 
 def _pixels(value: Any, pictures: dict[int, bytes]) -> bytes:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        about = f"{value.dtype.str}{value.shape}"
-        return hashlib.blake2b(np.ascontiguousarray(value).tobytes(), key=about.encode()[:64]).digest()
-    if isinstance(value, Image.Image | RefusedPicture):
-        if id(value) not in pictures:
-            pictures[id(value)] = _picture(portable(value))
-        return pictures[id(value)]
-    raise NoCanonicalFormError(f"a {type(value).__name__} has no canonical form")
+        return _keyed(f"{value.dtype.str}{value.shape}", np.ascontiguousarray(value).tobytes())
+    if not isinstance(value, Image.Image | RefusedPicture):
+        raise NoCanonicalFormError(f"a {type(value).__name__} has no canonical form")
+    if id(value) not in pictures:
+        picture = portable(value)
+        if isinstance(picture, RefusedPicture):
+            pictures[id(value)] = _keyed(picture.kind, picture.reason.encode("utf-8", "surrogatepass"))
+        else:
+            pictures[id(value)] = _keyed(f"{picture.mode}{picture.size}", picture.tobytes())
+    return pictures[id(value)]
 
 
-def _picture(picture: Image.Image | RefusedPicture) -> bytes:
-    if isinstance(picture, RefusedPicture):
-        return hashlib.blake2b(picture.reason.encode("utf-8", "surrogatepass"), key=picture.kind.encode()).digest()
-    about = f"{picture.mode}{picture.size}"
-    return hashlib.blake2b(picture.tobytes(), key=about.encode()[:64]).digest()
+def _keyed(about: str, content: bytes) -> bytes:
+    return hashlib.blake2b(content, key=about.encode()[:64]).digest()

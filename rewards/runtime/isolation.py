@@ -58,8 +58,6 @@ class Reply:
 
     outcomes: tuple[Outcome, ...]
     metrics: dict[str, float]
-    extras: dict[str, list[Any]]
-    """By column, one value an item."""
 
 
 class ItemError(RuntimeError):
@@ -166,4 +164,4 @@ def outcomes_of(reply: dict[str, Any]) -> Reply:
         )
         for value, status, reason in zip(reply["values"], reply["status"], reply["reasons"], strict=True)
     )
-    return Reply(outcomes=outcomes, metrics=reply["metrics"], extras=reply["extras"])
+    return Reply(outcomes=outcomes, metrics=reply["metrics"])

@@ -4,7 +4,7 @@ The trip of a completion to its reward and back, one object a line::
 
     RewardPool        pool.py               all rewards at once; their values become the table of the step
     RewardScorer      scorer.py             one reward: what is known is looked up, equal items go once, workers share
-    Calls             calls.py              some rows as columns in one call, in several where one fails (isolation.py)
+    score_rows        calls.py              some rows as columns in one call, in several where one fails (isolation.py)
     RewardProcess     process.py            one worker process: loaded, asked in turns, replaced when it dies
     Child             process/child.py      its socket, deadline and end; on a Ray cluster process/remote_child.py
     Worker            process/worker.py     inside the process: makes each reward once, and answers calls

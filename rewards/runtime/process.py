@@ -7,15 +7,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unigrpo.errors import UserError
-from unigrpo.rewards.process.child import ChildDiedError, ChildTimeoutError
-from unigrpo.rewards.process.placement import AnyChild, start_child
+from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
 from unigrpo.settings import RewardSettings
 
+if TYPE_CHECKING:
+    from unigrpo.rewards.process.remote_child import RemoteChild
+
 _PAUSE_GRACE_S = 60.0
-"""Beyond the limit that a pause names: whoever made it ends it."""
+"""Time beyond the limit that a pause names: whoever made it ends it."""
 
 
 class RewardLoadError(UserError):
@@ -54,24 +56,24 @@ class RewardProcess:
     """One worker process, which holds one reward or several that share it; callers of several threads take turns."""
 
     settings: RewardSettings
-    """Of the first reward in it: where it runs, and under which interpreter."""
+    """Settings of its first reward: where it runs, and under which interpreter."""
     folder: Path | None = None
     """Where relative paths start, of ``use:`` and of code that arguments name; None is the working directory."""
     start_timeout_s: float = 600.0
-    """For making a reward, its downloads included."""
+    """Time to make a reward, its downloads included."""
     num_restarts: int = 0
     traits: dict[str, Traits] = field(default_factory=dict)
-    """By reward, once loaded."""
+    """Traits by reward, once loaded."""
     _orders: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _child: AnyChild | None = None
+    _child: Child | RemoteChild | None = None
     _num_loaded: int = 0
     _is_closed: bool = False
     _failure: RewardLoadError | None = None
     """Why it could not be made; it is not tried again until the pool has been closed."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    """Of the child's making and end, so that closing need not wait for a call."""
+    """Held while the child is made or ended, so that closing need not wait for a call."""
     _turn: threading.RLock = field(default_factory=threading.RLock)
-    """Of the conversation with the child."""
+    """Held by the caller that speaks with the child."""
 
     def add(self, name: str, settings: RewardSettings) -> None:
         """Have the process make one more reward; before it is started."""
@@ -106,7 +108,7 @@ class RewardProcess:
                     raise RewardPoolClosedError(f"reward {next(iter(self._orders))!r} was closed while it scored")
                 self.num_restarts += self._child is not None
                 self._num_loaded = 0
-                self._child = start_child(self.settings, self.folder)
+                self._child = _start_child(self.settings, self.folder)
             for order in self._orders.values():
                 self._child.send({"load": order})
 
@@ -141,7 +143,7 @@ class RewardProcess:
         """Return the answer to a message.
 
         The time counts from this caller's turn, after a new process has loaded, and without the pauses that a reward
-        announces (:mod:`unigrpo.rewards.process.pauses`).
+        reports (:mod:`unigrpo.rewards.process.pauses`).
 
         Raises:
             ChildTimeoutError, ChildDiedError: as a child does.
@@ -152,7 +154,7 @@ class RewardProcess:
             self._child.send({**message, "deadline_s": timeout_s, "takes_pauses": True})
             return self._answer(self._child, timeout_s)
 
-    def _answer(self, child: AnyChild, timeout_s: float) -> dict[str, Any]:
+    def _answer(self, child: Child | RemoteChild, timeout_s: float) -> dict[str, Any]:
         remaining_s = timeout_s
         while True:
             start_s = time.monotonic()
@@ -182,3 +184,15 @@ class RewardProcess:
             self._is_closed = True
             if self._child is not None:
                 self._child.kill()
+
+
+def _start_child(settings: RewardSettings, folder: Path | None) -> Child | RemoteChild:
+    """Return a new child where the recipe places the reward, under the interpreter that it names."""
+    module, arguments = "unigrpo.rewards.process.worker", list[str]()
+    if settings.env is not None:
+        module, arguments = "unigrpo.rewards.process.env_worker", [settings.env.model_dump_json(), str(folder or "")]
+    if settings.placement == "ray":
+        from unigrpo.rewards.process.remote_child import RemoteChild  # Ray, for those who use it.
+
+        return RemoteChild(module, num_gpus=settings.num_gpus, num_cpus=settings.num_cpus, arguments=arguments)
+    return Child(module, arguments=arguments)

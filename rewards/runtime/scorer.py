@@ -16,7 +16,7 @@ from unigrpo.lru import LruCache
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.cache import DiskCache
-from unigrpo.rewards.runtime.calls import Calls, Step
+from unigrpo.rewards.runtime.calls import Step, score_rows
 from unigrpo.rewards.runtime.columns import empty_columns
 from unigrpo.rewards.runtime.digests import digest_of
 from unigrpo.rewards.runtime.isolation import Outcome, RewardOutageError
@@ -116,7 +116,6 @@ class RewardScorer:
             num_restarts=self._new_restarts(),
             seconds=time.perf_counter() - start_s,
             metrics=log.metrics,
-            extras=log.extras_of([stand_ins.get(row, row) for row in range(len(step.rollouts))]),
             num_known=num_known,
             num_repeats=len(rows) - num_known - len(asked),
             is_out=is_out,
@@ -218,11 +217,10 @@ class RewardScorer:
     ) -> None:
         """Add to ``found`` the outcomes of rows: shared out, then call by call."""
         units = _units(rows, step.group_ids if self.traits.needs_whole_groups else None)
-        calls = Calls(reward=self.name, step=step, timeout_s=self.settings.timeout_s, log=log)
 
         def score(process: RewardProcess, share: Sequence[tuple[int, ...]]) -> None:
             for chunk in _chunks(share, self.settings.batch_size):
-                found.update(calls.score(process, chunk))
+                found.update(score_rows(process, chunk, step=step, timeout_s=self.settings.timeout_s, log=log))
 
         shares = [units[index :: len(self._processes)] for index in range(len(self._processes))]
         pairs = zip(self._processes, shares, strict=True)

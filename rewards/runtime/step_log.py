@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from unigrpo.rewards.runtime.isolation import Outcome, Reply, RewardOutageError
+from unigrpo.rewards.runtime.isolation import Outcome, RewardOutageError
 
 _MIN_FAILURES_OF_AN_OUTAGE = 3
 _NUM_SAMPLES_SHOWN = 3
@@ -25,9 +24,6 @@ class RewardStats:
     metrics: Mapping[str, float]
     """What the reward gave to ``log_metric``: the mean over its calls, weighted by their items. Items whose value was
     known, or that repeat another of the step, are in no call, so they do not count here."""
-    extras: Mapping[str, tuple[Any, ...]]
-    """What the reward gave to ``log_extra``: by column, one value a rollout of the step; None where it gave none. An
-    item that repeats another has what that one has; one whose value was known has None."""
     num_known: int = 0
     """Items whose value was in the cache."""
     num_repeats: int = 0
@@ -52,7 +48,6 @@ class StepLog:
     """By row, the number of the step's items that its outcome stands for; 1 where not named."""
     failed: dict[int, Outcome] = field(default_factory=dict)
     """By row, of the rows that somebody had to score."""
-    extras: dict[str, dict[int, Any]] = field(default_factory=dict)
     _sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -80,20 +75,14 @@ class StepLog:
                 "max_failed_fraction is how many it may fail on"
             )
 
-    def note_reply(self, rows: Sequence[int], reply: Reply) -> None:
-        """Keep what a call of some rows logged."""
+    def note_metrics(self, metrics: Mapping[str, float], num_rows: int) -> None:
+        """Keep what a call of so many rows logged."""
         with self._lock:
-            for name, value in reply.metrics.items():
+            for name, value in metrics.items():
                 total, count = self._sums.get(name, (0.0, 0))
-                self._sums[name] = (total + value * len(rows), count + len(rows))
-            for column, values in reply.extras.items():
-                self.extras.setdefault(column, {}).update(zip(rows, values, strict=True))
+                self._sums[name] = (total + value * num_rows, count + num_rows)
 
     @property
     def metrics(self) -> dict[str, float]:
         """Return what was logged, each the mean over its items."""
         return {name: total / count for name, (total, count) in self._sums.items()}
-
-    def extras_of(self, stand_ins: Sequence[int]) -> dict[str, tuple[Any, ...]]:
-        """Return by column one value a row; ``stand_ins`` names the row whose call answered for each."""
-        return {column: tuple(by_row.get(row) for row in stand_ins) for column, by_row in self.extras.items()}

@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     import torch
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the head's output over the data it was trained on."""
+"""Mean and deviation of the head's output over the data it was trained on."""
 MAX_TOKENS = 35
 NUM_VISION_HEADS, NUM_TEXT_HEADS = 16, 12
 _VISION_EPS, _TEXT_EPS = 1e-6, 1e-12
 _PIXEL_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), dtype=np.float32)
 _PIXEL_STD = np.array((0.26862954, 0.26130258, 0.27577711), dtype=np.float32)
 _MAX_ASPECT = 16
-"""Of a picture whose short side is resized: what lies further out is cut before, as it would be after."""
+"""Longest picture, by its short side, that is resized whole: what lies further out is cut before, as it would be after.
+"""
+_HEAD_LAYERS = (0, 2, 4, 6, 7)
+"""Places of the head's linear layers; between them stood dropout."""
 
 _UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
 _RENAMED = (
@@ -46,29 +49,15 @@ _RENAMED = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sizes:
-    """What a checkpoint's tensors say about its network; heads leave no trace in them."""
-
-    vision_width: int
-    vision_depth: int
-    vision_hidden: int
-    patch_size: int
-    image_size: int
-    text_width: int
-    text_depth: int
-    text_hidden: int
-    vocabulary: int
-    max_positions: int
-    head_widths: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Blip:
     """The network of a checkpoint, in float32."""
 
-    sizes: Sizes
     modules: torch.nn.ModuleDict
     """vision, text and head."""
+    image_size: int
+    """Pixels of a side."""
+    vocabulary: int
+    """Rows of the text encoder's embedding."""
 
     def scores(self, pixels: torch.Tensor, token_ids: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         """Return [N] normalised scores.
@@ -99,20 +88,25 @@ def load_blip(tensors: Mapping[str, torch.Tensor], *, num_vision_heads: int, num
     Raises:
         ValueError: if a tensor is missing, is not known or does not fit, or the heads do not divide the widths.
     """
-    sizes = _sizes_of(tensors)
-    for width, heads, tower in (
-        (sizes.vision_width, num_vision_heads, "vision"),
-        (sizes.text_width, num_text_heads, "text"),
-    ):
+    try:
+        vision, text, head = _configs(tensors, num_vision_heads, num_text_heads)
+    except KeyError as error:
+        shown = ", ".join(sorted(tensors)[:3]) or "nothing"
+        raise ValueError(
+            f"the checkpoint is not ImageReward's: it has no tensor {error}; it has {shown}, ..."
+        ) from error
+    for tower, config in {"vision": vision, "text": text}.items():
+        width, heads = config.hidden_size, config.num_attention_heads
         if width % heads:
             raise ValueError(f"num_{tower}_heads {heads} does not divide the checkpoint's {tower} width {width}")
-    modules = _empty_modules(sizes, num_vision_heads, num_text_heads)
+    modules = _empty_modules(vision, text, head)
     renamed = {_renamed(key): value for key, value in tensors.items() if not key.startswith(_UNUSED)}
     try:
         modules.load_state_dict(renamed, strict=True)
     except RuntimeError as error:
         raise ValueError(f"the checkpoint is not ImageReward's: {error}") from error
-    return Blip(sizes=sizes, modules=modules.float().eval().requires_grad_(False))
+    modules = modules.float().eval().requires_grad_(False)
+    return Blip(modules=modules, image_size=vision.image_size, vocabulary=text.vocab_size)
 
 
 def _renamed(key: str) -> str:
@@ -123,62 +117,38 @@ def _renamed(key: str) -> str:
     return key
 
 
-def _sizes_of(tensors: Mapping[str, torch.Tensor]) -> Sizes:
-    """Return a checkpoint's sizes."""
+def _configs(tensors: Mapping[str, torch.Tensor], num_vision_heads: int, num_text_heads: int) -> tuple[Any, Any, Any]:
+    """Return the encoders' configurations and the head's shapes by place; heads leave no trace in the tensors."""
+    from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisionConfig
+
+    def shape(name: str) -> tuple[int, ...]:
+        return tuple(tensors[name].shape)
 
     def depth(prefix: str) -> int:
         return len({key.removeprefix(prefix).split(".")[0] for key in tensors if key.startswith(prefix)})
 
-    try:
-        patch = tensors["blip.visual_encoder.patch_embed.proj.weight"]
-        num_patches = tensors["blip.visual_encoder.pos_embed"].shape[1] - 1
-        words = tensors["blip.text_encoder.embeddings.word_embeddings.weight"]
-        heads = [tensors[f"mlp.layers.{index}.weight"] for index in (0, 2, 4, 6, 7)]
-        return Sizes(
-            vision_width=patch.shape[0],
-            vision_depth=depth("blip.visual_encoder.blocks."),
-            vision_hidden=tensors["blip.visual_encoder.blocks.0.mlp.fc1.weight"].shape[0],
-            patch_size=patch.shape[-1],
-            image_size=math.isqrt(num_patches) * patch.shape[-1],
-            text_width=words.shape[1],
-            text_depth=depth("blip.text_encoder.encoder.layer."),
-            text_hidden=tensors["blip.text_encoder.encoder.layer.0.intermediate.dense.weight"].shape[0],
-            vocabulary=words.shape[0],
-            max_positions=tensors["blip.text_encoder.embeddings.position_embeddings.weight"].shape[0],
-            head_widths=(heads[0].shape[1], *(head.shape[0] for head in heads)),
-        )
-    except KeyError as error:
-        shown = ", ".join(sorted(tensors)[:3]) or "nothing"
-        raise ValueError(
-            f"the checkpoint is not ImageReward's: it has no tensor {error}; it has {shown}, ..."
-        ) from error
-
-
-def _empty_modules(sizes: Sizes, num_vision_heads: int, num_text_heads: int) -> torch.nn.ModuleDict:
-    from torch import nn
-    from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisionConfig
-    from transformers.models.blip.modeling_blip import BlipVisionModel
-    from transformers.models.blip.modeling_blip_text import BlipTextModel
-
+    width, *_, patch_size = shape("blip.visual_encoder.patch_embed.proj.weight")
+    num_patches = shape("blip.visual_encoder.pos_embed")[1] - 1
+    vocabulary, text_width = shape("blip.text_encoder.embeddings.word_embeddings.weight")
     vision = BlipVisionConfig(
-        hidden_size=sizes.vision_width,
-        intermediate_size=sizes.vision_hidden,
-        num_hidden_layers=sizes.vision_depth,
+        hidden_size=width,
+        intermediate_size=shape("blip.visual_encoder.blocks.0.mlp.fc1.weight")[0],
+        num_hidden_layers=depth("blip.visual_encoder.blocks."),
         num_attention_heads=num_vision_heads,
-        image_size=sizes.image_size,
-        patch_size=sizes.patch_size,
+        image_size=math.isqrt(num_patches) * patch_size,
+        patch_size=patch_size,
         hidden_act="gelu",
         layer_norm_eps=_VISION_EPS,
         attention_dropout=0.0,
     )
     text = BlipTextConfig(
-        vocab_size=sizes.vocabulary,
-        hidden_size=sizes.text_width,
-        encoder_hidden_size=sizes.vision_width,
-        intermediate_size=sizes.text_hidden,
-        num_hidden_layers=sizes.text_depth,
+        vocab_size=vocabulary,
+        hidden_size=text_width,
+        encoder_hidden_size=width,
+        intermediate_size=shape("blip.text_encoder.encoder.layer.0.intermediate.dense.weight")[0],
+        num_hidden_layers=depth("blip.text_encoder.encoder.layer."),
         num_attention_heads=num_text_heads,
-        max_position_embeddings=sizes.max_positions,
+        max_position_embeddings=shape("blip.text_encoder.embeddings.position_embeddings.weight")[0],
         hidden_act="gelu",
         layer_norm_eps=_TEXT_EPS,
         is_decoder=True,  # Builds the cross-attention; the calls say is_decoder=False.
@@ -189,12 +159,19 @@ def _empty_modules(sizes: Sizes, num_vision_heads: int, num_text_heads: int) -> 
         eos_token_id=0,
         sep_token_id=0,
     )
-    head = nn.Sequential()
-    places = (0, 2, 4, 6, 7)  # Between them stood dropout.
-    for place, wide, narrow in zip(places, sizes.head_widths[:-1], sizes.head_widths[1:], strict=True):
-        head.add_module(str(place), nn.Linear(wide, narrow))
+    return vision, text, {place: shape(f"mlp.layers.{place}.weight") for place in _HEAD_LAYERS}
+
+
+def _empty_modules(vision: Any, text: Any, head: Mapping[int, tuple[int, int]]) -> torch.nn.ModuleDict:
+    from torch import nn
+    from transformers.models.blip.modeling_blip import BlipVisionModel
+    from transformers.models.blip.modeling_blip_text import BlipTextModel
+
+    layers = nn.Sequential()
+    for place, (narrow, wide) in head.items():
+        layers.add_module(str(place), nn.Linear(wide, narrow))
     return nn.ModuleDict(
-        {"vision": BlipVisionModel(vision), "text": BlipTextModel(text, add_pooling_layer=False), "head": head}
+        {"vision": BlipVisionModel(vision), "text": BlipTextModel(text, add_pooling_layer=False), "head": layers}
     )
 
 

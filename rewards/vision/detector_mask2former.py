@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from unigrpo.rewards.vision.detection import Detection
-from unigrpo.rewards.vision.pretrained_detector import batches, fingerprint, load_pretrained
+from unigrpo.rewards.vision.pretrained_detector import PretrainedDetector
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +29,14 @@ NAMES = {
 """Labels of published checkpoints, and of COCO, whose name in GenEval's prompts is another."""
 
 
-class Mask2FormerDetector:
+class Mask2FormerDetector(PretrainedDetector):
     """Instances of a Mask2Former trained for instance segmentation.
 
     The score is the class's probability times the mean probability of the mask's pixels, over the best 100 pairs of
     query and class; the box is the extent of the mask. Masks are brought to the picture's own size.
     """
+
+    _auto_class = "Mask2FormerForUniversalSegmentation"
 
     def __init__(
         self, model: str = PUBLISHED, *, device: str = "cpu", min_score: float = 0.05, batch_size: int = 4
@@ -50,9 +52,7 @@ class Mask2FormerDetector:
         Raises:
             FileNotFoundError: if the files are neither here nor to be had.
         """
-        self._device, self._min_score, self._batch_size = device, min_score, batch_size
-        self._model, self._processor = load_pretrained(model, "Mask2FormerForUniversalSegmentation", device)
-        self.fingerprint = fingerprint(model, self._model)
+        super().__init__(model, device=device, min_score=min_score, batch_size=batch_size)
         labels = self._model.config.id2label
         self._names = [NAMES.get(labels[index].lower(), labels[index].lower()) for index in range(len(labels))]
 
@@ -68,18 +68,14 @@ class Mask2FormerDetector:
                 f"this Mask2Former has no class {unknown[0]!r} (it has {len(self._names)}, such as "
                 f"{', '.join(self._names[:3])}); ask for those, or use a zero-shot detector"
             )
-        found: list[list[Detection]] = [[] for _ in pictures]
-        for rows in batches([picture.size for picture in pictures], self._batch_size):
-            for row, objects in zip(rows, self._detect([pictures[row] for row in rows]), strict=True):
-                found[row] = objects
-        return found
+        return super().__call__(pictures, labels)
 
-    def _detect(self, pictures: list[Image.Image]) -> list[list[Detection]]:
-        import torch
+    def _key(self, labels: tuple[str, ...]) -> None:
+        """Labels are not asked for: all classes come at once."""
 
-        inputs = self._processor(images=pictures, return_tensors="pt").to(self._device)
-        with torch.no_grad():
-            output = self._model(**inputs)
+    def _detect(self, pictures: list[Image.Image], labels: tuple[str, ...]) -> list[list[Detection]]:
+        inputs = self._processor(images=pictures, return_tensors="pt")
+        output = self._run(inputs)
         # What was padded on the right and below is no part of the picture.
         filled = [(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in inputs["pixel_mask"].bool()]
         return [

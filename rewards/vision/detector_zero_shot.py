@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from unigrpo.rewards.vision.detection import Detection
-from unigrpo.rewards.vision.pretrained_detector import batches, fingerprint, load_pretrained
+from unigrpo.rewards.vision.pretrained_detector import PretrainedDetector
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +18,7 @@ PHRASES = {"owl": "a photo of a {}", "dino": "{}"}
 """How the models were trained to read a name."""
 
 
-class ZeroShotDetector:
+class ZeroShotDetector(PretrainedDetector):
     """Any of transformers' OWL and Grounding DINO families.
 
     A box has the name that scores highest there. OWL scores each name by itself. Grounding DINO reads all names as one
@@ -27,6 +26,8 @@ class ZeroShotDetector:
     are lower than Mask2Former's and one object may have several boxes: give the reward ``max_overlap: 0.5`` and a
     ``counting_threshold`` near its ``threshold``.
     """
+
+    _auto_class = "AutoModelForZeroShotObjectDetection"
 
     def __init__(
         self,
@@ -52,29 +53,17 @@ class ZeroShotDetector:
         """
         if phrase is not None and "{}" not in phrase:
             raise ValueError(f"phrase {phrase!r} has no place for the name; write such as 'a photo of a {{}}'")
-        self._device, self._min_score, self._batch_size = device, min_score, batch_size
-        self._model, self._processor = load_pretrained(model, "AutoModelForZeroShotObjectDetection", device)
-        self.fingerprint = fingerprint(model, self._model)
+        super().__init__(model, device=device, min_score=min_score, batch_size=batch_size)
         kind = self._model.config.model_type
         if kind not in OWL + DINO:
             raise ValueError(f"{model!r} is a {kind}; this detector reads {', '.join(OWL + DINO)}")
         self._family = "owl" if kind in OWL else "dino"
         self._phrase = phrase or PHRASES[self._family]
 
-    def __call__(self, pictures: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        """Return where each picture shows something of its labels.
-
-        Raises:
-            ValueError: for labels that the model cannot read apart.
-        """
-        found: list[list[Detection]] = [[] for _ in pictures]
-        keys = [(picture.size, tuple(asked)) for picture, asked in zip(pictures, labels, strict=True)]
-        for rows in batches(keys, self._batch_size):
-            names = keys[rows[0]][1]
-            detect = self._with_owl if self._family == "owl" else self._with_dino
-            for row, (scores, boxes) in zip(rows, detect([pictures[row] for row in rows], names), strict=True):
-                found[row] = self._detections(scores, boxes, names, pictures[row].size)
-        return found
+    def _detect(self, pictures: list[Image.Image], labels: tuple[str, ...]) -> list[list[Detection]]:
+        found = (self._with_owl if self._family == "owl" else self._with_dino)(pictures, labels)
+        size = pictures[0].size
+        return [self._detections(scores, boxes, labels, size) for scores, boxes in found]
 
     def _with_owl(self, pictures: list[Image.Image], names: tuple[str, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return, of each picture, scores [boxes, names] and boxes as (centre, extent) fractions."""
@@ -115,12 +104,6 @@ class ZeroShotDetector:
                 start = position + 1
         return spans
 
-    def _run(self, inputs: Any) -> Any:
-        import torch
-
-        with torch.no_grad():
-            return self._model(**inputs.to(self._device))
-
     def _detections(
         self, scores: torch.Tensor, boxes: torch.Tensor, names: tuple[str, ...], size: tuple[int, int]
     ) -> list[Detection]:
@@ -129,15 +112,9 @@ class ZeroShotDetector:
         found = []
         for score, index, (x, y, width, height) in zip(best.tolist(), which.tolist(), boxes.tolist(), strict=True):
             if score >= self._min_score:
-                box = (
-                    _within(x - width / 2) * size[0],
-                    _within(y - height / 2) * size[1],
-                    _within(x + width / 2) * size[0],
-                    _within(y + height / 2) * size[1],
+                edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+                left, top, right, bottom = (
+                    min(1.0, max(0.0, edge)) * side for edge, side in zip(edges, size * 2, strict=True)
                 )
-                found.append(Detection(label=names[index], score=score, box=box))
+                found.append(Detection(label=names[index], score=score, box=(left, top, right, bottom)))
         return found
-
-
-def _within(fraction: float) -> float:
-    return min(1.0, max(0.0, fraction))

@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from unigrpo.files import sha256_of
+from unigrpo.rewards.vision.detection import Detection
 from unigrpo.rewards.vision.published_weights import HUB_PREFIX, require_reachable
 
 
-def load_pretrained(model: str, auto_class: str, device: str) -> tuple[Any, Any]:
-    """Return (model in evaluation mode, processor); weights come from safetensors only, and no remote code runs.
+class PretrainedDetector:
+    """A model that is fed with batches of like pictures: what is padded together would depend on its neighbours."""
 
-    Args:
-        model: a folder with config.json, model.safetensors and the processor's files, or ``hf-hub:OWNER/NAME``.
-        auto_class: name of transformers' class to load with.
-        device: cpu, cuda or cuda:N.
+    _auto_class: str
+    """Name of transformers' class to load with."""
 
-    Raises:
-        FileNotFoundError: if the files are neither here nor to be had.
-    """
+    def __init__(self, model: str, *, device: str, min_score: float, batch_size: int) -> None:
+        self._device, self._min_score, self._batch_size = device, min_score, batch_size
+        self._model, self._processor = _loaded(model, self._auto_class, device)
+        self.fingerprint = _fingerprint(model, self._model)
+
+    def __call__(self, pictures: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Detection]]:
+        """Return what each picture shows.
+
+        Raises:
+            ValueError: for labels that the model does not know, or cannot read apart.
+        """
+        rows_of: dict[Hashable, list[int]] = {}
+        for row, (picture, asked) in enumerate(zip(pictures, labels, strict=True)):
+            rows_of.setdefault((picture.size, self._key(tuple(asked))), []).append(row)
+        found: list[list[Detection]] = [[] for _ in pictures]
+        for rows in rows_of.values():
+            for start in range(0, len(rows), self._batch_size):
+                batch = rows[start : start + self._batch_size]
+                detected = self._detect([pictures[row] for row in batch], tuple(labels[batch[0]]))
+                for row, objects in zip(batch, detected, strict=True):
+                    found[row] = objects
+        return found
+
+    def _key(self, labels: tuple[str, ...]) -> Hashable:
+        """Return what, beside the size, pictures of one batch have in common."""
+        return labels
+
+    def _detect(self, pictures: list[Image.Image], labels: tuple[str, ...]) -> list[list[Detection]]:
+        raise NotImplementedError
+
+    def _run(self, inputs: Any) -> Any:
+        import torch
+
+        with torch.no_grad():
+            return self._model(**inputs.to(self._device))
+
+
+def _loaded(model: str, auto_class: str, device: str) -> tuple[Any, Any]:
+    """Return (model in evaluation mode, processor); weights come from safetensors only, and no remote code runs."""
     import transformers
 
     if model.startswith(HUB_PREFIX):
@@ -55,18 +92,8 @@ def _checked_folder(model: str) -> Path:
     return folder
 
 
-def fingerprint(model: str, loaded: Any) -> str:
+def _fingerprint(model: str, loaded: Any) -> str:
     """Return what tells these weights from others: their hashes, or the hub's commit."""
     if model.startswith(HUB_PREFIX):
         return f"{model}@{getattr(loaded.config, '_commit_hash', None)}"
     return " ".join(sha256_of(file) for file in sorted(Path(model).expanduser().glob("*.safetensors")))
-
-
-def batches(keys: Sequence[Hashable], batch_size: int) -> Iterator[list[int]]:
-    """Return the rows in batches of one key each: what is padded together would depend on its neighbours."""
-    rows_of: dict[Hashable, list[int]] = {}
-    for row, key in enumerate(keys):
-        rows_of.setdefault(key, []).append(row)
-    for rows in rows_of.values():
-        for start in range(0, len(rows), batch_size):
-            yield rows[start : start + batch_size]

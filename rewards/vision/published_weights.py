@@ -40,7 +40,6 @@ class PublishedFile:
 
     hub_id: str
     file: str
-    license: str
     num_bytes: int | None = None
     sha256: str | None = None
     """None where none is known: then the file is taken as it comes, unless the caller gives one."""
@@ -50,22 +49,18 @@ PUBLISHED: Mapping[str, PublishedFile] = {
     "image_reward": PublishedFile(
         hub_id="THUDM/ImageReward",
         file="ImageReward.pt",
-        license="Apache-2.0",
         num_bytes=1_786_880_927,
         sha256="d71dc8d4912bc633c06ab8ef1ef6a81e8199d4369f14b47b29baf1d19de561f6",
     ),
     "aesthetics": PublishedFile(
         hub_id="camenduru/improved-aesthetic-predictor",
         file="sac+logos+ava1-l14-linearMSE.pth",
-        license="Apache-2.0",
         num_bytes=3_714_759,
         sha256="21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
     ),
-    "pick_score": PublishedFile(
-        hub_id="yuvalkirstain/PickScore_v1", file="model.safetensors", license="see the model's card"
-    ),
-    "hps_v2": PublishedFile(hub_id="xswu/HPSv2", file="HPS_v2_compressed.pt", license="Apache-2.0"),
-    "hps_v2.1": PublishedFile(hub_id="xswu/HPSv2", file="HPS_v2.1_compressed.pt", license="Apache-2.0"),
+    "pick_score": PublishedFile(hub_id="yuvalkirstain/PickScore_v1", file="model.safetensors"),
+    "hps_v2": PublishedFile(hub_id="xswu/HPSv2", file="HPS_v2_compressed.pt"),
+    "hps_v2.1": PublishedFile(hub_id="xswu/HPSv2", file="HPS_v2.1_compressed.pt"),
 }
 
 
