@@ -36,11 +36,7 @@ class FillPlan:
     """Denoising steps of the spans before it: keys the noise."""
 
     def __post_init__(self) -> None:
-        """Refuse a range that holds no id.
-
-        Raises:
-            ValueError: naming it.
-        """
+        """Refuse a range that holds no id."""
         if self.vocabulary_range is not None and not 0 <= self.vocabulary_range[0] < self.vocabulary_range[1]:
             raise UserError(f"vocabulary_range is {self.vocabulary_range}; wanted start and stop with an id between")
 
@@ -168,7 +164,7 @@ def layout_of_ids(
     return Layout(
         token_ids=token_ids,
         is_padding=is_padding,
-        positions=_positions(token_ids, is_padding),
+        positions=positions_of(torch.zeros_like(is_open) if is_padding is None else is_padding),
         is_open=is_open,
         twin_ids=twin_ids,
         twin_is_padding=twin_padding,
@@ -181,12 +177,6 @@ def _grow(is_code: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> tup
     before = torch.where(~is_code & (columns < first[:, None]), columns, -1).amax(dim=1)
     after = torch.where(~is_code & (columns > last[:, None]), columns, is_code.shape[1]).amin(dim=1)
     return before + 1, after - 1
-
-
-def _positions(token_ids: torch.Tensor, is_padding: torch.Tensor | None) -> torch.Tensor:
-    if is_padding is None:
-        return torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
-    return positions_of(is_padding)
 
 
 def layout_of_canvases(
@@ -246,7 +236,7 @@ def layout_of_canvases(
     return Layout(
         token_ids=token_ids.to(device),
         is_padding=padding,
-        positions=_positions(token_ids, is_padding).to(device),
+        positions=positions_of(is_padding).to(device),
         is_open=is_open.to(device),
         twin_ids=None if twin_ids is None else twin_ids.to(device),
         twin_is_padding=None if twin_padding is None else twin_padding.to(device),

@@ -20,7 +20,7 @@ from unigrpo.models import load_policy
 from unigrpo.quickstart.makers.policy import make_policy
 from unigrpo.runs.trackers.base import Tracker
 from unigrpo.settings import DataSettings, SftRecipe, SftTaskSettings
-from unigrpo.supervised.rows import Demonstrations, RememberedCodes, add_noise, remembering
+from unigrpo.supervised.rows import CachedCodes, Demonstrations, add_noise, caching_codes
 from unigrpo.supervised.sft import run_sft, task_loss
 from unigrpo.types import ModelInput
 
@@ -52,7 +52,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def policy(base):
-    codec = RememberedCodes(CellColors())
+    codec = CachedCodes(CellColors())
     return load_policy(base, dtype="float32", image_tokenizer=codec, image_size=64)
 
 
@@ -189,7 +189,7 @@ def test_the_recipe_says_whether_the_blocks_are_compiled(base, compiled):
 def test_the_policy_that_trains_keeps_its_own_image_tokenizer(base):
     own = CellColors()
     policy = load_policy(base, dtype="float32", image_tokenizer=own, image_size=64)
-    assert isinstance(remembering(policy).image_tokenizer, RememberedCodes)
+    assert isinstance(caching_codes(policy).image_tokenizer, CachedCodes)
     assert policy.image_tokenizer is own
 
 
@@ -239,7 +239,7 @@ def test_dropped_captions_are_the_twin_that_guidance_uses(policy):
 
 def test_each_picture_is_encoded_once():
     inner = CellColors()
-    codec = RememberedCodes(inner)
+    codec = CachedCodes(inner)
     pixels = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
     assert torch.equal(codec.encode(pixels), CellColors().encode(pixels))
     assert torch.equal(codec.encode(pixels[1:]), CellColors().encode(pixels[1:]))

@@ -94,7 +94,9 @@ class AdaptedReward:
     ) -> dict[str, Any]:
         available: dict[str, Any] = {**columns, "prompts": list(prompts), "completions": list(completions)}
         if self._is_conversational:
-            available["completions"] = [_as_conversation(completion) for completion in completions]
+            available["completions"] = [
+                [{"role": "assistant", "content": one}] if isinstance(one, str) else one for one in completions
+            ]
             available["prompts"] = [[{"role": "user", "content": prompt}] for prompt in prompts]
         if "solution" in self._parameters and "answer" in columns:
             available.setdefault("solution", columns["answer"])
@@ -160,10 +162,6 @@ def load_reward(
 
 async def _wait_for(awaitable: Any) -> Any:
     return await awaitable
-
-
-def _as_conversation(completion: Any) -> Any:
-    return [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
 
 
 def _described(target: object) -> str:

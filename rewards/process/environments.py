@@ -44,7 +44,7 @@ _PROBE_TIMEOUT_S = 60.0
 _POLL_S = 1.0
 _HEARTBEAT_S = 15.0
 _MAX_SILENCE_S = 3600.0
-"""Of pip: unpacking or compiling a large package takes minutes without a line."""
+"""Longest silence of pip: unpacking or compiling a large package takes minutes without a line."""
 _SHOWN_STARTS = ("Collecting", "Downloading", "Processing", "Building", "Installing", "Successfully", "ERROR")
 _PROBE = "import json, sys; print(json.dumps([sys.version_info[:3], sys._base_executable]))"
 

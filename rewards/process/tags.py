@@ -7,13 +7,14 @@ it, and once its parent is gone no chain of parents leads to it either. Its envi
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import signal
 import time
 
 PREFIX = "UNIGRPO_CHILD_"
-"""Of every variable that a child has from us."""
+"""Start of the name of every variable that a child has from us."""
 _OWN = PREFIX + "TAG"
 _MAX_ROUNDS = 100
 _PAUSE_S = 0.01
@@ -50,15 +51,9 @@ def end_tagged(tag: str) -> None:
 def _tagged(tag: str) -> list[int]:
     wanted = f"\0{tag}=".encode()
     found = []
-    for pid in _process_ids():
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:  # It ended, or is not ours.
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        pid = int(path.split("/")[2])
+        with contextlib.suppress(OSError), open(path, "rb") as file:  # It ended, or is not ours.
             if pid != os.getpid() and wanted in b"\0" + file.read():
                 found.append(pid)
     return found
-
-
-def _process_ids() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except FileNotFoundError:
-        return []

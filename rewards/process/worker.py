@@ -48,7 +48,7 @@ class _Trap:
 
 
 FUNCTION_LIMIT_GB = 16.0
-"""Of a function that says nothing: a rule that runs wild ends before the machine does."""
+"""Address space of a function that says nothing: a rule that runs wild ends before the machine does."""
 
 
 def _limit_gb(reward: AdaptedReward, wanted: float | None) -> float | None:
@@ -68,7 +68,7 @@ class _Worker:
     def __init__(self) -> None:
         self._rewards: dict[str, AdaptedReward] = {}
         self._limits_gb: dict[str, float | None] = {}
-        """By reward; None is no limit."""
+        """Address space by reward; None is no limit."""
 
     def handle(self, message: dict[str, Any], send: Send) -> None:
         """Answer one message."""
@@ -120,12 +120,15 @@ def judged(raw: Sequence[Any]) -> tuple[list[float | None], list[int]]:
         if hasattr(value, "item"):
             value = _plain(value)
         if isinstance(value, TimedOut):
-            values.append(float(value))
-            status.append(RewardStatus.TIMEOUT)
-            continue
-        is_number = isinstance(value, Real) and math.isfinite(value)
-        values.append(float(value) if is_number else None)
-        status.append(RewardStatus.OK if is_number else _status_of_none(value))
+            found = RewardStatus.TIMEOUT
+        elif isinstance(value, Real) and math.isfinite(value):
+            found = RewardStatus.OK
+        elif isinstance(value, Failed):
+            found = RewardStatus.ERROR
+        else:
+            found = RewardStatus.NOT_APPLICABLE if value is None else RewardStatus.INVALID
+        values.append(float(value) if found in (RewardStatus.OK, RewardStatus.TIMEOUT) else None)
+        status.append(found)
     return values, status
 
 
@@ -139,12 +142,6 @@ def _plain(value: Any) -> Any:
         return None if not callable(mask) and bool(mask) else value.item()
     except (TypeError, ValueError, RuntimeError):
         return value
-
-
-def _status_of_none(value: object) -> RewardStatus:
-    if isinstance(value, Failed):
-        return RewardStatus.ERROR
-    return RewardStatus.NOT_APPLICABLE if value is None else RewardStatus.INVALID
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ class Outcome:
     """None where there is no number."""
     status: RewardStatus
     reason: str = ""
-    """Of a failure."""
+    """Why it failed."""
     is_from_reward: bool = False
-    """Of a timeout: the reward itself was up, and put it down to the answer."""
+    """Whether the reward itself was up at a timeout, and put it down to the answer."""
 
     @property
     def is_failure(self) -> bool:

@@ -22,14 +22,14 @@ class ScoredStep:
 
     table: RewardTable
     keys: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    """By reward, one a rollout: under which its value is kept, in hexadecimal; None where it is not. With the table
+    """Keys by reward, one a rollout, under which its value is kept (hexadecimal; None where it is not). With the table
     they are what later steps need not score again."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the metric log says of the scoring, apart from its values."""
     reasons: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By reward, one a rollout: why it failed; empty where it did not."""
+    """Reasons by reward, one a rollout, why it failed; empty where it did not."""
     stats: Mapping[str, RewardStats] = field(default_factory=dict)
-    """By reward: how the step went for it."""
+    """How the step went for each reward."""
 
 
 def save_step(path: Path | str, scored: ScoredStep) -> None:

@@ -169,18 +169,17 @@ class RewardProcess:
 
     def _given_up(self, failure: RewardLoadError) -> RewardLoadError:
         """End the process and return why; every later start says the same."""
-        with self._lock:
-            if not self._is_closed:
-                self._failure = failure
-            self._is_closed = True
-            if self._child is not None:
-                self._child.kill()
+        self._end(failure)
         return failure
 
     def close(self) -> None:
         """End the process, and let no retry start another."""
+        self._end(None)
+
+    def _end(self, failure: RewardLoadError | None) -> None:
         with self._lock:
-            self._failure = None
+            if failure is None or not self._is_closed:
+                self._failure = failure
             self._is_closed = True
             if self._child is not None:
                 self._child.kill()

@@ -32,9 +32,9 @@ class ScoredReward:
     """What one reward made of a step."""
 
     outcomes: Sequence[Outcome]
-    """[N]."""
+    """One a rollout."""
     keys: Sequence[bytes | None]
-    """[N]: under which a value is kept; None where it is not."""
+    """One a rollout, under which its value is kept; None where it is not."""
     stats: RewardStats
 
 
@@ -68,8 +68,7 @@ class RewardScorer:
         self._max_failed_fraction = max_failed_fraction
         self.is_logged_only = is_logged_only
         self._was_made = False
-        self._has_warned = False
-        self._has_warned_of_columns = False
+        self._has_warned_of_outage = self._has_warned_of_columns = False
         self._num_restarts = 0
         """At the end of the last step."""
         self._lock = threading.Lock()
@@ -182,21 +181,16 @@ class RewardScorer:
         except (RewardOutageError, RewardLoadError) as error:
             if not self.is_logged_only:
                 raise
-            self._warn_once(error)
+            if not self._has_warned_of_outage:
+                self._has_warned_of_outage = True
+                _LOGGER.warning(
+                    f"{error}; it has weight 0 and gates nothing, so the run goes on, without its values where it is "
+                    f"out (reward/{self.name}/outage in the metrics); this is said once"
+                )
             unasked = Outcome(value=None, status=RewardStatus.ERROR, reason=str(error))
-            for row in rows:
-                if row not in found:
-                    found[row] = log.failed.setdefault(row, unasked)
+            found |= {row: log.failed.setdefault(row, unasked) for row in rows if row not in found}
             return found, True
         return found, False
-
-    def _warn_once(self, error: Exception) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            _LOGGER.warning(
-                f"{error}; it has weight 0 and gates nothing, so the run goes on, without its values where it is out "
-                f"(reward/{self.name}/outage in the metrics); this is said once"
-            )
 
     def _warn_of_columns(self, step: Step, rows: Sequence[int], outcomes: Sequence[Outcome]) -> None:
         """Say once that a reward applies to nothing where the data lacks what it reads."""

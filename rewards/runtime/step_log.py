@@ -45,9 +45,9 @@ class StepLog:
     num_items: int
     max_fraction: float
     num_equal: Mapping[int, int] = field(default_factory=dict)
-    """By row, the number of the step's items that its outcome stands for; 1 where not named."""
+    """Number of the step's items that each row's outcome stands for; 1 where not named."""
     failed: dict[int, Outcome] = field(default_factory=dict)
-    """By row, of the rows that somebody had to score."""
+    """Failures by row, among the rows that somebody had to score."""
     _sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -13,7 +13,7 @@ from unigrpo.settings import RewardSettings
 from unigrpo.types import Rollout
 
 _SLACK = 1e-6
-"""Of a range, within which a value beyond it is rounding."""
+"""Share of a range within which a value beyond it is rounding."""
 
 
 class RewardFailedError(UserError):

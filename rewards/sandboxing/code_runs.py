@@ -32,7 +32,7 @@ class Verdict:
     num_passed: int
     num_tests: int
     reason: str = ""
-    """Of the first failure."""
+    """Why the first failure failed."""
     is_timeout: bool = False
     """Whether the program ran out of time."""
 

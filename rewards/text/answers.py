@@ -101,7 +101,7 @@ def last_boxed(text: str) -> str | None:
 
     One pass pairs all braces (escaped ones do not count), so that 20,000 unclosed boxes cost no more than one.
     """
-    starts = [position for command in _BOX_COMMANDS for position in _ends(text, command)]
+    starts = [match.end() for command in _BOX_COMMANDS for match in re.finditer(re.escape(command), text)]
     if not starts:
         return None
     closing = _closing_braces(text)
@@ -171,11 +171,6 @@ def gold_answer(answer: object) -> str | None:
 
 def _after_last(text: str, marker: str) -> str:
     return text[text.rfind(marker) + len(marker) :] if marker in text else text
-
-
-def _ends(text: str, needle: str) -> list[int]:
-    """Return every index at which ``needle`` ends."""
-    return [match.end() for match in re.finditer(re.escape(needle), text)]
 
 
 def _closing_braces(text: str) -> dict[int, int]:

@@ -37,7 +37,7 @@ class Towers(Protocol):
     context_length: int
     """Tokens of a text that are read, start and end included."""
     logit_scale: float
-    """By which training multiplied the cosine."""
+    """Factor by which training multiplied the cosine."""
 
     def num_tokens(self, text: str) -> int:
         """Return how many tokens a text has, uncut, start and end included."""
@@ -62,12 +62,9 @@ class ClipBody:
         """Wrap towers that live on ``device``."""
         self.towers = towers
         self._device = device
-        self._kept: dict[str, LruCache[Hashable, np.ndarray]] = {
-            "texts": LruCache(NUM_KEPT),
-            "pictures": LruCache(NUM_KEPT),
-        }
+        self._kept = {kind: LruCache[Hashable, np.ndarray](NUM_KEPT) for kind in ("texts", "pictures")}
         self.num_encoded: Counter[str] = Counter()
-        """By kind (texts, pictures), how many went through the model so far."""
+        """How many texts and pictures went through the model so far."""
         self._lock = threading.RLock()
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -159,7 +156,7 @@ class PromptAlignment:
     """A reward that is ``_scale`` times the cosine of a generated picture and its prompt, 0 where it is negative."""
 
     name: str
-    """Of the metric ``NAME/truncated_fraction``, of the prompts that had to be cut."""
+    """First part of the metric ``NAME/truncated_fraction``, of the prompts that had to be cut."""
     wanted_columns = ()
     _body: ClipBody
     _scale: float

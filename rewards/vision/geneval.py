@@ -72,33 +72,31 @@ def parse_wanted(
             have, a position that refers to a later clause, or no clause at all.
     """
     clauses = tuple(_clause(given, index) for index, given in enumerate(include or ()))
-    limits = tuple((_count(given), str(given["class"])) for given in exclude or ())
+    limits = tuple(_class_and_count(given) for given in exclude or ())
     if not clauses and not limits:
         raise ValueError("neither include nor exclude asks for anything; give include: [{class: ..., count: 1}]")
-    return Wanted(
-        include=clauses, exclude=tuple((name, count) for count, name in limits), is_counting=tag == "counting"
-    )
+    return Wanted(include=clauses, exclude=limits, is_counting=tag == "counting")
 
 
 def _clause(given: Mapping[str, Any], index: int) -> Clause:
-    count, color, position = _count(given), given.get("color"), given.get("position")
+    (label, count), color, position = _class_and_count(given), given.get("color"), given.get("position")
     if color is not None and color not in COLORS:
         raise ValueError(f"color {color!r} of {dict(given)}; GenEval's colours are {', '.join(COLORS)}")
     if position is None:
-        return Clause(label=str(given["class"]), count=count, color=color)
+        return Clause(label=label, count=count, color=color)
     relation, target = position
     if relation not in RELATIONS or not 0 <= target < index:
         raise ValueError(
             f"position {position!r} of clause {index}; give [relation, k], the relation one of "
             f"{', '.join(RELATIONS)} and k the index of an earlier clause"
         )
-    return Clause(label=str(given["class"]), count=count, color=color, relation=relation, target=int(target))
+    return Clause(label=label, count=count, color=color, relation=relation, target=int(target))
 
 
-def _count(given: Mapping[str, Any]) -> int:
+def _class_and_count(given: Mapping[str, Any]) -> tuple[str, int]:
     if "class" not in given or not isinstance(given.get("count"), int) or given["count"] < 1:
         raise ValueError(f"clause {dict(given)}; give a class and a count of 1 or more")
-    return int(given["count"])
+    return str(given["class"]), int(given["count"])
 
 
 def kept(

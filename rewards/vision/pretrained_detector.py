@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from unigrpo.rewards.vision.detection import Detection
 from unigrpo.rewards.vision.published_weights import HUB_PREFIX, require_reachable
 
 
-class PretrainedDetector:
+class PretrainedDetector(ABC):
     """A model that is fed with batches of like pictures: what is padded together would depend on its neighbours."""
 
     _auto_class: str
@@ -46,8 +47,9 @@ class PretrainedDetector:
         """Return what, beside the size, pictures of one batch have in common."""
         return labels
 
+    @abstractmethod
     def _detect(self, pictures: list[Image.Image], labels: tuple[str, ...]) -> list[list[Detection]]:
-        raise NotImplementedError
+        """Return what each picture of a batch shows; the labels are the first one's."""
 
     def _run(self, inputs: Any) -> Any:
         import torch

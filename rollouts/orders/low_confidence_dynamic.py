@@ -19,11 +19,7 @@ class LowConfidenceDynamic:
     """The probability."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no probability.
-
-        Raises:
-            ValueError: naming the setting.
-        """
+        """Refuse what is no probability."""
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; wanted a probability above 0, at most 1")
 

@@ -21,11 +21,7 @@ class Shift:
     """s: above 1 it starts slowly, below 1 fast."""
 
     def __post_init__(self) -> None:
-        """Refuse a shift that bends nothing.
-
-        Raises:
-            ValueError: naming the setting.
-        """
+        """Refuse a shift that bends nothing."""
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift is {self.shift}; wanted a finite number above 0")
 

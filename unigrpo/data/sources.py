@@ -80,10 +80,7 @@ class GeneratedPrompts:
 
     def __init__(self, use: str, source: Any, task: str, kind: TaskKind) -> None:
         """Wrap a source that was made from ``use``."""
-        self._use = use
-        self._source = source
-        self._task = task
-        self._kind = kind
+        self._use, self._source, self._task, self._kind = use, source, task, kind
 
     @property
     def num_prompts(self) -> int | None:
@@ -152,11 +149,7 @@ class JsonlPrompts:
         unknown = sorted(set(columns) - set(COLUMN_NAMES))
         if unknown:
             raise UserError(f"data.columns maps {unknown}, which are not ours; ours are {', '.join(COLUMN_NAMES)}")
-        self._path = path
-        self._task = task
-        self._kind = kind
-        self._split = split
-        self._seed = seed
+        self._path, self._task, self._kind, self._split, self._seed = path, task, kind, split, seed
         self._file = _JsonlFile(path, kind, columns, template)
         self._rows = list(self._file.rows())
         self._row_of = {row.id: row for row in self._rows}
@@ -234,9 +227,7 @@ class _JsonlFile:
     """The lines of one file, checked one by one."""
 
     def __init__(self, path: Path, kind: TaskKind, columns: Mapping[str, str], template: str | None) -> None:
-        self._path = path
-        self._kind = kind
-        self._template = template
+        self._path, self._kind, self._template = path, kind, template
         self._folders = (path.resolve().parent,)
         self._needed = ("prompt", *(name for name in columns if name != "prompt"))
         self._columns = mapped(COLUMN_NAMES, columns)

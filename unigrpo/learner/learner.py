@@ -13,15 +13,8 @@ import torch
 from unigrpo.errors import UserError
 from unigrpo.learner.batch import collate
 from unigrpo.learner.logprobs import token_logprobs
-from unigrpo.learner.optimizer import Optimizer
-from unigrpo.models.adapter import (
-    ADAPTER_WEIGHTS,
-    adapter_disabled,
-    save_adapter,
-    set_trainable_state,
-    state_version,
-    trainable_state,
-)
+from unigrpo.learner.optimizer import Optimizer, load_training, save_training
+from unigrpo.models.adapter import adapter_disabled, state_version, trainable_state
 from unigrpo.models.pictures.features import with_image_features
 from unigrpo.settings import LearnerSettings
 from unigrpo.types import Batch, MaskDraw, ModelInput, PolicyVersion, Rollouts, Span
@@ -32,9 +25,6 @@ if TYPE_CHECKING:
     from unigrpo.methods.estimators.base import Estimator
     from unigrpo.methods.loss import Loss, LossOutputs
     from unigrpo.models.base import Policy
-
-ADAPTER, MODEL, OPTIMIZER = "adapter", "model.safetensors", "optimizer.safetensors"
-"""What a checkpoint holds of the learner: an adapter in PEFT layout or all weights, and the optimizer's state."""
 
 
 class LearnerStoppedError(UserError):
@@ -312,22 +302,8 @@ class Learner:
 
     def save(self, folder: Path) -> None:
         """Write the trainable weights and the optimizer's state into a folder."""
-        from safetensors.torch import save_file
-
-        if self._policy.adapter is not None:
-            save_adapter(self._policy, folder / ADAPTER)
-        else:
-            save_file(trainable_state(self._policy), folder / MODEL)
-        save_file(self._optimizer.state(), folder / OPTIMIZER)
+        save_training(self._policy, self._optimizer, folder)
 
     def load(self, folder: Path) -> None:
-        """Take what ``save`` wrote.
-
-        Raises:
-            ValueError: if it belongs to other weights.
-        """
-        from safetensors.torch import load_file
-
-        adapter = folder / ADAPTER / ADAPTER_WEIGHTS
-        set_trainable_state(self._policy, load_file(adapter if adapter.exists() else folder / MODEL))
-        self._optimizer.load_state(load_file(folder / OPTIMIZER))
+        """Take what ``save`` wrote; a UserError where it belongs to other weights."""
+        load_training(self._policy, self._optimizer, folder)

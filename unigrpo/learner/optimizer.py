@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from unigrpo.errors import UserError
+from unigrpo.models.adapter import ADAPTER_WEIGHTS, save_adapter, set_trainable_state, trainable_state
+from unigrpo.settings import LearnerSettings, SftRecipe
+
+if TYPE_CHECKING:
+    from unigrpo.models.base import Policy
 
 
-class OptimizerSettings(Protocol):
-    """The settings that the optimizer reads; the learner's section and a supervised recipe both have them."""
-
-    @property
-    def lr(self) -> float:
-        """Return the highest learning rate."""
-
-    @property
-    def warmup_steps(self) -> int:
-        """Return the steps over which the rate rises."""
-
-    @property
-    def lr_schedule(self) -> Literal["constant", "cosine"]:
-        """Return what the rate does besides."""
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        """Return the decay rates of both moments."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Return the decoupled weight decay of matrices."""
-
-    @property
-    def max_grad_norm(self) -> float:
-        """Return the norm to which longer gradients are scaled."""
+ADAPTER, MODEL, OPTIMIZER = "adapter", "model.safetensors", "optimizer.safetensors"
+"""What a checkpoint holds of training: an adapter in PEFT layout or all weights, and the optimizer's state."""
+OptimizerSettings = LearnerSettings | SftRecipe
+"""Both have the rate and its schedule, AdamW's betas and decay, and the longest gradient."""
 
 
 def learning_rate(settings: OptimizerSettings, step: int, num_steps: int) -> float:
@@ -121,3 +106,23 @@ class Optimizer:
             self._adamw.state[weight] = {
                 kind: value.clone() if kind == "step" else value.to(weight, copy=True) for kind, value in values.items()
             }
+
+
+def save_training(policy: Policy, optimizer: Optimizer, folder: Path) -> None:
+    """Write the weights that train, and the optimizer's state, into a folder of a checkpoint."""
+    if policy.adapter is not None:
+        save_adapter(policy, folder / ADAPTER)
+    else:
+        save_file(trainable_state(policy), folder / MODEL)
+    save_file(optimizer.state(), folder / OPTIMIZER)
+
+
+def load_training(policy: Policy, optimizer: Optimizer, folder: Path) -> None:
+    """Take what `save_training` wrote.
+
+    Raises:
+        UserError: if it belongs to other weights.
+    """
+    adapter = folder / ADAPTER / ADAPTER_WEIGHTS
+    set_trainable_state(policy, load_file(adapter if adapter.exists() else folder / MODEL))
+    optimizer.load_state(load_file(folder / OPTIMIZER))

@@ -88,10 +88,7 @@ class TextPolicy(ABC):
         source: str = "",
         image_size: int = 512,
     ) -> None:
-        self.module = module
-        self.vocabulary = vocabulary
-        self.tokenizer = tokenizer
-        self.source = source
+        self.module, self.vocabulary, self.tokenizer, self.source = module, vocabulary, tokenizer, source
         self.image_size = image_size
 
     @classmethod

@@ -73,11 +73,7 @@ class Demonstrations:
         caption_dropout: float,
     ) -> None:
         """Take a policy that encodes, the task's name, and the prompts; ``caption_dropout`` is for text-to-image."""
-        self._policy = policy
-        self._task = task
-        self._settings = settings
-        self._source = source
-        self._seed = seed
+        self._policy, self._task, self._settings, self._source, self._seed = policy, task, settings, source, seed
         self._caption_dropout = caption_dropout if settings.kind == "imagine" else 0.0
         self._sampling = SamplingSettings(
             completion_length=settings.completion_length,
@@ -109,13 +105,12 @@ class Demonstrations:
             clean_ids[number, : len(clean)] = torch.from_numpy(clean)
             is_open[number, : len(clean)] = torch.from_numpy(is_open_row)
             is_padding[number, : len(clean)] = torch.from_numpy(is_padding_row)
-        has_padding = bool(is_padding.any())
         features, offsets = join_features([canvas.image_features for canvas in canvases])
         return Rows(
             clean_ids=shift_ids(clean_ids, offsets, self._policy.vocabulary.size),
             image_features=features,
             is_open=is_open,
-            is_padding=is_padding if has_padding else None,
+            is_padding=is_padding if bool(is_padding.any()) else None,
             keys=torch.tensor(keys),
         )
 
@@ -143,21 +138,17 @@ class Demonstrations:
     def _encode_together(self, prompts: list[Prompt]) -> None:
         """Encode the pictures of a batch in one call; the policy then finds each remembered."""
         pictures = [picture for prompt in prompts for picture in prompt.images]
-        if pictures and isinstance(self._policy.image_tokenizer, RememberedCodes):
+        if pictures and isinstance(self._policy.image_tokenizer, CachedCodes):
             pixels = torch.stack([picture_to_pixels(picture, self._policy.image_size) for picture in pictures])
             self._policy.image_tokenizer.encode(pixels)
 
     def _canvas(self, prompt: Prompt) -> Canvas:
         """Return the canvas of a prompt; those without pictures are kept, since chat templates are slow."""
-        if prompt.images:
-            return self._encoded(prompt)
         key = "\x1f".join(f"{message.role}\x1e{message.text}" for message in prompt.messages)
-        canvas = self._canvases.get([key]).get(key) or self._encoded(prompt)
-        self._canvases.put({key: canvas})
-        return canvas
-
-    def _encoded(self, prompt: Prompt) -> Canvas:
-        canvas: Canvas = self._policy.encode(prompt, self._sampling)
+        known = {} if prompt.images else self._canvases.get([key])
+        canvas: Canvas = known.get(key) or self._policy.encode(prompt, self._sampling)
+        if not prompt.images:
+            self._canvases.put({key: canvas})
         return canvas
 
     def _text_ids(self, prompt: Prompt, text: str) -> np.ndarray:
@@ -196,7 +187,7 @@ def with_complement(rows: Rows, noisy: NoisyRows, mask_token_id: int) -> tuple[R
     )
 
 
-class RememberedCodes:
+class CachedCodes:
     """An image tokenizer that encodes each picture once; the rest is the wrapped one's."""
 
     def __init__(self, image_tokenizer: Any) -> None:
@@ -222,12 +213,12 @@ class RememberedCodes:
         return pixels
 
 
-def remembering(policy: Any) -> Any:
-    """Return a policy that encodes with remembered codes and is otherwise the given one, which stays as it is."""
+def caching_codes(policy: Any) -> Any:
+    """Return a policy that encodes with cached codes and is otherwise the given one, which stays as it is."""
     if policy.image_tokenizer is None:
         return policy
     encoder = copy.copy(policy)
-    encoder.image_tokenizer = RememberedCodes(policy.image_tokenizer)
+    encoder.image_tokenizer = CachedCodes(policy.image_tokenizer)
     return encoder
 
 

@@ -15,25 +15,25 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from unigrpo.data.sources import load_prompts
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
 from unigrpo.learner.logprobs import token_logprobs
-from unigrpo.learner.optimizer import Optimizer
-from unigrpo.models.adapter import save_adapter, save_merged, set_trainable_state, trainable_state
+from unigrpo.learner.optimizer import Optimizer, load_training, save_training
+from unigrpo.models.adapter import save_adapter, save_merged
 from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from unigrpo.runs.directory import SUMMARY, clear_without_result, create_run_dir, locked
 from unigrpo.runs.trackers.base import Tracker, Trackers
 from unigrpo.settings import SftRecipe
 from unigrpo.supervised.losses import text_weights
-from unigrpo.supervised.rows import Demonstrations, Rows, add_noise, remembering, with_complement
+from unigrpo.supervised.rows import Demonstrations, Rows, add_noise, caching_codes, with_complement
 from unigrpo.types import ModelInput, TaskKind
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ def run_sft(
     """
     if is_resumed:
         with locked(out):
-            return _run(recipe, out, tracker, _checkpoint_of(out))
+            checkpoint = latest_checkpoint(out)
+            if checkpoint is None:
+                raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
+            return _run(recipe, out, tracker, checkpoint)
     create_run_dir(recipe, out)
     try:
         with locked(out):
@@ -89,7 +92,7 @@ def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, checkpoint: Chec
         first_step, means = 0, _Means({})
         if checkpoint is not None:
             first_step, means = checkpoint.step, _Means(checkpoint.state.get("unlogged", {}))
-            training.restore(checkpoint)
+            load_training(training.policy, training.optimizer, checkpoint.folder)
         trackers.phase("training")
         trackers.start(recipe, out, first_step)
         metrics: dict[str, Any] = {}
@@ -130,7 +133,7 @@ class Training:
             if parameter.requires_grad:
                 parameter.data = parameter.data.clone()  # loaded weights may be the mapped file
         self.optimizer = Optimizer(self.policy.module, recipe, recipe.num_steps)
-        encoder = remembering(self.policy)
+        encoder = caching_codes(self.policy)
         self.demonstrations = {
             task: Demonstrations(
                 encoder,
@@ -170,11 +173,8 @@ class Training:
         metrics: dict[str, float] = {}
         total = 0.0
         for task, rows in rows_by_task.items():
-            settings = self.recipe.tasks[task]
-            is_complementary = settings.masks == "complementary"
-            loss = task_loss(
-                self.policy, settings.kind, rows, self.recipe.min_mask_ratio, is_complementary=is_complementary
-            )
+            settings, eps = self.recipe.tasks[task], self.recipe.min_mask_ratio
+            loss = task_loss(self.policy, settings.kind, rows, eps, is_complementary=settings.masks == "complementary")
             weighted = settings.weight * loss
             weighted.backward()
             metrics[f"loss/{task}"] = loss.item()
@@ -194,26 +194,9 @@ class Training:
 
     def save(self, out: Path, step: int, unlogged: dict[str, list[float]]) -> None:
         """Write a checkpoint to resume from, with the metrics that no logged mean holds yet."""
-        save_checkpoint(
-            out,
-            step,
-            {"seed": self.recipe.seed, "unlogged": unlogged},
-            self._write_tensors,
-            self.recipe.checkpoint.keep,
-        )
-
-    def _write_tensors(self, folder: Path) -> None:
-        save_file(trainable_state(self.policy), folder / "model.safetensors")
-        save_file(self.optimizer.state(), folder / "optimizer.safetensors")
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take weights and moments from a checkpoint.
-
-        Raises:
-            ValueError: if it holds other weights than those that train.
-        """
-        set_trainable_state(self.policy, load_file(checkpoint.folder / "model.safetensors"))
-        self.optimizer.load_state(load_file(checkpoint.folder / "optimizer.safetensors"))
+        state = {"seed": self.recipe.seed, "unlogged": unlogged}
+        write = partial(save_training, self.policy, self.optimizer)
+        save_checkpoint(out, step, state, write, self.recipe.checkpoint.keep)
 
 
 def task_loss(
@@ -258,14 +241,6 @@ class _Means:
         means = {name: sum(values) / len(values) for name, values in self.values.items()}
         self.values.clear()
         return means
-
-
-def _checkpoint_of(out: Path) -> Checkpoint:
-    """Return the newest whole checkpoint of a run, to go on from."""
-    checkpoint = latest_checkpoint(out)
-    if checkpoint is None:
-        raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
-    return checkpoint
 
 
 def _write_policy(policy: Any, out: Path) -> None:

@@ -76,11 +76,7 @@ class UniGRPO:
     """What a response's sum is divided by: its scored tokens, or |o_i|."""
 
     def __post_init__(self) -> None:
-        """Refuse what no schedule knows.
-
-        Raises:
-            ValueError: naming the setting.
-        """
+        """Refuse what no schedule knows."""
         if self.spacing not in ("even", "alg1", "random"):
             raise ValueError(f"spacing is {self.spacing!r}; give even, alg1 or random")
         if self.normalizer not in ("scored", "completion"):

@@ -19,11 +19,7 @@ class Clipped:
     is_linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse a region without width.
-
-        Raises:
-            ValueError: naming the setting.
-        """
+        """Refuse a region without width."""
         if not self.clip_eps > 0:
             raise ValueError(f"clip_eps is {self.clip_eps}; give a number above 0 (0.2 is usual)")
 

@@ -73,9 +73,7 @@ class TextTokenizer:
     ) -> None:
         self._tokenizer = tokenizer
         self.folder: Path | None = None
-        self.chat_template = chat_template
-        self.bos_token = bos_token
-        self.eos_token = eos_token
+        self.chat_template, self.bos_token, self.eos_token = chat_template, bos_token, eos_token
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> TextTokenizer:
