@@ -10,6 +10,7 @@ from reward_rollouts import rollout
 from unigrpo.reward_table import RewardTable
 from unigrpo.runs.alarms import WINDOW, Alarms, alarms_of, completion_metrics
 from unigrpo.settings import RewardSettings
+from unigrpo.types import Rollouts
 
 REWARDS = {
     "optimized": RewardSettings(use="a:b", weight=1.0, tasks=["imagine"]),
@@ -110,11 +111,13 @@ def test_repeats_are_counted_in_groups_that_are_not_all_right(tmp_path: Path):
         names=("r",), values=values, status=np.zeros((12, 1), np.int8), weights=np.ones(1), ranges=((0.0, 1.0),)
     )
     rows = [rollout(text, number=number) for number, text in enumerate(texts)]
-    found = completion_metrics(rows, table, 4)
+    groups = tuple(number // 4 for number in range(12))
+    found = completion_metrics(Rollouts(items=tuple(rows), group_ids=groups), table)
     assert found == {"tasks/reason/mean_length": 3.0, "tasks/reason/duplicate_fraction": 2 / 8}
     pixels = [np.full((2, 2, 3), 7 * (number == 3), np.uint8) for number in range(4)]
     pictures = [rollout(None, number=number, image=image, kind="imagine") for number, image in enumerate(pixels)]
     one = RewardTable(
         names=("r",), values=np.zeros((4, 1)), status=np.zeros((4, 1), np.int8), weights=np.ones(1), ranges=((0, 1),)
     )
-    assert completion_metrics(pictures, one, 4)["tasks/imagine/duplicate_fraction"] == 0.5
+    group = Rollouts(items=tuple(pictures), group_ids=(0,) * 4)
+    assert completion_metrics(group, one)["tasks/imagine/duplicate_fraction"] == 0.5

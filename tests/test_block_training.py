@@ -19,7 +19,7 @@ from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.rollouts.units import generate, plan_units
 from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings
-from unigrpo.types import Batch, Message, PolicyVersion, Prompt, Rollout
+from unigrpo.types import Batch, Message, PolicyVersion, Prompt, Rollout, Rollouts
 
 GOLDEN = Path(__file__).parent / "golden"
 PROMPTS = [Prompt(id=text, kind="reason", messages=(Message(role="user", text=text),)) for text in ("up", "away")]
@@ -49,7 +49,7 @@ def load(name: str) -> TextPolicy:
     return policy
 
 
-def rollouts_of(policy: TextPolicy, name: str, step: int) -> list[Rollout]:
+def rollouts_of(policy: TextPolicy, name: str, step: int) -> Rollouts:
     sampling = SamplingSettings(completion_length=8, num_denoising_steps=4, temperature=1.0, **SETTINGS[name])
     (unit,) = plan_units([(prompt, sampling) for prompt in PROMPTS], group_size=8, rows_per_unit=16, seed=0, step=step)
     return generate(policy, unit, PolicyVersion(step=step, kind="adapter", sha256="0"))

@@ -14,7 +14,7 @@ from unigrpo.methods.loss import make_loss
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_disabled, add_lora
 from unigrpo.settings import KlChoice, LoraSettings, ObjectiveChoice, RatioChoice
-from unigrpo.types import ModelInput, PolicyVersion, Prompt, Rollout, Span
+from unigrpo.types import ModelInput, PolicyVersion, Prompt, Rollout, Rollouts, Span
 
 MASK, EOS = 500, 481
 ADVANTAGES = [1.2, -0.7, 0.3, -0.8]
@@ -56,7 +56,7 @@ def batch():
                 is_truncated=False,
             )
         )
-    return collate(rollouts, np.array(ADVANTAGES), EOS)
+    return collate(Rollouts(items=tuple(rollouts), group_ids=(0,) * len(rollouts)), np.array(ADVANTAGES), EOS)
 
 
 def score(policy, batch, draw, chunk=1024):

@@ -14,7 +14,7 @@ from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_state, add_lora
 from unigrpo.settings import LearnerSettings, LoraSettings
-from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Span
+from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Rollouts, Span
 
 GOLDEN = Path(__file__).parent / "golden"
 EOS = 481
@@ -48,9 +48,9 @@ def make_rollout(row, prompt_length, num_open, eos_at):
 
 def make_batch():
     shapes = [(5, 8, 3), (5, 8, None), (9, 8, 0), (9, 8, 6), (4, 12, None), (4, 12, 9)]
-    rollouts = [make_rollout(row, *shape) for row, shape in enumerate(shapes)]
+    rollouts = tuple(make_rollout(row, *shape) for row, shape in enumerate(shapes))
     advantages = np.array([1.0, -1.0, 0.5, -0.5, 0.7, -0.7])
-    return collate(rollouts, advantages, EOS, [0, 0, 1, 1, 2, 2])
+    return collate(Rollouts(items=rollouts, group_ids=(0, 0, 1, 1, 2, 2)), advantages, EOS)
 
 
 def make_learner(lora=True, dtype="float32", loss=None, **changes):

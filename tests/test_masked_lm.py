@@ -253,7 +253,7 @@ def test_learner_raises_the_probability_of_the_rewarded_word(policy: MaskedLmPol
         rewards = np.array([(rollout.token_ids[rollout.is_completion] == 4).mean() for rollout in rollouts])
         means.append(rewards.mean())
         advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
-        batch = collate(rollouts, advantages, policy.vocabulary.eos_token_id, [0] * 32)
+        batch = collate(rollouts, advantages, policy.vocabulary.eos_token_id)
         begun = learner.begin_batch(step, batch)
         assert not any(begun.update(n).is_skipped for n in range(begun.num_updates))
     assert np.mean(means[-3:]) > np.mean(means[:3]) + 0.3, means

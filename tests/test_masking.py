@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -8,7 +6,7 @@ from hypothesis import strategies as st
 from oracles.completion_masks import completion_masks
 
 from unigrpo.learner.batch import collate
-from unigrpo.types import PolicyVersion, Prompt, Rollout, Span
+from unigrpo.types import PolicyVersion, Prompt, Rollout, Rollouts, Span
 
 EOS, PAD = 1, 1
 
@@ -42,6 +40,10 @@ def make_rollout(token_ids, spans, prompt_id="p", seed=0, given=()):
     )
 
 
+def rollouts(*items):
+    return Rollouts(items=items, group_ids=tuple(range(len(items))))
+
+
 def text_rollout(token_ids, prompt_length, **keywords):
     prompt = Span(kind="prompt", start=0, stop=prompt_length)
     completion = Span(kind="text", start=prompt_length, stop=len(token_ids), is_open=True, vocabulary_range=(0, 8))
@@ -73,7 +75,7 @@ def test_an_eos_ends_its_own_span_and_no_picture():
 
 def test_collate_partitions_every_position():
     batch = collate(
-        [text_rollout([2, 3, 4, EOS, EOS], 2, seed=7), text_rollout([2, EOS, 4], 1, prompt_id="q", seed=8)],
+        rollouts(text_rollout([2, 3, 4, EOS, EOS], 2, seed=7), text_rollout([2, EOS, 4], 1, prompt_id="q", seed=8)),
         np.array([0.5, -0.5]),
         PAD,
     )
@@ -93,26 +95,20 @@ def test_collate_keeps_one_vocabulary_range_a_span_kind():
         Span(kind="text", start=1, stop=2, is_open=True, vocabulary_range=(0, 8)),
         Span(kind="image_codes", start=2, stop=4, is_open=True, vocabulary_range=(10, 20)),
     ]
-    batch = collate([text_rollout([2, 3], 1), make_rollout([2, 3, 11, 12], picture)], np.zeros(2), PAD)
+    batch = collate(rollouts(text_rollout([2, 3], 1), make_rollout([2, 3, 11, 12], picture)), np.zeros(2), PAD)
     assert batch.ranges == ((0, 8), (10, 20))
     assert batch.range_index[:, 1].tolist() == [0, 0] and batch.range_index[1, 2:].tolist() == [1, 1]
 
 
 def test_given_tokens_inside_an_open_span_are_prompt():
     spans = [Span(kind="image_codes", start=0, stop=4, is_open=True)]
-    batch = collate([make_rollout([2, 3, 4, 5], spans, given=(1,))], np.zeros(1), PAD)
+    batch = collate(rollouts(make_rollout([2, 3, 4, 5], spans, given=(1,))), np.zeros(1), PAD)
     assert batch.is_prompt.tolist() == [[False, True, False, False]] and not batch.is_tail.any()
     assert batch.prompt_lengths.tolist() == [0]  # what is given after the first open position is no prompt of it
 
 
-def test_prompts_of_two_tasks_with_one_id_are_two_groups():
-    first, second = (text_rollout([2, 3], 1, prompt_id="train-1") for _ in range(2))
-    second = replace(second, prompt=replace(second.prompt, kind="understand", task="understand"))
-    assert collate([first, second, first], np.zeros(3), PAD).group_ids.tolist() == [0, 1, 0]
-
-
 def test_wrong_counts_are_named():
     with pytest.raises(ValueError, match="1 rollouts and 2 advantages"):
-        collate([text_rollout([2, 3], 1)], np.zeros(2), PAD)
+        collate(rollouts(text_rollout([2, 3], 1)), np.zeros(2), PAD)
     with pytest.raises(ValueError, match="is_text has shape"):
         completion_masks(torch.zeros(1, 2), torch.zeros(1, 2).bool(), EOS, torch.zeros(1, 3).bool())

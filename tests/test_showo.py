@@ -266,7 +266,7 @@ def test_learner_raises_the_reward_of_pictures() -> None:
         means.append(rewards.mean())
         grouped = rewards.reshape(2, 12)
         advantages = ((grouped - grouped.mean(1, keepdims=True)) / (grouped.std(1, keepdims=True) + 1e-4)).flatten()
-        batch = collate(rollouts, advantages, policy.vocabulary.eos_token_id, [0] * 12 + [1] * 12)
+        batch = collate(rollouts, advantages, policy.vocabulary.eos_token_id)
         begun = learner.begin_batch(step, batch)
         first, _ = (begun.update(n) for n in range(begun.num_updates))
         assert first.sums.mean("ratio") == 1.0

@@ -7,6 +7,7 @@ library alone: a reward's worker may run where there is nothing else.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -167,6 +168,14 @@ class Rollouts(Sequence[Rollout]):
     """Work units that were generated again because their actor died."""
     image_features: tuple[torch.Tensor | None, ...] = ()
     """[P]: of each group, as its canvas held them; empty where a unit keeps none, or another process made them."""
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Return the rows of each group."""
+        rows: defaultdict[int, list[int]] = defaultdict(list)
+        for row, group in enumerate(self.group_ids):
+            rows[group].append(row)
+        return list(rows.values())
 
     def __len__(self) -> int:
         """Return N."""

@@ -143,7 +143,7 @@ def measure_generation(policy: Any, meter: Meter, arguments: argparse.Namespace)
     }
 
 
-def measure_update(policy: Any, meter: Meter, rollouts: list[Any], arguments: argparse.Namespace) -> dict[str, Any]:
+def measure_update(policy: Any, meter: Meter, rollouts: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the part of the row that says what an update takes."""
     import numpy as np
 

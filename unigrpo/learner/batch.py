@@ -5,12 +5,10 @@ Padding is never inferred from a token id: released tokenizers pad with EOS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
-from unigrpo.types import Batch, Rollout
+from unigrpo.types import Batch, Rollout, Rollouts
 
 
 def _is_open(rollout: Rollout) -> np.ndarray:
@@ -33,20 +31,14 @@ def _check_rollout(row: int, rollout: Rollout) -> None:
 
 
 def collate(
-    rollouts: Sequence[Rollout],
-    advantages: np.ndarray | torch.Tensor,
-    pad_token_id: int,
-    group_ids: Sequence[int] | np.ndarray | torch.Tensor | None = None,
-    device: torch.device | str = "cpu",
+    rollouts: Rollouts, advantages: np.ndarray | torch.Tensor, pad_token_id: int, device: torch.device | str = "cpu"
 ) -> Batch:
     """Pad rollouts on the right to one length and partition their positions.
 
     Args:
-        rollouts: N of them, of any lengths and tasks.
+        rollouts: N of them, of any lengths and tasks, with their groups.
         advantages: [N].
         pad_token_id: written at padding, where nothing attends to it.
-        group_ids: [N], equal for the rollouts of one prompt; None numbers the prompts in order of appearance, by task
-            and id: the files of two tasks may use the same ids.
         device: of the tensors.
 
     Raises:
@@ -56,10 +48,6 @@ def collate(
         raise ValueError(
             f"{len(rollouts)} rollouts and {len(advantages)} advantages; give one advantage a rollout, at least one"
         )
-    if group_ids is None:
-        number: dict[tuple[str, str], int] = {}
-        keys = [(rollout.prompt.task, rollout.prompt.id) for rollout in rollouts]
-        group_ids = [number.setdefault(key, len(number)) for key in keys]
     lengths = np.array([len(rollout.token_ids) for rollout in rollouts], dtype=np.int64)
     shape = (len(rollouts), int(lengths.max()))
     token_ids = np.full(shape, pad_token_id, dtype=np.int64)
@@ -94,7 +82,7 @@ def collate(
         range_index=tensor(range_index),
         ranges=tuple(ranges) or (None,),
         advantages=torch.as_tensor(advantages, dtype=torch.float64, device=device),
-        group_ids=torch.as_tensor(group_ids, dtype=torch.int64, device=device),
+        group_ids=torch.as_tensor(rollouts.group_ids, dtype=torch.int64, device=device),
         row_seeds=torch.tensor([rollout.seed for rollout in rollouts], dtype=torch.int64, device=device),
         lengths=tensor(lengths),
         prompt_lengths=tensor(np.cumprod(is_prompt, axis=1, dtype=np.int64).sum(axis=1)),

@@ -128,7 +128,7 @@ class Learner:
             advantages: [N].
         """
         policy = self._policy
-        batch = collate(rollouts, advantages, policy.vocabulary.pad_token_id, rollouts.group_ids, policy.device)
+        batch = collate(rollouts, advantages, policy.vocabulary.pad_token_id, policy.device)
         return self.begin_batch(step, with_image_features(batch, rollouts, policy))
 
     def begin_batch(self, step: int, batch: Batch) -> LearnerStep:

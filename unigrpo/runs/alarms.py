@@ -27,7 +27,7 @@ import numpy as np
 from unigrpo.reward_table import RewardTable
 from unigrpo.runs.nan_statistics import nan_mean
 from unigrpo.settings import RewardSettings
-from unigrpo.types import Rollout
+from unigrpo.types import Rollouts
 
 WINDOW = 20
 PREFIX = "alarm/"
@@ -117,7 +117,7 @@ class Alarms:
         return {task: mean for task, mean in means.items() if not math.isnan(mean)}
 
 
-def completion_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_size: int) -> dict[str, float]:
+def completion_metrics(rollouts: Rollouts, table: RewardTable) -> dict[str, float]:
     """Return what the alarms need to know of a step besides its rewards.
 
     ``tasks/<task>/mean_length``: tokens. ``tasks/<task>/duplicate_fraction``: completions that equal an earlier one of
@@ -126,11 +126,11 @@ def completion_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_si
     unit = table.unit_total
     lengths: defaultdict[str, list[int]] = defaultdict(list)
     repeats: defaultdict[str, list[bool]] = defaultdict(list)
-    for start in range(0, len(rollouts), group_size):
-        group = rollouts[start : start + group_size]
+    for rows in rollouts.groups:
+        group = [rollouts[row] for row in rows]
         task = group[0].prompt.task
         lengths[task].extend(rollout.completion_length for rollout in group)
-        if not (unit[start : start + group_size] >= 1.0 - _TOLERANCE).all():
+        if not (unit[rows] >= 1.0 - _TOLERANCE).all():
             contents = [(one.text, b"" if one.image is None else one.image.tobytes()) for one in group]
             repeats[task].extend(content in contents[:index] for index, content in enumerate(contents))
     found = {f"tasks/{task}/mean_length": float(np.mean(counts)) for task, counts in lengths.items()}

@@ -17,7 +17,7 @@ from unigrpo.runs.alarms import completion_metrics
 from unigrpo.runs.metrics import StepTimer
 from unigrpo.runs.nan_statistics import nan_mean, nan_std
 from unigrpo.runs.run import Run
-from unigrpo.types import Rollout, Rollouts
+from unigrpo.types import Rollouts
 
 KIBIBYTES_PER_GB = 1024**2
 BYTES_PER_GB = 1024**3
@@ -40,7 +40,7 @@ def step_metrics(
     timing, version = timer.metrics(), rollouts[0].policy_version
     num_tokens = sum(rollout.completion_length for rollout in rollouts)
     metrics: dict[str, Any] = {"step": run.num_done}
-    metrics |= _reward_metrics(rollouts, scored.table, run.recipe.group_size) | scored.metrics
+    metrics |= _reward_metrics(rollouts, scored.table) | scored.metrics
     metrics |= _update_metrics(updates)
     metrics |= {
         "frac_reward_zero_std": advantages.frac_reward_zero_std,
@@ -53,14 +53,14 @@ def step_metrics(
     }
     if torch.cuda.is_available():
         metrics["memory/gpu_peak_gb"] = torch.cuda.max_memory_allocated() / BYTES_PER_GB
-    metrics |= completion_metrics(rollouts, scored.table, run.recipe.group_size)
+    metrics |= completion_metrics(rollouts, scored.table)
     return metrics | run.alarms.observe(metrics) | timing
 
 
-def _reward_metrics(rollouts: Sequence[Rollout], table: RewardTable, group_size: int) -> dict[str, float]:
+def _reward_metrics(rollouts: Rollouts, table: RewardTable) -> dict[str, float]:
     total, unit = table.total, table.unit_total
-    groups = total.reshape(-1, group_size)
-    metrics = {"reward": nan_mean(total), "reward_std": nan_mean(np.array([nan_std(group) for group in groups]))}
+    spreads = [nan_std(total[rows]) for rows in rollouts.groups]
+    metrics = {"reward": nan_mean(total), "reward_std": nan_mean(np.array(spreads))}
     tasks = np.array([rollout.prompt.task for rollout in rollouts])
     for task in dict.fromkeys(tasks.tolist()):
         metrics[f"tasks/{task}/reward"] = nan_mean(unit[tasks == task])
