@@ -80,7 +80,7 @@ def check_blocks(
         attention_block: of a block-causal policy, whose last block may be cut short; None is full attention.
 
     Raises:
-        ValueError: if the span does not divide into blocks, or the steps over the blocks.
+        UserError: if the span does not divide into blocks, or the steps over the blocks.
     """
     if block_length is not None and block_length < 1:
         raise UserError(f"block_length is {block_length}; wanted 1 or more, or None for one block")
@@ -118,7 +118,7 @@ def layout_of_ids(
     schedule counts all codes of a picture, given ones too.
 
     Raises:
-        ValueError: if the rows' spans differ in length, or nothing is masked.
+        UserError: if the rows' spans differ in length, or nothing is masked.
     """
     device, schedule = token_ids.device, make(sampling.schedule)
     is_padding = None if is_padding is None or not bool(is_padding.any()) else is_padding.to(device).bool()
@@ -193,7 +193,7 @@ def layout_of_canvases(
     position in the plan.
 
     Raises:
-        ValueError: if there are none, their open spans differ, or guidance lacks a twin.
+        UserError: if there are none, their open spans differ, or guidance lacks a twin.
     """
     if not canvases:
         raise UserError("no canvas to fill: give at least one")

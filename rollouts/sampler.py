@@ -68,7 +68,7 @@ def sample(
         max_editing_rounds: passes over a block without masks, which end when one changes nothing.
 
     Raises:
-        ValueError: for lengths that do not divide into blocks or steps, or what the policy's engine does not do.
+        UserError: for lengths that do not divide into blocks or steps, or what the policy's engine does not do.
     """
     layout = layout_of_canvases(
         canvases,
@@ -131,7 +131,7 @@ def sample_ids(
         seeds: [N]; None is 0..N-1.
 
     Raises:
-        ValueError: see `sample`; for rows of different make-up; for a setting that is out of its range.
+        UserError: see `sample`; for rows of different make-up; for a setting that is out of its range.
     """
     shifted = {} if schedule_shift is None or schedule != "shift" else {"shift": schedule_shift}
     above = {} if threshold is None or remasking != "low_confidence_dynamic" else {"threshold": threshold}
@@ -198,7 +198,7 @@ def _run_engine(state: SamplerState, use_cache: bool) -> None:
     """Run the engine that the policy's attention allows.
 
     Raises:
-        ValueError: several spans for a policy that fills one, or editing for one that does not edit.
+        UserError: several spans for a policy that fills one, or editing for one that does not edit.
     """
     plans, abilities = state.layout.plans, state.policy.abilities
     if abilities.corruption == "uniform":

@@ -43,7 +43,7 @@ class SamplerState:
             max_editing_rounds: passes over a block that has no mask left.
 
         Raises:
-            ValueError: for rounds below 0.
+            UserError: for rounds below 0.
         """
         if max_editing_rounds < 0:
             raise UserError(f"max_editing_rounds is {max_editing_rounds}; wanted 0 or more")

@@ -50,7 +50,7 @@ def plan_units(
             and the sample's index it makes each row's seed.
 
     Raises:
-        ValueError: if a group does not fit into a unit.
+        UserError: if a group does not fit into a unit.
     """
     groups_per_unit = rows_per_unit // group_size
     if groups_per_unit < 1:

@@ -15,12 +15,7 @@ class RecipeError(UserError):
     """A recipe that cannot run, with every problem found in it."""
 
     def __init__(self, source: str, problems: list[str]) -> None:
-        """Keep the source and its problems; the text is one line a problem.
-
-        Args:
-            source: the file or packaged recipe.
-            problems: at least one ``key.path: what is wrong``.
-        """
+        """Keep the file or packaged recipe, and its problems, each a line ``key.path: what is wrong``."""
         self.source = source
         self.problems = tuple(problems)
         many = "\n  ".join([f"{source}: {len(problems)} problems", *problems])

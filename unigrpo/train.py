@@ -54,14 +54,10 @@ def train_step(run: Run) -> dict[str, Any]:
 
 
 def train(recipe: Recipe, run_dir: Path, tracker: Tracker | None = None) -> Mapping[str, Any]:
-    """Run a recipe from its start and return the summary.
+    """Run a recipe from its start in a new directory, and return the summary.
 
     A run that fails before it has a result (a file that cannot be read, a policy that does not fit) leaves nothing.
-
-    Args:
-        recipe: what to train on what.
-        run_dir: a new directory.
-        tracker: hears of the run beside the recipe's trackers.
+    ``tracker`` hears of it beside the recipe's own.
 
     Raises:
         UserError: if the directory is in use or something the recipe names does not fit.

@@ -200,11 +200,7 @@ def _center(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def tokenizer_of(vocabulary: str) -> Any:
-    """Return BERT's uncased tokenizer with BLIP's two own tokens, [DEC] and [ENC], which only a prompt can contain.
-
-    Args:
-        vocabulary: the text of ``vocab.txt``, one token a line.
-    """
+    """Return BERT's uncased tokenizer of a ``vocab.txt``, with BLIP's two own tokens [DEC] and [ENC] of prompts."""
     from transformers import BertTokenizer
 
     tokens = {token: index for index, token in enumerate(vocabulary.splitlines())}

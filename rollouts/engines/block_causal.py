@@ -34,7 +34,7 @@ class BlockCausal:
         """Take the rows to fill; without the cache each pass computes a row from its first token on.
 
         Raises:
-            ValueError: more denoising steps a block than it has positions, or what only full attention has.
+            UserError: more denoising steps a block than it has positions, or what only full attention has.
         """
         layout = state.layout
         self.state, self.policy, self.plan, self.use_cache = state, policy, plan, use_cache

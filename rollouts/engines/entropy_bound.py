@@ -92,7 +92,7 @@ class EntropyBound:
             noise: in place of keyed noise, to replay recorded tokens.
 
         Raises:
-            ValueError: several spans, given tokens behind or inside the span, steps that do not divide among the
+            UserError: several spans, given tokens behind or inside the span, steps that do not divide among the
                 blocks, or guidance.
         """
         self.state, self.policy, self.settings = state, policy, policy.block_sampling

@@ -53,11 +53,7 @@ def _options(
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command line and return its exit code.
-
-    Args:
-        arguments: without the program's name.
-    """
+    """Run a command line, given without the program's name, and return its exit code."""
     is_debug = DEBUG in arguments
     try:
         with ExitStack() as stack:

@@ -12,12 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_tables(console: Console, tables: Mapping[str, Sequence[Row]]) -> None:
-    """Print tables below each other.
-
-    Args:
-        console: where to.
-        tables: rows by the table's title.
-    """
+    """Print tables, rows by title, below each other."""
     from rich.table import Column, Table
 
     for title, rows in tables.items():

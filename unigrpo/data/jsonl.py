@@ -73,11 +73,7 @@ class Line:
         return None if value is None else as_text(value)
 
     def needed(self, name: str, way_out: str) -> Any:
-        """Return the value of a column that must be there.
-
-        Args:
-            name: ours.
-            way_out: how to say which column is meant.
+        """Return the value of a column that must be there; ``way_out`` says how to name the one that is meant.
 
         Raises:
             UserError: if there is no such column.
@@ -123,12 +119,7 @@ class Line:
         return tuple(self.file(name, folders) for name in names)
 
     def file(self, name: str, folders: Sequence[Path], way_out: str = "put it there, or correct its path") -> Path:
-        """Return the first picture of that name that lies in one of the folders.
-
-        Args:
-            name: a path inside of a folder.
-            folders: resolved.
-            way_out: what to do where there is none.
+        """Return the first picture of that name that lies in one of the resolved folders.
 
         Raises:
             UserError: if there is none, or all lie outside, a link's target included.

@@ -57,7 +57,7 @@ def load_prompts(settings: DataSettings, task: str, kind: TaskKind, split: Split
 
     Raises:
         FileNotFoundError: the JSONL file is missing.
-        ValueError: a setting or a line of the file is wrong; the message has file and line.
+        UserError: a setting or a line of the file is wrong; the message has file and line.
     """
     if (settings.use is None) == (settings.jsonl is None and settings.eval_jsonl is None):
         raise UserError(
@@ -92,7 +92,7 @@ class GeneratedPrompts:
         """Return the prompt at a place of the order.
 
         Raises:
-            ValueError: if its kind is not the task's.
+            UserError: if its kind is not the task's.
             TypeError: if it is no ``Prompt``.
         """
         prompt = self._source[index]
@@ -109,7 +109,7 @@ class GeneratedPrompts:
         """Return the source's completion of a prompt.
 
         Raises:
-            ValueError: if the source has none to give.
+            UserError: if the source has none to give.
         """
         demonstrate = getattr(self._source, "demonstration", None)
         if demonstrate is None:
@@ -165,7 +165,7 @@ class JsonlPrompts:
 
         Raises:
             IndexError: if there is no such place.
-            ValueError: if its picture cannot be used.
+            UserError: if its picture cannot be used.
         """
         if index < 0 or (self._split == "eval" and index >= len(self._rows)):
             raise IndexError(f"prompt {index} of {self._path}, which has {len(self._rows)}, counted from 0")
@@ -181,7 +181,7 @@ class JsonlPrompts:
         """Return the ``completion`` column, else ``answer``; for text-to-image the picture of the ``image`` column.
 
         Raises:
-            ValueError: if the line has none, or noise is asked for, which a file cannot add.
+            UserError: if the line has none, or noise is asked for, which a file cannot add.
         """
         if noise > 0:
             raise UserError(
@@ -214,7 +214,7 @@ def check_jsonl(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: naming the file and the first line that is wrong.
+        UserError: naming the file and the first line that is wrong.
     """
     ours = {name: column for name, column in columns.items() if name in COLUMN_NAMES}
     deadline = time.monotonic() + max_s
@@ -302,7 +302,7 @@ def prompt_picture(path: Path) -> Image.Image:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a format other than PNG, JPEG and WEBP, a truncated file, or more than 16 million pixels.
+        UserError: for a format other than PNG, JPEG and WEBP, a truncated file, or more than 16 million pixels.
     """
     try:
         return open_picture(path, max_pixels=MAX_IMAGE_PIXELS, formats=IMAGE_FORMATS)

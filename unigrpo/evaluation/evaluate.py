@@ -39,11 +39,7 @@ class TaskScores:
 
 
 def evaluate(run: Run, name: str) -> dict[str, float]:
-    """Evaluate the policy that the pool holds and write ``eval_<name>/``.
-
-    Args:
-        run: policy, rewards, held-out prompts and seed.
-        name: of the folder: before, after, or a step.
+    """Evaluate the policy that the pool holds and write ``eval_<name>/``: before, after, or a step.
 
     Returns:
         ``eval/<task>/reward`` (mean total reward, mapped to [0, 1], at temperature 1), ``reward_se``, ``accuracy``

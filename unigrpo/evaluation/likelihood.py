@@ -44,7 +44,7 @@ def log_likelihood(
         seed: of the masks, by a private generator.
 
     Raises:
-        ValueError: an empty answer, or no draw.
+        UserError: an empty answer, or no draw.
     """
     if not len(answer_ids) or num_draws < 1 or rows < 1:
         raise UserError(

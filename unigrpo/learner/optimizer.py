@@ -43,13 +43,7 @@ class Optimizer:
     """AdamW over the weights of a module that train; vectors (norms, biases) are not decayed."""
 
     def __init__(self, module: torch.nn.Module, settings: OptimizerSettings, num_steps: int) -> None:
-        """Take the weights that require a gradient now.
-
-        Args:
-            module: the body of a policy.
-            settings: of AdamW and its rate.
-            num_steps: of the run, for the schedule of the rate.
-        """
+        """Take the weights of a policy's body that require a gradient now; ``num_steps`` is the run's."""
         self._settings, self._num_steps = settings, num_steps
         self._weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         matrices = [weight for weight in self._weights.values() if weight.dim() > 1]
@@ -89,7 +83,7 @@ class Optimizer:
         """Take what ``state`` returned.
 
         Raises:
-            ValueError: if it belongs to other weights.
+            UserError: if it belongs to other weights.
         """
         found: dict[str, dict[str, torch.Tensor]] = {}
         for key, value in state.items():

@@ -90,11 +90,6 @@ def add_lora(policy: Policy, lora: LoraSettings, seed: int) -> None:
     B is zero, so the output is the base's bit by bit; A is drawn by a private generator, so the global random state
     stays as it was; dropout is 0, so that old, policy and reference agree.
 
-    Args:
-        policy: without an adapter.
-        lora: rank, alpha and targets.
-        seed: of A.
-
     Raises:
         UserError: a second adapter, or a target that is no linear layer.
     """
@@ -259,9 +254,7 @@ def _read_rank_and_scale(path: Path) -> tuple[int, float]:
 def merge_adapter(policy: Policy, folder: str | Path) -> None:
     """Add a saved adapter to the base's weights, W + scale B A, computed in float32; no PEFT state is left.
 
-    Args:
-        policy: without an adapter of its own.
-        folder: PEFT layout, safetensors only.
+    The policy has no adapter of its own; the folder is in PEFT layout, safetensors only.
 
     Raises:
         MissingFileError: no adapter in the folder.

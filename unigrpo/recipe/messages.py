@@ -14,12 +14,7 @@ from unigrpo.settings import Choice
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one line a problem.
-
-    Args:
-        error: what validation raised.
-        model: the settings class that was validated.
-    """
+    """Return one line for each problem that the validation of a settings class raised."""
     return [_describe_one(detail, model) for detail in error.errors(include_url=False)]
 
 

@@ -39,11 +39,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 
 
 def read_mapping(path: Path, source: str) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
-
-    Args:
-        path: the file.
-        source: what errors call it.
+    """Return the mapping in a YAML file, which errors call ``source``.
 
     Raises:
         RecipeError: if the file is too large, is not UTF-8 or not YAML, has a key twice, or holds no mapping.

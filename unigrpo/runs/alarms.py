@@ -46,12 +46,7 @@ class Alarms:
     """The alarms of a run, which sees its steps in order."""
 
     def __init__(self, rewards: Mapping[str, RewardSettings], past: Iterable[Record] = ()) -> None:
-        """Start, or go on.
-
-        Args:
-            rewards: the recipe's.
-            past: metric records of the steps done.
-        """
+        """Start with a recipe's rewards, or go on after the metric records of past steps."""
         self._rewards = dict(rewards)
         self._first: list[Record] = []
         self._last: deque[Record] = deque(maxlen=WINDOW)

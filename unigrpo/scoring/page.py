@@ -46,16 +46,7 @@ def table_row(reward: RewardSummary) -> tuple[str, ...]:
 
 
 def write_score_page(out: Path, scores: Scores, title: str) -> Path:
-    """Write one self-contained HTML file about a scoring, pictures as thumbnails inside.
-
-    Args:
-        out: the file.
-        scores: what was scored.
-        title: of the page.
-
-    Returns:
-        The file.
-    """
+    """Write one self-contained HTML file about a scoring, pictures as thumbnails inside; return the file."""
     totals = [item.reward for item in scores.items if item.reward is not None]
     facts = [("items", f"{len(scores.items):,}"), ("time", f"{scores.seconds:.1f} s")]
     if totals and len(scores.rewards) > 1:

@@ -26,11 +26,7 @@ class Row(NamedTuple):
 
 
 def batch_arithmetic(recipe: Recipe) -> dict[str, list[Row]]:
-    """Return what one learner step does, by section, for people to read.
-
-    Args:
-        recipe: a checked recipe.
-    """
+    """Return what one learner step of a checked recipe does, by section, for people to read."""
     memory = memory_rows(recipe) or [_unknown_size(recipe.policy.path)]
     return {"tasks": _task_rows(recipe), "a step": _step_rows(recipe), "memory of the learner, estimated": memory}
 

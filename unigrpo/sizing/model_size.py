@@ -90,12 +90,7 @@ class ModelSize:
 
     @classmethod
     def from_folder(cls, folder: Path, use: str | None = None) -> ModelSize | None:
-        """Read the headers of a checkpoint's files; None where it holds none that can be read.
-
-        Args:
-            folder: of the checkpoint.
-            use: the family, where config.json does not say it.
-        """
+        """Read the headers of a checkpoint's files; None where it holds none; ``use`` is the family, where not told."""
         config = read_json(folder / "config.json")
         family = find_family(config, use)
         unused = family_facts(family).get("unused_tensors", r"(?!)") if family is not None else r"(?!)"

@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 
 def compare_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Compare tensors that came with those of a module.
-
-    Args:
-        wanted: of the module.
-        found: of the files, or delivered.
-        source: for the message.
+    """Compare the tensors of a module with those that were found in files or delivered; ``source`` is for the message.
 
     Raises:
         UserError: naming the missing, unexpected and misshapen tensors, ten of each.

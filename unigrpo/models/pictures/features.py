@@ -45,11 +45,6 @@ def with_image_features(batch: Batch, rollouts: Rollouts, policy: Policy) -> Bat
     """Return a batch with its pictures' features, without gradient: the rollouts' own, else computed once a prompt.
 
     Families that read no pixels give the batch back as it is.
-
-    Args:
-        batch: of N rollouts.
-        rollouts: the N of them.
-        policy: computes the features.
     """
     known: dict[tuple[str, str], torch.Tensor | None] = {}
     prompts = [rollout.prompt for rollout in rollouts]

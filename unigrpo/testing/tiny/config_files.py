@@ -103,11 +103,9 @@ def require_width(family: str, files: Files, width_key: str) -> None:
 
 
 def fit(files: Files, given: Collection[str]) -> None:
-    """Make the values that stand for single layers, or point to another file, follow from the others.
+    """Make the values that stand for single layers, or point to another file, follow from the others, in place.
 
-    Args:
-        files: the folder's JSON files, which are changed.
-        given: the keys that somebody asked for; they stay.
+    The keys that somebody asked for (``given``) stay.
     """
     config = files[CONFIG]
     if "moe_layer_freq" in config and "moe_layer_freq" not in given:
