@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 
@@ -21,6 +22,10 @@ from unigrpo.types import Canvas
 GOLDEN = Path(__file__).parent / "golden"
 IDS = {"mask": 500, "bos": 480, "eos": 481, "start_header": 502, "end_header": 503}
 PICTURES = ("square", "wide", "tall", "big")
+IS_RESIZE_EXACT = int(PIL.__version__.partition(".")[0]) >= 13
+"""The goldens were made with pillow 13; the bicubic resize of older ones rounds single pixels to the next level."""
+FROM_PICTURE = 1e-5 if IS_RESIZE_EXACT else 0.1
+"""Farthest from the reference where a picture is resized on the way."""
 
 
 class Golden:
@@ -39,6 +44,11 @@ class Golden:
 
     def picture(self, name: str) -> Image.Image:
         return Image.fromarray(self.arrays[f"image_{name}"])
+
+    def features(self, name: str) -> torch.Tensor:
+        """Return a picture's features, from the tiles that the reference cut."""
+        levels = self.tensor(f"pixel_u8_{name}").float()
+        return self.policy.module.vision_encoder.tile_features((levels / 255 - 0.5) / 0.5, self.picture(name).size)
 
     def case(self, name: str) -> dict[str, Any]:
         return next(case for case in self.facts["cases"] if case["name"] == name)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from llava_specimens import PICTURES, Golden, sampling_of
+from llava_specimens import FROM_PICTURE, PICTURES, Golden, sampling_of
 from oracles.sft_losses import loss_lm
 from PIL import Image
 
@@ -65,11 +65,12 @@ def test_tower_and_projector_equal_the_reference(golden: Golden) -> None:
 @pytest.mark.parametrize("name", PICTURES)
 def test_embeddings_and_logits_equal_the_reference(golden: Golden, name: str) -> None:
     policy, ids, picture = golden.policy, golden.tensor("input_ids"), golden.picture(name)
-    grown = policy.grow(ids, None, [policy.module.vision_encoder.features(picture)])
+    grown = policy.grow(ids, None, [golden.features(name)])
     embedded = embed(policy.module.model.embed_tokens, grown.token_ids, grown.image_features)
     assert (embedded - golden.tensor(f"embeds_{name}")).abs().max() <= 1e-5
-    found = policy.logits(ids, images=[picture])[:, golden.tensor(f"logits_pos_{name}")]
-    assert (found - golden.tensor(f"logits_{name}")).abs().max() <= 2e-5
+    places, wanted = golden.tensor(f"logits_pos_{name}"), golden.tensor(f"logits_{name}")
+    assert (policy.head(policy.hidden(grown))[:, places] - wanted).abs().max() <= 2e-5
+    assert (policy.logits(ids, images=[picture])[:, places] - wanted).abs().max() <= 2 * FROM_PICTURE
 
 
 @torch.no_grad()
@@ -86,7 +87,7 @@ def test_two_pictures_in_a_prompt_equal_the_reference(golden: Golden) -> None:
     table = golden.policy.module.model.embed_tokens
     errors = []
     for pair in pairs:
-        grown = golden.policy.grow(ids, None, [eye.features(golden.picture(name)) for name in pair])
+        grown = golden.policy.grow(ids, None, [golden.features(name) for name in pair])
         errors.append((embed(table, grown.token_ids, grown.image_features) - wanted).abs().max())
     assert min(errors) <= 1e-5
 

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import numpy as np
-import PIL
 import pytest
 import torch
+from llava_specimens import IS_RESIZE_EXACT
 from PIL import Image
 
 from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, fit, lay_out, pool
 
 GOLDEN = Path(__file__).parent / "golden"
-LEVELS_OFF = 0 if int(PIL.__version__.partition(".")[0]) >= 13 else 1
-"""Of 255: the goldens were made with pillow 13; the bicubic resize of older ones rounds single pixels otherwise."""
+LEVELS_OFF = 0 if IS_RESIZE_EXACT else 1
+"""Of 255."""
 ROUNDING = 1e-3
 """Of a level: what float32 loses between a level and its place in [-1, 1]."""
 ANYRES = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}

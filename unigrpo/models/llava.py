@@ -79,15 +79,18 @@ class VisionEncoder:
         """Return F, how many features a picture of a width and height has: nothing is computed."""
         return count_features(size, self.tiles, math.ceil(self._side / self._pool_stride))
 
-    @torch.no_grad()
     def features(self, picture: Image) -> Tensor:
         """Return [F, D]: the picture as the body reads it."""
+        return self.tile_features(cut_tiles(picture, self.tiles), picture.size)
+
+    @torch.no_grad()
+    def tile_features(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return [F, D] of a picture of a width and height that is cut already: [T, 3, S, S] of `cut_tiles`."""
         newline = self._model.image_newline
-        pixels = cut_tiles(picture, self.tiles).to(newline.device)
-        projected = self._model.mm_projector(self._model.vision_tower.vision_tower(pixels))
+        projected = self._model.mm_projector(self._model.vision_tower.vision_tower(pixels.to(newline.device)))
         if self._pool_stride > 1:
             projected = pool(projected, self._pool_stride)
-        return lay_out(projected, picture.size, self.tiles, newline)
+        return lay_out(projected, size, self.tiles, newline)
 
 
 def embed(table: nn.Embedding, token_ids: Tensor, image_features: Tensor | None) -> Tensor:
