@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from family_docs import render
 
-from unigrpo.models.families import family_name, import_family, known_families
+from unigrpo.models.families import FOLDER, family_name, known_families
 from unigrpo.models.text_policy import TextPolicy
+from unigrpo.plugin import choice
 from unigrpo.testing.tiny.layouts import layouts
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +27,7 @@ def test_every_family_has_a_layout_whose_config_asks_for_it() -> None:
 
 @pytest.mark.parametrize("name", known_families())
 def test_every_file_of_the_folder_is_a_policy(name: str) -> None:
-    assert issubclass(import_family(name), TextPolicy)
+    assert issubclass(choice(name, FOLDER), TextPolicy)
 
 
 @pytest.mark.parametrize("family", [short for short, layout in layouts().items() if layout.golden])
