@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,10 @@ def commands() -> list[str]:
     return list(found)
 
 
+TRAINED = "unigrpo train quickstart --out {run} {small}"
 RUNS = {
     "unigrpo check RECIPE [key.path=value ...]": "unigrpo check quickstart num_steps=2",
-    "unigrpo train RECIPE --out DIR [key.path=value ...]": "unigrpo train quickstart --out {tmp}/train {small}",
+    "unigrpo train RECIPE --out DIR [key.path=value ...]": TRAINED,
     "unigrpo resume DIR": "unigrpo resume {run}",
     "unigrpo eval RECIPE|DIR": "unigrpo eval {run} evaluate.num_prompts=2",
     "unigrpo sample MODEL --adapter DIR --task imagine --image-tokenizer DIR "
@@ -47,8 +49,8 @@ RUNS = {
     "unigrpo --help": "unigrpo --help",
     "unigrpo check": "unigrpo check quickstart",
     "unigrpo check quickstart": "unigrpo check quickstart",
-    ".venv/bin/unigrpo train quickstart": "unigrpo train quickstart --out {tmp}/contributing {small}",
-    "unigrpo train quickstart num_steps=8 seed=0": "unigrpo train quickstart seed=0 --out {tmp}/proof {small}",
+    ".venv/bin/unigrpo train quickstart": TRAINED,
+    "unigrpo train quickstart num_steps=8 seed=0": TRAINED,
     ".venv/bin/python -m pytest tests/test_x.py": "python -m pytest tests/test_seeding.py -p no:cacheprovider",
     "python docs/generate/family_docs.py > docs/families.md": "python docs/generate/family_docs.py",
     "python docs/generate/reward_docs.py > docs/rewards.md": "python docs/generate/reward_docs.py",
@@ -78,8 +80,10 @@ SMALL = (
 QUICK = ("--help", "check", "make -n", "inspect", "-I -S")
 
 
-def run(command: str, places: dict[str, str]) -> None:
-    program, *arguments = shlex.split(command.format(**places))
+@cache
+def run(command: str) -> None:
+    """Run a command, once each."""
+    program, *arguments = shlex.split(command)
     start = {"unigrpo": [sys.executable, "-m", "unigrpo"], "python": [sys.executable], "make": ["make"]}[program]
     done = subprocess.run([*start, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, f"{command}\n{(done.stdout + done.stderr)[-3000:]}"
@@ -91,7 +95,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tmp = tmp_path_factory.mktemp("commands")
     (tmp / "items.jsonl").write_text('{"task": "reason", "prompt": "1+1", "completion": "2", "answer": "2"}\n')
     found = {"tmp": str(tmp), "run": str(tmp / "run"), "items": str(tmp / "items.jsonl"), "small": SMALL}
-    run("unigrpo train quickstart --out {run} {small}", found)
+    run(TRAINED.format(**found))
     return found
 
 
@@ -109,4 +113,4 @@ def test_every_command_is_known_and_no_other() -> None:
 )
 def test_command_of_the_documentation_runs(command: str, places: dict[str, str]) -> None:
     shown = RUNS.get(command, command.replace("--out picture.png", "--out {tmp}/picture.png"))
-    run(shown, places)
+    run(shown.format(**places))
