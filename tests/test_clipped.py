@@ -156,5 +156,5 @@ def test_a_penalty_to_the_reference_needs_its_logprobs():
 
 
 def test_a_clip_without_width_is_refused():
-    with pytest.raises(ValueError, match="give a number above 0"):
+    with pytest.raises(ValueError, match="greater than 0"):
         Clipped(clip_eps=0.0)

@@ -264,12 +264,15 @@ def test_a_row_without_masks_is_an_error(llada):
     [
         ({"remasking": "margin"}, "there is no 'margin'; "),
         ({"schedule": "cosin"}, "there is no 'cosin'; did you mean 'cosine'?"),
-        ({"schedule": "shift", "schedule_shift": 0.0}, "shift is 0.0; wanted a finite number above 0"),
+        ({"schedule": "shift", "schedule_shift": 0.0}, "shift: Input should be greater than 0, given 0.0"),
         ({"temperature": -1.0}, "temperature\n  Input should be greater than or equal to 0"),
         ({"temperature": float("nan")}, "temperature\n  Input should be a finite number"),
         ({"guidance_scale": -1.0}, "guidance_scale\n  Input should be greater than or equal to 0"),
         ({"remasking_temperature": float("inf")}, "remasking_temperature\n  Input should be a finite number"),
-        ({"remasking": "low_confidence_dynamic", "threshold": 0.0}, "threshold is 0.0; wanted a probability above 0"),
+        (
+            {"remasking": "low_confidence_dynamic", "threshold": 0.0},
+            "threshold: Input should be greater than 0, given 0.0",
+        ),
         ({"editing_threshold": -0.5}, "editing_threshold\n  Input should be greater than or equal to 0"),
         ({"max_editing_rounds": -1}, "max_editing_rounds is -1"),
         ({"num_denoising_steps": 0}, "num_denoising_steps\n  Input should be greater than or equal to 1"),

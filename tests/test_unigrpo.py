@@ -152,11 +152,11 @@ def test_mask_ratios_are_uniform_and_masks_follow_them():
 
 def test_it_is_an_estimator_and_refuses_what_it_does_not_know():
     assert isinstance(UniGRPO(), Estimator)
-    with pytest.raises(ValueError, match="give even, alg1 or random"):
+    with pytest.raises(ValueError, match="'even', 'alg1' or 'random'"):
         UniGRPO(spacing="odd")
-    with pytest.raises(ValueError, match="give scored or completion"):
+    with pytest.raises(ValueError, match="'scored' or 'completion'"):
         UniGRPO(normalizer="length")
-    with pytest.raises(ValueError, match="give at least 1"):
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
         UniGRPO(num_timesteps=0)
     with pytest.raises(ValueError, match="updates count from 0"):
         UniGRPO().draw(make_batch(), 0, 2, 2, MASK)

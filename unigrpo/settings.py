@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -33,6 +33,21 @@ class Choice(BaseModel):
     def arguments(self) -> dict[str, Any]:
         """Return the parameters of the class that `use` names."""
         return dict(self.model_extra or {})
+
+
+def choices_of(section: Any, key: str = "") -> Iterator[tuple[str, Choice]]:
+    """Yield every choice in a part of a recipe, with its key."""
+    if isinstance(section, Choice):
+        yield key, section
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(section, BaseModel):
+        parts = ((name, getattr(section, name)) for name in type(section).model_fields)
+    elif isinstance(section, Mapping):
+        parts = section.items()
+    elif isinstance(section, list | tuple):
+        parts = enumerate(section)
+    for name, part in parts:
+        yield from choices_of(part, f"{key}.{name}" if key else str(name))
 
 
 class PolicySettings(Settings):

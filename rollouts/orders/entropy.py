@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from unigrpo.rollouts.orders.base import Candidates, highest, likeliest, negative_entropy
 
@@ -14,7 +16,7 @@ class Entropy:
     """The lowest entropy of the likeliest tokens first, at the temperature of sampling."""
 
     reads = "logits"
-    top_k: int = 50
+    top_k: Annotated[int, Field(ge=1)] = 50
 
     def score(self, logits: torch.Tensor, sampled: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return [S]: the negated entropy, in nats."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from unigrpo.rollouts.orders.base import Candidates, highest
 
@@ -15,13 +17,8 @@ class LowConfidenceDynamic:
     """All tokens above a probability, where they are at least the schedule's count, else the surest."""
 
     reads = "logprob"
-    threshold: float = 0.9
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
     """The probability."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is no probability."""
-        if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}; wanted a probability above 0, at most 1")
 
     def select(self, candidates: Candidates) -> torch.Tensor:
         """Return [n, B] bool: the positions above the threshold, or the highest scores."""

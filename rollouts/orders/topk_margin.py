@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from unigrpo.rollouts.orders.base import Candidates, highest, likeliest
 
@@ -14,7 +16,7 @@ class TopkMargin:
     """The widest margin between the two likeliest tokens first, at the temperature of sampling."""
 
     reads = "logits"
-    top_k: int = 50
+    top_k: Annotated[int, Field(ge=1)] = 50
 
     def score(self, logits: torch.Tensor, sampled: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return [S]: how much likelier the likeliest token is than the next one."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, get_args
-
-from pydantic import BaseModel
 
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
 from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
 from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice
+from unigrpo.recipe.annotations import problem_of
 from unigrpo.rewards.runtime.reward_checks import composition_problems
 from unigrpo.settings import (
     Choice,
@@ -24,7 +24,9 @@ from unigrpo.settings import (
     Recipe,
     RewardSettings,
     SamplingSettings,
+    Settings,
     SftRecipe,
+    choices_of,
 )
 from unigrpo.types import TaskKind
 
@@ -291,25 +293,15 @@ def _accuracy(recipe: Recipe) -> Iterator[str]:
             yield f"{key}: the reward {name} does not apply to {task}"
 
 
-def _choices(section: Any, key: str = "") -> Iterator[str]:
-    """Find every choice in a recipe: whether its name is known, and whether it takes the parameters beside it."""
-    if isinstance(section, Choice):
+def _choices(recipe: Settings) -> Iterator[str]:
+    """Say of every choice whether its name is known, and whether it takes the parameters beside it."""
+    for key, chosen in choices_of(recipe):
         try:
-            located = locate_choice(section.use, section.folder)
-            typed = type(section).model_fields.keys() - {"use"}
-            yield from _arguments(located, section.use, section.arguments, key, typed=typed)
+            located = locate_choice(chosen.use, chosen.folder)
+            typed = type(chosen).model_fields.keys() - {"use"}
+            yield from _arguments(located, chosen.use, chosen.arguments, key, typed=typed)
         except PluginError as error:
             yield f"{key}: {error}"
-            return
-    parts: Iterable[tuple[Any, Any]] = ()
-    if isinstance(section, BaseModel):
-        parts = ((name, getattr(section, name)) for name in type(section).model_fields)
-    elif isinstance(section, Mapping):
-        parts = section.items()
-    elif isinstance(section, list | tuple):
-        parts = enumerate(section)
-    for name, part in parts:
-        yield from _choices(part, f"{key}.{name}" if key else str(name))
 
 
 def _named_code(use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()) -> Iterator[str]:
@@ -333,9 +325,12 @@ def _arguments(
                 locate(arguments[name])
             except PluginError as error:
                 yield f"{key}.{name}: {error}"
-    if located.parameters is None:
-        return
-    for name in arguments:
-        if name in supplied or name not in located.parameters:
-            known = ", ".join(sorted((located.parameters | typed).difference(supplied))) or "none"
+    for name, value in arguments.items():
+        if name in supplied or (located.is_whole and name not in located.annotations):
+            known = ", ".join(sorted((located.annotations.keys() | typed).difference(supplied))) or "none"
             yield f"{key}.{name}: {use} takes no such argument; it takes: {known}"
+        elif wrong := problem_of(located.annotations.get(name, ""), value):
+            yield f"{key}.{name}: {wrong}"
+    if not supplied and isinstance(located.statement, ast.ClassDef):
+        missing = located.required.difference(arguments)
+        yield from (f"{key}.{name}: missing; {use} has no default for it" for name in sorted(missing))

@@ -22,7 +22,7 @@ def _describe_one(detail: Any, model: type[BaseModel]) -> str:
     location = [part for part in detail["loc"] if part != "[key]"]
     path = ".".join(str(part) for part in location)
     is_key = "[key]" in detail["loc"]
-    kind, given = detail["type"], detail["input"]
+    kind = detail["type"]
     if kind == "extra_forbidden":
         section = annotation_at(model, location[:-1])
         known = list(section.model_fields) if _is_model(section) else []
@@ -30,12 +30,18 @@ def _describe_one(detail: Any, model: type[BaseModel]) -> str:
         return f"{path}: unknown key{hint}"
     if kind == "missing":
         return f"{path}: missing; wanted {_wanted_of(model, location)}"
-    if kind == "literal_error":
+    return f"{path}: {wrong_value(detail, is_key=is_key)}"
+
+
+def wrong_value(detail: Any, *, is_key: bool = False) -> str:
+    """Return what was given and what was wanted, of one of the errors of a validation."""
+    given = detail["input"]
+    if detail["type"] == "literal_error":
         choices = [choice.strip("' ") for choice in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
         noun = "unknown key" if is_key else f"given {given!r}"
-        return f"{path}: {noun}; wanted one of {', '.join(choices)}{_hint(str(given), choices)}"
+        return f"{noun}; wanted one of {', '.join(choices)}{_hint(str(given), choices)}"
     wanted = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{path}: given {short_repr(given)}, wanted {wanted}"
+    return f"given {short_repr(given)}, wanted {wanted}"
 
 
 def _hint(given: str, known: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ from unigrpo.runs.directory import locked
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.trackers.base import Tracker, Trackers
 from unigrpo.seeding import fold
-from unigrpo.settings import Recipe
+from unigrpo.settings import Recipe, choices_of
 from unigrpo.types import Rollouts
 
 REWARDS = "rewards"
@@ -124,6 +124,8 @@ def open_run(
     Raises:
         UserError: if something that the recipe names does not fit.
     """
+    for _, chosen in choices_of(recipe):
+        make(chosen)  # what a class refuses is known before anything is loaded
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
     with ExitStack() as stack:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,7 +16,7 @@ class ZScore:
     The standard deviation is the unbiased one, and eps is added to it, as the public GRPO trainers do.
     """
 
-    eps: float = 1e-4
+    eps: Annotated[float, Field(ge=0)] = 1e-4
     """What is added to the standard deviation."""
 
     def __call__(self, rewards: np.ndarray) -> np.ndarray:

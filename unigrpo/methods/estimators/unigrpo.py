@@ -12,16 +12,15 @@ the sampler saw it, and never scored. The inner mean is over the scored tokens (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from unigrpo.seeding import fold, uniform
 from unigrpo.types import Batch, MaskDraw
-
-Spacing = Literal["even", "alg1", "random"]
 
 
 def timesteps(
@@ -68,21 +67,12 @@ class UniGRPO:
     A response with no scored position (t near 0, or short) adds 0 to the loss, stays in N and is counted.
     """
 
-    spacing: Spacing = "even"
+    spacing: Literal["even", "alg1", "random"] = "even"
     """How the inner updates spread over the diffusion steps."""
-    num_timesteps: int = 1000
+    num_timesteps: Annotated[int, Field(ge=1)] = 1000
     """T."""
     normalizer: Literal["scored", "completion"] = "scored"
     """What a response's sum is divided by: its scored tokens, or |o_i|."""
-
-    def __post_init__(self) -> None:
-        """Refuse what no schedule knows."""
-        if self.spacing not in ("even", "alg1", "random"):
-            raise ValueError(f"spacing is {self.spacing!r}; give even, alg1 or random")
-        if self.normalizer not in ("scored", "completion"):
-            raise ValueError(f"normalizer is {self.normalizer!r}; give scored or completion")
-        if self.num_timesteps < 1:
-            raise ValueError(f"num_timesteps is {self.num_timesteps}; give at least 1 (the paper's is 1000)")
 
     def mask_ratio(self, row_seeds: torch.Tensor, step: int, update: int, num_updates: int) -> torch.Tensor:
         """Return [N] float64 in [0, 1]: t/T of each response at one inner update."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from unigrpo.methods.objectives.base import LossInputs
 
@@ -14,14 +15,9 @@ from unigrpo.methods.objectives.base import LossInputs
 class Clipped:
     """min(r A, clip(r, 1 - eps, 1 + eps) A) of each token (MMaDA, arXiv 2505.15809, eq. 5)."""
 
-    clip_eps: float = 0.2
+    clip_eps: Annotated[float, Field(gt=0)] = 0.2
     """eps, the half-width of the trusted region."""
     is_linear: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Refuse a region without width."""
-        if not self.clip_eps > 0:
-            raise ValueError(f"clip_eps is {self.clip_eps}; give a number above 0 (0.2 is usual)")
 
     def __call__(self, inputs: LossInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the gain [S], and where the clip is what counts [S] (see `Objective`)."""

@@ -1,0 +1,135 @@
+"""Names of code, found by importing it: this runs the code that they name."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from unigrpo.plugin.source import PluginError, class_of_choice, contract, incomplete, parse_reference
+from unigrpo.types import Chosen
+
+_LOGGER = logging.getLogger(__name__)
+_FOLDER: ContextVar[Path | None] = ContextVar("folder", default=None)
+
+
+def resolve(use: str, *, folder: Path | None = None) -> object:
+    """Return the object that ``use`` names. This runs the code of that module or file.
+
+    Args:
+        use: ``"package.module:name"`` or ``"path/to/file.py:name"``; dots in the name reach attributes.
+        folder: where a relative path starts; None is the folder of :func:`relative_to`, else the working directory.
+
+    Raises:
+        PluginError: if the module, the file or the name does not exist; it says what was looked for and what there is.
+    """
+    place, name = parse_reference(use)
+    is_file = place.endswith(".py")
+    module = _load_file(Path(place), use, folder or _FOLDER.get()) if is_file else _load_module(place, use)
+    found: object = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            public = ", ".join(sorted(key for key in vars(module) if not key.startswith("_"))[:20]) or "nothing public"
+            raise PluginError(f"{use!r}: {place} has no {name!r}; it has {public}")
+        found = getattr(found, part)
+    if not place.startswith("unigrpo."):
+        _LOGGER.info("use: %s loads code from %s", use, getattr(module, "__file__", place))
+    return found
+
+
+def choice(use: str, folder: str) -> type:
+    """Return the class that a choice names; its parameters are its own fields.
+
+    Args:
+        use: a file of the folder without its suffix, or a user's ``path/to/file.py:Name`` or ``module:Name``.
+        folder: the dotted name of the package whose files are the known values.
+
+    Raises:
+        PluginError: if there is none, or a user's name is no class.
+    """
+    if ":" not in use:
+        name = class_of_choice(use, folder).name
+        return getattr(importlib.import_module(f"{folder}.{use}"), name)
+    found = resolve(use)
+    if not isinstance(found, type):
+        raise PluginError(f"{use!r} is a {type(found).__name__}; wanted a class, such as those in {folder}")
+    return found
+
+
+def make(chosen: Chosen, **supplied: Any) -> Any:
+    """Return an object of the class that a recipe chose, made with the recipe's parameters and those ``supplied``.
+
+    Raises:
+        PluginError: if there is no such class, it refuses its parameters, or lacks something of the contract.
+    """
+    made = choice(chosen.use, chosen.folder)
+    given = {**chosen.arguments, **supplied}
+    try:
+        inspect.signature(made).bind(**given)
+    except TypeError as error:
+        raise PluginError(f"{chosen.use}: {error}") from error
+    try:
+        found = made(**given)
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}, given {one['input']!r}" for one in error.errors())
+        raise PluginError(f"{chosen.use}: {'; '.join(wrong)}") from error
+    except ValueError as error:
+        raise PluginError(f"{chosen.use}: {error}") from error
+    members = contract(chosen.folder, ast.FunctionDef, ast.AnnAssign)
+    if absent := [name for name in members if not hasattr(found, name)]:
+        raise PluginError(incomplete(chosen.use, absent, chosen.folder))
+    return found
+
+
+@contextmanager
+def relative_to(folder: Path | None) -> Iterator[None]:
+    """Have relative paths start at a folder: also those that a constructor finds in its arguments and resolves."""
+    token = _FOLDER.set(folder)
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
+
+
+def _load_module(place: str, use: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
+            raise
+        raise PluginError(
+            f"{use!r}: there is no module {error.name!r} on the path; install it, "
+            "or name the file instead: 'path/to/file.py:name'"
+        ) from error
+
+
+def _load_file(path: Path, use: str, folder: Path | None) -> ModuleType:
+    file = ((folder or Path.cwd()) / path.expanduser()).resolve()
+    if not file.is_file():
+        raise PluginError(f"{use!r}: there is no file {file}; relative paths start at {folder or Path.cwd()}")
+    # The name holds a digest of the path: two files called rewards.py do not shadow each other or a package.
+    name = f"unigrpo_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{use!r}: {file} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    with ExitStack() as undo:
+        undo.callback(sys.modules.pop, name, None)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        undo.pop_all()
+    return module
