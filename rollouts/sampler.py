@@ -121,9 +121,9 @@ def sample_ids(
             such a token, else ``is_padding``.
         vocabulary_range: half-open range of ids that may be sampled; None is the whole vocabulary.
         schedule: the name of a schedule (`unigrpo.rollouts.schedules`).
-        schedule_shift: of the schedule ``shift``.
+        schedule_shift: of the schedule ``shift``; others do not read it.
         remasking_temperature: initial temperature of Gumbel noise on the scores.
-        threshold: of the order ``low_confidence_dynamic``.
+        threshold: of the order ``low_confidence_dynamic``; others do not read it.
         editing_threshold: see `unigrpo.settings.SamplingSettings`; for block-causal policies.
         max_editing_rounds: see `sample`.
         use_cache: see `sample`.
@@ -131,7 +131,7 @@ def sample_ids(
         seeds: [N]; None is 0..N-1.
 
     Raises:
-        UserError: see `sample`; for rows of different make-up; for a setting that is out of its range.
+        ValueError: see `sample`; for rows of different make-up; for a setting that is out of its range.
     """
     shifted = {} if schedule_shift is None or schedule != "shift" else {"shift": schedule_shift}
     above = {} if threshold is None or remasking != "low_confidence_dynamic" else {"threshold": threshold}

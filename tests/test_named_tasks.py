@@ -215,8 +215,8 @@ def test_a_wrong_name_says_which_there_are(recipe_path, override, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a/b", "tasks.a/b: a task's name is part of its metrics' names; wanted letters, digits"),
-        ("..", "tasks...: a task's name is part of its metrics' names"),
+        ("a/b", "tasks.a/b: a name is part of its metrics' names; wanted letters, digits"),
+        ("..", "tasks...: a name is part of its metrics' names"),
         ("imagine", "tasks.imagine.kind: given reason; imagine is a kind itself; give the task a name that is none"),
     ],
 )

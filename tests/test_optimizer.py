@@ -23,6 +23,16 @@ def take(module, optimizer, step):
     optimizer.clear_gradients()
 
 
+def test_an_empty_state_forgets_the_moments_that_were_there():
+    module = make_module()
+    optimizer = Optimizer(module, LearnerSettings(lr=0.1), num_steps=10)
+    empty = optimizer.state()
+    take(module, optimizer, 0)
+    assert optimizer.state()
+    optimizer.load_state(empty)
+    assert optimizer.state() == {}
+
+
 @pytest.mark.parametrize("settings", [LearnerSettings, lambda **values: SftRecipe(**SFT, **values)])
 def test_matrices_are_decayed_and_vectors_are_not_in_both_stages(settings):
     module = make_module()

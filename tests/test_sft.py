@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,28 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(base, tmp_path, lor
         logs.append([{key: value for key, value in line.items() if "timing" not in key} for line in records])
     assert logs[0] == logs[1]
     assert [line["step"] for line in logs[0]] == [4, 6]
+
+
+def test_a_request_to_stop_ends_the_step_saves_it_and_resuming_ends_the_same(base, tmp_path):
+    run_sft(recipe(base, log_every=1), tmp_path / "whole")
+
+    class InterruptedAtTwo(Tracker):
+        def progress(self, done, total, text):
+            if done == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sft(recipe(base, log_every=1), tmp_path / "stopped", InterruptedAtTwo())
+    assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step_000002"]
+    run_sft(recipe(base, log_every=1), tmp_path / "stopped", is_resumed=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+def test_resuming_a_finished_run_returns_its_summary_and_changes_nothing(base, tmp_path):
+    summary = run_sft(recipe(base, checkpoint={"every": 3}), tmp_path / "run")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*"))
+    assert run_sft(recipe(base, checkpoint={"every": 3}), tmp_path / "run", is_resumed=True) == summary
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*")) == before
 
 
 def test_lora_trains_the_adapter_alone_and_merging_it_is_the_written_policy(base, tmp_path):

@@ -27,7 +27,11 @@ class Choice(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_its_name(cls, value: Any) -> Any:
-        return {"use": value} if isinstance(value, str) else value
+        if isinstance(value, Mapping | Choice):
+            return value
+        if not isinstance(value, str):
+            raise ValueError("a name, or `use` with the parameters of the class beside it")
+        return {"use": value}
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -281,17 +285,21 @@ class TrackerChoice(Choice):
     folder = "unigrpo.runs.trackers"
 
 
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
 class TrackingSettings(Settings):
     """What becomes of a run's metrics and samples."""
 
-    use: list[TrackerChoice] = Field([TrackerChoice(use=name) for name in ("jsonl", "tensorboard", "report")], description="jsonl is the first: resuming and the report read it, and what others show of a step is on disk.")
+    use: Annotated[list[TrackerChoice], BeforeValidator(_listed)] = Field([TrackerChoice(use=name) for name in ("jsonl", "tensorboard", "report")], description="jsonl is the first: resuming and the report read it, and what others show of a step is on disk.")
     rollouts_every: int = Field(10, ge=0, description="Steps between rollouts that trackers get (text and pictures); 0 is none. A supervised stage has none.")
 
     @model_validator(mode="after")
     def _begins_on_disk(self) -> TrackingSettings:
         names = [chosen.use for chosen in self.use]
         if names[:1] != ["jsonl"] or names.count("jsonl") > 1:
-            raise ValueError(f"use is {names}; wanted jsonl once, as the first: resuming and the report read metrics.jsonl")
+            raise ValueError("jsonl once, as the first of use: resuming and the report read metrics.jsonl")
         return self
 
 

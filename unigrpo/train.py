@@ -7,10 +7,7 @@ beta, the learning rate.
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +17,11 @@ from unigrpo.runs.directory import clear_without_result, create_run_dir, read_ru
 from unigrpo.runs.metrics import StepTimer
 from unigrpo.runs.run import Run, open_run
 from unigrpo.runs.step_metrics import step_metrics
+from unigrpo.runs.stopping import ScoringStopped, stop_requests
 from unigrpo.runs.summary import finish, finished_summary, save_evaluation, saved_evaluation
 from unigrpo.runs.trackers.base import Samples, Tracker
 from unigrpo.seeding import fold
 from unigrpo.settings import Recipe
-
-
-class ScoringStopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM came while rewards were scored."""
 
 
 def train_step(run: Run) -> dict[str, Any]:
@@ -131,30 +125,3 @@ def _evaluated(run: Run, name: str) -> dict[str, float]:
     metrics = evaluate(run, name)
     save_evaluation(run.run_dir, name, metrics)
     return metrics
-
-
-@contextmanager
-def stop_requests(is_scoring: Callable[[], bool]) -> Iterator[Any]:
-    """Yield a function that says whether SIGINT or SIGTERM asked to stop.
-
-    A second SIGINT stops at once, and so does any request while ``is_scoring``: a reward may wait for long, and what it
-    waits for can be asked again.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if is_scoring():
-            raise ScoringStopped
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -7,9 +7,9 @@ from typing import Any
 
 from unigrpo.types import Prompt, Rollout
 
-_NOT_OF_THE_DATA = frozenset(
-    ("prompts", "completions", "completion_ids", "group_ids", "log_metric", "log_extra", "trainer_state", "solution")
-)
+SUPPLIED = ("prompts", "completions", "completion_ids", "group_ids", "log_metric", "log_extra", "trainer_state")
+"""What a reward is called with beside the data's columns and its arguments."""
+_NOT_OF_THE_DATA = frozenset((*SUPPLIED, "solution"))
 """What a signature may name beside columns; a ``solution`` is the answer under TRL's name."""
 
 

@@ -22,6 +22,7 @@ from typing import Self
 
 import numpy as np
 
+from unigrpo.errors import UserError
 from unigrpo.lru import LruCache
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.cache import MAX_ENTRIES_IN_MEMORY, DiskCache
@@ -29,7 +30,7 @@ from unigrpo.rewards.runtime.calls import Step
 from unigrpo.rewards.runtime.digests import StepDigests
 from unigrpo.rewards.runtime.journal import ScoredStep
 from unigrpo.rewards.runtime.process import RewardProcess
-from unigrpo.rewards.runtime.reward_checks import composition_problems, logged_only
+from unigrpo.rewards.runtime.reward_checks import beyond_range, composition_problems, logged_only
 from unigrpo.rewards.runtime.scorer import RewardScorer, result_of
 from unigrpo.rewards.runtime.step_log import RewardStats
 from unigrpo.rewards.runtime.table import RewardFailedError, groups_of, ok_values, table_of, values_beyond
@@ -123,6 +124,19 @@ class RewardPool:
         self.start()
         for process in self._processes.values():
             process.wait_until_loaded()
+        self._ranges()
+
+    def _ranges(self) -> list[tuple[float, float]]:
+        """Return the range of every reward, which are loaded.
+
+        Raises:
+            UserError: if the recipe's ``clip`` or ``pass_at`` lies outside of one.
+        """
+        ranges = [scorer.traits.range for scorer in self._scorers.values()]
+        pairs = zip(self._settings.items(), ranges, strict=True)
+        if problems := [problem for (name, reward), one in pairs for problem in beyond_range(name, reward, one)]:
+            raise UserError("; ".join(problems))
+        return ranges
 
     def score(self, rollouts: Sequence[Rollout], *, step: int = 0) -> ScoredStep:
         """Return every reward of every rollout; the rewards run at the same time.
@@ -164,10 +178,9 @@ class RewardPool:
             except KeyboardInterrupt:
                 self._end_processes()  # Else the threads would be waited for as long as the workers take.
                 raise
-        ranges = [scorer.traits.range for scorer in self._scorers.values()]
         outcomes = {name: found.outcomes for name, found in scored.items()}
         stats = {name: found.stats for name, found in scored.items()}
-        table = table_of(self._settings, ranges, rollouts, group_ids, outcomes)
+        table = table_of(self._settings, self._ranges(), rollouts, group_ids, outcomes)
         return ScoredStep(
             table=table,
             keys={name: [key and key.hex() for key in found.keys] for name, found in scored.items()},

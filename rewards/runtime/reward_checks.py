@@ -45,6 +45,19 @@ def _one(reward: RewardSettings, key: str) -> Iterator[str]:
         yield f"{key}.num_gpus: a local worker sees every GPU of the machine; set placement: ray, or leave it out"
 
 
+def beyond_range(name: str, reward: RewardSettings, bounds: tuple[float, float]) -> Iterator[str]:
+    """Yield what of a reward's settings lies outside of the range that it declares, which is known once it is made."""
+    low, high = bounds
+    if reward.clip is not None:
+        least, most = reward.clip
+        if not (least < high and most > low):
+            yield f"rewards.{name}.clip: [{least:g}, {most:g}] has nothing of the reward's range, [{low:g}, {high:g}]"
+            return
+        low, high = max(low, least), min(high, most)
+    if reward.pass_at is not None and not low <= reward.pass_at <= high:
+        yield f"rewards.{name}.pass_at: {reward.pass_at:g} is outside of what counts, [{low:g}, {high:g}]"
+
+
 def _gates(rewards: Mapping[str, RewardSettings]) -> Iterator[str]:
     for name, reward in rewards.items():
         for gate in reward.gate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -65,6 +66,10 @@ def load_prompts(settings: DataSettings, task: str, kind: TaskKind, split: Split
         )
     if settings.use is not None:
         make: Any = resolve(settings.use)
+        try:
+            inspect.signature(make).bind(split, seed, **settings.arguments)
+        except TypeError as error:
+            raise UserError(f"{settings.use} is called with (split, seed, **data.arguments): {error}") from error
         return GeneratedPrompts(settings.use, make(split, seed, **settings.arguments), task, kind)
     if settings.arguments:
         raise UserError(f"data.arguments {sorted(settings.arguments)} belong to `use`; a JSONL file takes none")

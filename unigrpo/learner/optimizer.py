@@ -95,6 +95,7 @@ class Optimizer:
                 f"the optimizer state has weights that the policy does not train: {strange[:10]}; resume with the "
                 "recipe in the run directory"
             )
+        self._adamw.state.clear()
         for name, values in found.items():
             weight = self._weights[name]
             self._adamw.state[weight] = {

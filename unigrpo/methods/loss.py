@@ -110,7 +110,9 @@ class Loss:
         kl_sum = torch.zeros_like(policy_loss)
         is_clamped = is_beyond(logprobs.detach(), old_logprobs)
         if other is not None:
-            kl_sum = (weight * self.kl(logprobs, other)).sum()
+            kl = self.kl(logprobs, other)
+            check_vectors(logprobs=logprobs, kl=kl)
+            kl_sum = (weight * kl).sum()
             is_clamped |= is_beyond(logprobs.detach(), other)
         loss = policy_loss + self.kl_coef * kl_sum
         with torch.no_grad():

@@ -6,14 +6,16 @@ import ast
 import math
 import re
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
 from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
-from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice
+from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, nearest
 from unigrpo.recipe.annotations import problem_of
+from unigrpo.rewards.runtime.columns import SUPPLIED
 from unigrpo.rewards.runtime.reward_checks import composition_problems
 from unigrpo.settings import (
     Choice,
@@ -31,6 +33,8 @@ from unigrpo.settings import (
 from unigrpo.types import TaskKind
 
 PICTURE_KINDS = ("understand", "imagine")
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+NAME_RULE = "a name is part of its metrics' names; wanted letters, digits, _, - and . only"
 
 
 def problems_of_training(recipe: Recipe) -> list[str]:
@@ -70,8 +74,8 @@ def _names(tasks: Mapping[str, KindSettings]) -> Iterator[str]:
     if not tasks:
         yield f"tasks: none; wanted at least one of {', '.join(kinds)}"
     for name, task in tasks.items():
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-            yield f"tasks.{name}: a task's name is part of its metrics' names; wanted letters, digits, _, - and . only"
+        if not re.fullmatch(NAME, name):
+            yield f"tasks.{name}: {NAME_RULE}"
         if name in kinds and task.kind != name:
             yield f"tasks.{name}.kind: given {task.kind}; {name} is a kind itself; give the task a name that is none"
 
@@ -158,7 +162,7 @@ def _data(data: DataSettings, kind: TaskKind, key: str, *, needs_eval: bool) -> 
         given = "both use and jsonl" if data.use else "neither use nor jsonl"
         yield f"{key}: {given}; wanted one of them"
     if data.use is not None:
-        yield from _named_code(data.use, data.arguments, key, supplied=("split", "seed"))
+        yield from _named_code(data.use, data.arguments, key, num_supplied=2)
         if data.columns or data.eval_jsonl:
             yield f"{key}: columns and eval_jsonl describe a JSONL file, and {data.use} is not one"
     elif data.arguments:
@@ -234,6 +238,8 @@ def _rewards(recipe: Recipe) -> Iterator[str]:
         yield "rewards: none; wanted at least one"
     yield from composition_problems(recipe.rewards)
     for name, reward in recipe.rewards.items():
+        if not re.fullmatch(NAME, name):
+            yield f"rewards.{name}: {NAME_RULE}"
         yield from _one_reward(reward, f"rewards.{name}")
         for task in reward.tasks or ():
             if task not in recipe.tasks:
@@ -304,11 +310,17 @@ def _choices(recipe: Settings) -> Iterator[str]:
             yield f"{key}: {error}"
 
 
-def _named_code(use: str, arguments: dict[str, Any], key: str, supplied: tuple[str, ...] = ()) -> Iterator[str]:
+def _named_code(use: str, arguments: dict[str, Any], key: str, num_supplied: int | None = None) -> Iterator[str]:
+    """Check the arguments of a class or function that gets ``num_supplied`` others by place; None is a reward."""
     try:
-        yield from _arguments(locate(use), use, arguments, f"{key}.arguments", supplied)
+        located = locate(use)
     except PluginError as error:
         yield f"{key}.use: {error}"
+        return
+    supplied = tuple(located.annotations)[:num_supplied] if num_supplied else ()
+    if num_supplied is None and isinstance(located.statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        supplied, located = SUPPLIED, replace(located, required=frozenset())  # the data's columns are not known yet
+    yield from _arguments(located, use, arguments, f"{key}.arguments", supplied)
 
 
 def _arguments(
@@ -327,10 +339,10 @@ def _arguments(
                 yield f"{key}.{name}: {error}"
     for name, value in arguments.items():
         if name in supplied or (located.is_whole and name not in located.annotations):
-            known = ", ".join(sorted((located.annotations.keys() | typed).difference(supplied))) or "none"
-            yield f"{key}.{name}: {use} takes no such argument; it takes: {known}"
+            known = sorted((located.annotations.keys() | typed).difference(supplied))
+            hint = nearest(name, known)
+            yield f"{key}.{name}: {use} takes no such argument{hint}; it takes: {', '.join(known) or 'none'}"
         elif wrong := problem_of(located.annotations.get(name, ""), value):
             yield f"{key}.{name}: {wrong}"
-    if not supplied and isinstance(located.statement, ast.ClassDef):
-        missing = located.required.difference(arguments)
-        yield from (f"{key}.{name}: missing; {use} has no default for it" for name in sorted(missing))
+    for name in sorted(located.required.difference(arguments, supplied)):
+        yield f"{key}.{name}: missing; {use} has no default for it"

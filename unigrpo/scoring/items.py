@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 COLUMN_NAMES = ("prompt", "completion", "answer", "image", "id", "task", "completion_ids", "is_truncated")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_SAVED_NAMES = ("prompt_image", "sample_index", "reward", "rewards", "num_tokens", "seed")
+_SAVED_NAMES = ("prompt_image", "sample_index", "reward", "rewards", "passed", "num_tokens", "seed")
 """Further columns of a run's own rollouts, which are not the data's."""
 
 

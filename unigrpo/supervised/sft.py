@@ -30,6 +30,8 @@ from unigrpo.models.adapter import save_adapter, save_merged
 from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from unigrpo.runs.directory import SUMMARY, clear_without_result, create_run_dir, locked
+from unigrpo.runs.stopping import stop_requests
+from unigrpo.runs.summary import finished_summary
 from unigrpo.runs.trackers.base import Tracker, Trackers
 from unigrpo.settings import SftRecipe
 from unigrpo.supervised.losses import text_weights
@@ -63,10 +65,13 @@ def run_sft(
         ``seed``, ``policy``.
 
     Raises:
-        UserError: if ``out`` already holds a run, another process works in it, or a resumed one has no checkpoint.
-        FloatingPointError: if the gradient is not finite.
+        UserError: if ``out`` already holds a run, another process works in it, a resumed one has no checkpoint, or a
+            gradient is not finite.
     """
     if is_resumed:
+        if (summary := finished_summary(out)) is not None and summary["num_steps"] >= recipe.num_steps:
+            Trackers([], tracker).phase("this run has finished already")
+            return summary
         with locked(out):
             checkpoint = latest_checkpoint(out)
             if checkpoint is None:
@@ -97,6 +102,7 @@ def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, checkpoint: Chec
         trackers.start(recipe, out, first_step)
         metrics: dict[str, Any] = {}
         rows_of_steps = stack.enter_context(training.prefetching(first_step))
+        is_asked = stack.enter_context(stop_requests(lambda: False))
         for step, rows in enumerate(rows_of_steps, start=first_step):
             means.add(training.step(step, rows))
             done = step + 1
@@ -104,8 +110,11 @@ def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, checkpoint: Chec
             if done % recipe.log_every == 0 or done == recipe.num_steps:
                 metrics = {"step": done, **means.take()}
                 trackers.step(metrics)
-            if recipe.checkpoint.every and done % recipe.checkpoint.every == 0 and done < recipe.num_steps:
+            is_due, is_stopping = bool(recipe.checkpoint.every) and done % recipe.checkpoint.every == 0, is_asked()
+            if (is_due or is_stopping) and done < recipe.num_steps:
                 training.save(out, done, means.values)
+                if is_stopping:
+                    raise KeyboardInterrupt
         trackers.phase("writing the policy")
         _write_policy(training.policy, out)
         summary = {

@@ -12,7 +12,7 @@ from typing import Any
 
 from unigrpo.errors import UserError
 from unigrpo.models.families import FOLDER, known_families
-from unigrpo.plugin import facts
+from unigrpo.plugin import facts, nearest
 from unigrpo.recipe.text import parse
 
 
@@ -73,7 +73,8 @@ def find_layout(name: str) -> Layout:
     known = layouts(name if ":" in name else None)
     own = next((layout for layout in known.values() if layout.family == name), None) if ":" in name else known.get(name)
     if own is None:
-        raise UserError(f"there is no family {name!r} with a layout; wanted one of {', '.join(known)}")
+        hint = nearest(name, known)
+        raise UserError(f"there is no family {name!r} with a layout{hint}; wanted one of {', '.join(known)}")
     return own
 
 
