@@ -45,6 +45,17 @@ def test_no_reference_passes_without_kl(recipe_values: dict[str, Any], write_rec
     assert rows["rows without gradient"].value == str(1 * 48)
 
 
+def test_an_estimator_with_two_rows_a_rollout_is_counted_twice(
+    recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.py").write_text(
+        "class Pairs:\n    rows_per_rollout = 2\n    def draw(self, batch, step, update, num_updates, mask_token_id): ...\n"
+    )
+    recipe = load_recipe(write_recipe(recipe_values), ["estimator=pairs.py:Pairs"])
+    rows = {row.name: row for section in batch_arithmetic(recipe).values() for row in section}
+    assert rows["rows with gradient"].value == str(2 * 2 * 48)
+
+
 MEMORY = "memory of the learner, estimated"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from unigrpo.models.files.folders import resolve_folder
+from unigrpo.plugin import facts
 from unigrpo.recipe.checks import is_hub_id
 from unigrpo.settings import Recipe, TaskSettings
 from unigrpo.sizing.model_size import ModelSize, released_sizes
@@ -34,6 +35,12 @@ def batch_arithmetic(recipe: Recipe) -> dict[str, list[Row]]:
 def num_rollouts(recipe: Recipe) -> int:
     """Return N = P * G of a step, over all tasks."""
     return recipe.group_size * sum(task.prompts_per_step for task in recipe.tasks.values())
+
+
+def num_draw_rows(recipe: Recipe) -> int:
+    """Return R, the rows of one mask draw over a step's rollouts."""
+    chosen = recipe.estimator
+    return num_rollouts(recipe) * int(facts(chosen.use, chosen.folder).get("rows_per_rollout", 1))
 
 
 def num_rollout_rows(recipe: Recipe) -> int:
@@ -66,8 +73,9 @@ def _step_rows(recipe: Recipe) -> list[Row]:
     tokens = sum(
         task.prompts_per_step * recipe.group_size * task.sampling.completion_length for task in recipe.tasks.values()
     )
-    micro = min(recipe.learner.micro_batch_rows, rollouts)
-    num_micro = -(-rollouts // micro)
+    rows = num_draw_rows(recipe)
+    micro = min(recipe.learner.micro_batch_rows, rows)
+    num_micro = -(-rows // micro)
     groups_per_unit = recipe.rollouts.rows_per_unit // recipe.group_size
     units = sum(-(-task.prompts_per_step // groups_per_unit) for task in recipe.tasks.values())
     no_grad = updates - 1 + (updates if recipe.kl.needs_reference else 0)
@@ -82,8 +90,8 @@ def _step_rows(recipe: Recipe) -> list[Row]:
         Row("work units", f"{units:,}", sampled),
         Row("rows to generate", f"{generated:,}", passes),
         Row("mask draws", f"{updates}", "one an inner update (mu), over all rollouts"),
-        Row("rows without gradient", f"{no_grad * rollouts:,}", f"old on all draws but the first, {reference}"),
-        Row("rows with gradient", f"{updates * rollouts:,}", batches),
+        Row("rows without gradient", f"{no_grad * rows:,}", f"old on all draws but the first, {reference}"),
+        Row("rows with gradient", f"{updates * rows:,}", batches),
         Row("optimiser updates", f"{updates}", in_all),
     ]
 
@@ -110,7 +118,7 @@ def memory_rows(recipe: Recipe, size: ModelSize | None = None, length: int | Non
     optimizer = trained * 8 + trained * (4 if recipe.lora.enabled else num_bytes)
     assumed = f"prompts taken as {PROMPT_TOKENS} text tokens and their pictures' codes" if length is None else ""
     length = length or _longest_row(recipe)
-    micro = min(recipe.learner.micro_batch_rows, num_rollouts(recipe))
+    micro = min(recipe.learner.micro_batch_rows, num_draw_rows(recipe))
     activations = _activation_bytes(recipe, size, micro, length, num_bytes)
     chunk = recipe.learner.logprob_chunk * size.vocabulary * 4 * 2
     sampler, unit_rows = _sampler_bytes(recipe, size, length, num_bytes)

@@ -12,7 +12,8 @@ class Estimator(Protocol):
     """A rule for noise. A draw is a function of its arguments: no state, no global generator.
 
     Each row's noise depends on its row seed, the step, the update and the position in the row, never on its padding,
-    its neighbours or its place in the batch; so that a retried or differently split batch draws the same.
+    its neighbours or its place in the batch; so that a retried or differently split batch draws the same. A class whose
+    draws have several rows a rollout says so (``rows_per_rollout = 2``), for the arithmetic of `unigrpo check`.
     """
 
     def draw(self, batch: Batch, step: int, update: int, num_updates: int, mask_token_id: int) -> MaskDraw:
