@@ -49,7 +49,8 @@ def test_an_estimator_with_two_rows_a_rollout_is_counted_twice(
     recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
 ) -> None:
     (tmp_path / "pairs.py").write_text(
-        "class Pairs:\n    rows_per_rollout = 2\n    def draw(self, batch, step, update, num_updates, mask_token_id): ...\n"
+        "class Pairs:\n    rows_per_rollout = 2\n"
+        "    def draw(self, batch, step, update, num_updates, mask_token_id): ...\n"
     )
     recipe = load_recipe(write_recipe(recipe_values), ["estimator=pairs.py:Pairs"])
     rows = {row.name: row for section in batch_arithmetic(recipe).values() for row in section}
