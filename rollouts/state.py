@@ -61,11 +61,7 @@ class SamplerState:
     ) -> torch.Tensor:
         """Return [n, B] float64 in (0, 1) at the columns [n, B] of the rows, keyed by seed, step and position.
 
-        Args:
-            rows: [n].
-            columns: [n, B].
-            step: of all rows, or [n].
-            stream: 0 for the tokens, 1 for the remasking.
+        ``step`` is that of all rows, or [n]; ``stream`` is 0 for the tokens, 1 for the remasking.
         """
         position = self.layout.positions[rows].gather(1, columns)
         return uniform(self.keys[rows], NUM_NOISE_STREAMS * step + stream, position)
@@ -101,12 +97,8 @@ class SamplerState:
     ) -> torch.Tensor:
         """Return [n, B] bool: the masked positions to commit, by the sampling's order.
 
-        Args:
-            rows: [n].
-            columns: [n, B].
-            step: of all rows, or [n].
-            candidates: without noise.
-            noise_temperature: of Gumbel noise on the scores.
+        ``rows`` are [n], ``columns`` [n, B], ``step`` that of all rows, or [n]; the candidates are without the Gumbel
+        noise on the scores that ``noise_temperature`` asks for.
         """
         if self.order.reads in NOISY:
             candidates = replace(candidates, noise=self.uniforms(rows, columns, step, 1))
@@ -126,13 +118,8 @@ class SamplerState:
     ) -> None:
         """Write sampled tokens.
 
-        Args:
-            rows: [n].
-            columns: [n, B].
-            is_committed: [n, B] bool, inside ``is_sampled``.
-            is_sampled: [n, B] bool: where the S tokens belong, in row-major order.
-            sampled: the tokens.
-            step: of all rows, or [n].
+        ``rows`` are [n], ``columns`` [n, B], ``step`` that of all rows, or [n]; ``is_committed`` [n, B] lies inside
+        ``is_sampled`` [n, B], which says where the S tokens belong, in row-major order.
         """
         in_sample = is_committed[is_sampled]
         row_of = rows[:, None].expand_as(is_committed)[is_committed]

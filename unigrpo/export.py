@@ -35,10 +35,7 @@ def adapter_folder(path: Path) -> Path:
 def export_run(run_dir: Path, out: Path, *, is_merged: bool) -> None:
     """Write the last whole checkpoint of a run into a new folder, which appears whole or not at all.
 
-    Args:
-        run_dir: of a training run.
-        out: a new or empty directory.
-        is_merged: whole weights in the released layout instead of the adapter.
+    Merged, it is whole weights in the released layout instead of the adapter.
 
     Raises:
         UserError: if the run has no whole checkpoint.

@@ -50,10 +50,7 @@ def open_picture(
 ) -> Image.Image:
     """Return the 8-bit RGB picture of a file or of its bytes, fully read; see :func:`as_rgb`.
 
-    Args:
-        source: the file.
-        max_pixels: a larger one is refused before it is decoded.
-        formats: Pillow's names of the formats that are read; None is every one.
+    A picture of more than ``max_pixels`` is refused before it is decoded; ``formats`` are Pillow's names of those read.
 
     Raises:
         FileNotFoundError: if there is no such file.

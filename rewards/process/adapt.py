@@ -139,11 +139,7 @@ def load_reward(
 ) -> AdaptedReward:
     """Return the reward that ``use`` names: a class is made with ``arguments``, a function is called with them.
 
-    Args:
-        use: see :func:`unigrpo.plugin.resolve`.
-        arguments: of the recipe.
-        name: of the reward, for messages.
-        folder: where relative paths start, in ``use`` and in what the arguments name; None is the working directory.
+    Relative paths, in ``use`` and in what the arguments name, start at ``folder``; None is the working directory.
 
     Raises:
         PluginError: if there is no such object, or it cannot be called.

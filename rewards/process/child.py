@@ -57,10 +57,8 @@ class Child:
     def __init__(self, module: str, *, num_threads: int = 1, arguments: Sequence[str] = ()) -> None:
         """Start ``python -m module``; returns at once, while the child imports.
 
-        Args:
-            module: what runs; its main block calls :func:`serve`.
-            num_threads: CPU threads that numeric libraries may use in the child.
-            arguments: of its command line, after the socket's file descriptor.
+        The module's main block calls :func:`serve`; numeric libraries may use ``num_threads`` CPU threads there, and
+        ``arguments`` follow the socket's file descriptor on its command line.
         """
         ours, theirs = socket.socketpair()
         environment = os.environ | {name: str(num_threads) for name in THREAD_VARIABLES}
@@ -183,10 +181,7 @@ def serve(handle: Handler, arguments: list[str]) -> None:
     ended by the kernel even if it holds the interpreter lock and the parent is gone. With ``cpu_s`` that is the limit,
     to the letter: CPU seconds to each reply that is not ``is_partial``, so that a busy machine takes nothing from them.
     A message that this interpreter cannot unpack comes as ``{"unreadable": reason}``.
-
-    Args:
-        handle: called with each message and a function that sends a reply.
-        arguments: the command line after the module: the socket's file descriptor.
+    ``handle`` gets each message and a function that sends a reply; ``arguments`` start with the socket's descriptor.
     """
     connection = socket.socket(fileno=int(arguments[0]))
     reading = connection.dup()

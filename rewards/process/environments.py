@@ -69,10 +69,8 @@ class _Python:
 def interpreter_of(env: EnvSettings, *, folder: Path | None, progress: Progress) -> Path:
     """Return the interpreter of an ``env:``, built first where need be.
 
-    Args:
-        env: what the recipe says.
-        folder: where a relative ``python`` starts; None is the working directory.
-        progress: told of each step, from time to time; what it raises ends the build.
+    A relative ``python`` starts at ``folder`` (None: the working directory); ``progress`` is told of each step, and
+    what it raises ends the build.
 
     Raises:
         EnvError: if there is no such interpreter, it does not run, is too old, or its packages do not install.

@@ -29,12 +29,7 @@ def score_rows(
 ) -> dict[int, Outcome]:
     """Return a reward's outcome of each row, in one call or several, or raise as :class:`IsolatedScoring` does.
 
-    Args:
-        process: scores them.
-        units: the rows, in the parts that must stay together.
-        step: holds the rows.
-        timeout_s: of one call.
-        log: the reward's, of this step.
+    ``units`` are rows that must stay together; ``timeout_s`` is a call's.
     """
     traits = process.traits[log.name]
     rows = [row for unit in units for row in unit]

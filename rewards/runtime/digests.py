@@ -39,11 +39,7 @@ class StepDigests:
     ) -> dict[int, bytes | None]:
         """Return the key of each row for one reward; None where a column has no canonical form.
 
-        Args:
-            rows: of the step.
-            identity: of the reward: use, arguments, version.
-            wanted: the data columns it is called with; None is all.
-            with_completion_ids: whether it is called with token ids.
+        ``identity`` is the reward's use, arguments and version; ``wanted`` are its data columns (None: all).
         """
         prompts: dict[int, bytes | None] = {}
         keys: dict[int, bytes | None] = {}
@@ -78,9 +74,8 @@ class StepDigests:
 def digest_of(value: Any, pictures: dict[int, bytes] | None = None) -> bytes:
     """Return the hash of data: texts, numbers, None, bytes, lists, mappings, numeric arrays, PIL images.
 
-    Args:
-        value: the data; the order of a mapping's keys does not count.
-        pictures: hashes by ``id`` of pictures that stay alive, so that a group's picture is read once.
+    The order of a mapping's keys does not count; ``pictures`` are hashes by ``id`` of pictures that stay alive, so that
+    a group's picture is read once.
 
     Raises:
         NoCanonicalFormError: for anything else.

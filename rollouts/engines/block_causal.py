@@ -72,7 +72,7 @@ class BlockCausal:
         if not self.plan.schedule.is_fixed or self.state.sampling.remasking_temperature > 0:
             raise UserError(
                 "a block-causal policy is sampled with a schedule whose counts are fixed when a block starts, such as "
-                f"linear, not {self.plan.schedule}, and without remasking noise (remasking_temperature "
+                f"linear, not {type(self.plan.schedule).__name__}, without remasking noise (remasking_temperature "
                 f"{self.state.sampling.remasking_temperature})"
             )
         if self.state.order.reads == "coins":

@@ -55,6 +55,14 @@ class LogitOrder(Order, Protocol):
         """
 
 
+class Highest:
+    """An order that commits the highest of the candidates' scores."""
+
+    def select(self, candidates: Candidates) -> torch.Tensor:
+        """Return [n, B] bool: the highest scores."""
+        return highest(candidates)
+
+
 def reads_logits(order: Order) -> TypeGuard[LogitOrder]:
     """Return whether an order scores the logits itself."""
     return order.reads == "logits"

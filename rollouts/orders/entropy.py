@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from unigrpo.rollouts.orders.base import Candidates, highest, likeliest, negative_entropy
+from unigrpo.rollouts.orders.base import Highest, likeliest, negative_entropy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entropy:
+class Entropy(Highest):
     """The lowest entropy of the likeliest tokens first, at the temperature of sampling."""
 
     reads = "logits"
@@ -21,7 +21,3 @@ class Entropy:
     def score(self, logits: torch.Tensor, sampled: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return [S]: the negated entropy, in nats."""
         return negative_entropy(likeliest(logits, temperature, self.top_k)[1])
-
-    def select(self, candidates: Candidates) -> torch.Tensor:
-        """Return [n, B] bool: the highest scores."""
-        return highest(candidates)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from unigrpo.rollouts.orders.base import Candidates, highest
+from unigrpo.rollouts.orders.base import Highest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FullMargin:
+class FullMargin(Highest):
     """The widest margin between the two likeliest of all ids first, at temperature 1."""
 
     reads = "logits"
@@ -19,7 +16,3 @@ class FullMargin:
         """Return [S]: how much likelier the likeliest token is than the next one."""
         best = torch.softmax(logits, dim=-1).topk(min(2, logits.shape[-1]), dim=-1).values
         return best[:, 0] - best[:, 1:].sum(dim=-1)
-
-    def select(self, candidates: Candidates) -> torch.Tensor:
-        """Return [n, B] bool: the highest scores."""
-        return highest(candidates)

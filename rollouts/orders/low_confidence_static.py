@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-
-from unigrpo.rollouts.orders.base import Candidates, highest
+from unigrpo.rollouts.orders.base import Highest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LowConfidenceStatic:
+class LowConfidenceStatic(Highest):
     """The surest tokens first, by their log-prob at temperature 1: ``low_confidence`` under its name there."""
 
     reads = "logprob"
-
-    def select(self, candidates: Candidates) -> torch.Tensor:
-        """Return [n, B] bool: the highest scores."""
-        return highest(candidates)

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from unigrpo.rollouts.orders.base import Candidates, highest, likeliest
+from unigrpo.rollouts.orders.base import Highest, likeliest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MaskgitPlus:
+class MaskgitPlus(Highest):
     """The likeliest tokens first, at the temperature of sampling."""
 
     reads = "logits"
@@ -24,7 +24,3 @@ class MaskgitPlus:
         chosen = tempered.gather(-1, sampled[:, None]).squeeze(-1)
         probability = (chosen - torch.logsumexp(best, dim=-1)).exp()
         return torch.where(chosen < best[:, -1], 0.0, probability)
-
-    def select(self, candidates: Candidates) -> torch.Tensor:
-        """Return [n, B] bool: the highest scores."""
-        return highest(candidates)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from unigrpo.rollouts.orders.base import Candidates
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
     """Each masked position by itself, with the probability that the schedule gives to a position.
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from unigrpo.rollouts.orders.base import Candidates, highest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Sequential:
     """The further to the left, the earlier, whatever was sampled."""
 

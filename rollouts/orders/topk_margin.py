@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from unigrpo.rollouts.orders.base import Candidates, highest, likeliest
+from unigrpo.rollouts.orders.base import Highest, likeliest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TopkMargin:
+class TopkMargin(Highest):
     """The widest margin between the two likeliest tokens first, at the temperature of sampling."""
 
     reads = "logits"
@@ -23,7 +23,3 @@ class TopkMargin:
         probabilities = torch.softmax(likeliest(logits, temperature, self.top_k)[1], dim=-1)
         second = probabilities[:, 1] if probabilities.shape[-1] > 1 else 0.0
         return probabilities[:, 0] - second
-
-    def select(self, candidates: Candidates) -> torch.Tensor:
-        """Return [n, B] bool: the highest scores."""
-        return highest(candidates)

@@ -5,6 +5,7 @@ Letters: **n** rows. A block is filled over its share of the denoising steps; a 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -59,21 +60,49 @@ def noise_temperature(schedule: Schedule, initial: float, step: int, num_steps: 
     return temperature
 
 
-def picture_count(progress: Progress, left: torch.Tensor) -> torch.Tensor:
-    """Return [n] int64: how many positions a step commits under one of MaskGIT's schedules.
+class PictureSchedule(ABC):
+    """One of MaskGIT's: after step k of K, floor(N f(k/K)) of N positions stay masked, at least one, fewer than before.
 
-    After step k of K, floor(N f(k/K)) positions stay masked, at least one and fewer than before, until the last step
-    commits all (MaskGIT, arXiv 2202.04200; the released text-to-image samplers of MMaDA and Show-o).
-
-    Args:
-        progress: of the block.
-        left: [] float32, f((step + 1) / num_steps).
+    The last step commits all (MaskGIT, arXiv 2202.04200; the released text-to-image samplers of MMaDA and Show-o).
     """
-    if progress.step == progress.num_steps - 1:
-        return progress.num_masked
-    target = int(torch.floor(progress.num_positions * left))
-    still_masked = torch.clamp(torch.clamp(progress.num_masked - 1, max=target), min=1)
-    return torch.clamp(progress.num_masked - still_masked, min=0)
+
+    @abstractmethod
+    def left(self, ratio: torch.Tensor) -> torch.Tensor:
+        """Return [] float32, f of k/K."""
+
+    def count(self, progress: Progress) -> torch.Tensor:
+        """Return [n] int64: what is masked beyond the curve; in float32, as in the reference: 7 of 16, not 8."""
+        if progress.step == progress.num_steps - 1:
+            return progress.num_masked
+        ratio = torch.tensor((progress.step + 1) / progress.num_steps, dtype=torch.float32)
+        target = int(torch.floor(progress.num_positions * self.left(ratio)))
+        still_masked = torch.clamp(torch.clamp(progress.num_masked - 1, max=target), min=1)
+        return torch.clamp(progress.num_masked - still_masked, min=0)
+
+    def expected_fraction(self, progress: Progress) -> torch.Tensor:
+        """Return [n] float32: the count as a part of what is masked."""
+        return self.count(progress) / progress.num_masked.clamp(min=1)
+
+
+class CurveSchedule(ABC):
+    """One of LaViDa's: a curve of how much is masked at a time in [0, 1], read backwards (see `curve_counts`)."""
+
+    @abstractmethod
+    def curve(self, times: torch.Tensor) -> torch.Tensor:
+        """Return [K + 1] float32, rising from 0 to 1, at [K + 1] times."""
+
+    def counts(self, num_masked: torch.Tensor, num_steps: int) -> torch.Tensor:
+        """Return [n, K] int64 of [n] masked positions when the block was started."""
+        return curve_counts(num_masked, self.curve(torch.linspace(0.0, 1.0, num_steps + 1)))
+
+    def count(self, progress: Progress) -> torch.Tensor:
+        """Return [n] int64: the step's own."""
+        return self.counts(progress.num_at_start, progress.num_steps)[:, progress.step]
+
+    def expected_fraction(self, progress: Progress) -> torch.Tensor:
+        """Return [n] float32: the step's count as a part of what is to come."""
+        counts = self.counts(progress.num_at_start, progress.num_steps)
+        return counts[:, progress.step] / counts[:, progress.step :].sum(dim=1).clamp(min=1)
 
 
 def curve_counts(num_masked: torch.Tensor, curve: torch.Tensor) -> torch.Tensor:
@@ -105,8 +134,3 @@ def _curve_counts(total: int, curve: torch.Tensor) -> list[int]:
             surplus -= 1
         step = (step + 1) % len(counts)
     return counts[::-1]
-
-
-def part_of_rest(counts: torch.Tensor, step: int) -> torch.Tensor:
-    """Return [n] float32: a step's count as a part of those from it on, of counts [n, K]."""
-    return counts[:, step] / counts[:, step:].sum(dim=1).clamp(min=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from unigrpo.rollouts.schedules.base import Progress
@@ -11,7 +9,6 @@ from unigrpo.rollouts.schedules.base import Progress
 END = 1e-3
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Dream:
     """The times fall evenly from 1 to 0.001; a step from t to s commits 1 - s/t of what is masked, the last one all.
 

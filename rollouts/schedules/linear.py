@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from unigrpo.rollouts.schedules.base import Progress
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Linear:
     """Every step commits the same number; the remainder is spread over the first steps."""
 

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 
-from unigrpo.rollouts.schedules.base import Progress, curve_counts, part_of_rest
+from unigrpo.rollouts.schedules.base import CurveSchedule
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sine:
+class Sine(CurveSchedule):
     """sin(pi t / 2) squared is masked at time t, read backwards: slow at both ends."""
 
     is_for_pictures = False
     is_fixed = True
     is_cooling = True
 
-    def counts(self, num_masked: torch.Tensor, num_steps: int) -> torch.Tensor:
-        """Return [n, K] int64 of [n] masked positions when the block was started."""
-        times = torch.linspace(0.0, 1.0, num_steps + 1)
-        return curve_counts(num_masked, (1.0 - torch.cos(math.pi * times)) / 2.0)
-
-    def count(self, progress: Progress) -> torch.Tensor:
-        """Return [n] int64: the step's own."""
-        return self.counts(progress.num_at_start, progress.num_steps)[:, progress.step]
-
-    def expected_fraction(self, progress: Progress) -> torch.Tensor:
-        """Return [n] float32: the step's part of what is to come."""
-        return part_of_rest(self.counts(progress.num_at_start, progress.num_steps), progress.step)
+    def curve(self, times: torch.Tensor) -> torch.Tensor:
+        """Return [K + 1] float32 (see `CurveSchedule`)."""
+        return (1.0 - torch.cos(math.pi * times)) / 2.0

@@ -31,10 +31,7 @@ Box = tuple[float, float, float, float]
 def load_with_adapters(model: str, adapters: Sequence[Path], **settings: Any) -> Any:
     """Return a policy with adapters merged into it, in order.
 
-    Args:
-        model: folder, hub id or asset.
-        adapters: PEFT folders, or run directories (their last checkpoint's).
-        settings: keywords of `load_policy`.
+    Adapters are PEFT folders, or run directories (their last checkpoint's); settings are keywords of `load_policy`.
 
     Raises:
         UserError: if there is no such checkpoint, adapter or run, or if they do not fit.
@@ -50,11 +47,7 @@ def load_with_adapters(model: str, adapters: Sequence[Path], **settings: Any) ->
 def complete(policy: Any, canvas: Canvas, sampling: SamplingSettings, seed: int) -> str | Image:
     """Fill a canvas; return the picture of its open image span, or the text of its open text spans.
 
-    Args:
-        policy: any policy.
-        canvas: with at least one open span.
-        sampling: how to fill it; lengths and steps are the canvas's own.
-        seed: of the row.
+    Lengths and steps are the canvas's own.
     """
     out = sample(policy, [canvas], sampling, [seed])
     token_ids = out.token_ids[0].cpu().numpy()

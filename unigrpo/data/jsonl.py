@@ -18,9 +18,7 @@ Role = Literal["system", "user", "assistant"]
 def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number and the object of each line that is not blank.
 
-    Args:
-        path: of the file.
-        may_end_torn: pass over a last line without its end that is no JSON: whoever wrote it died.
+    ``may_end_torn`` passes over a last line without its end that is no JSON: whoever wrote it died.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -210,12 +210,7 @@ def check_jsonl(
 ) -> None:
     """Read the first lines of a JSONL file as training would, pictures' headers included.
 
-    Args:
-        path: of the file.
-        kind: of the task whose prompts it holds.
-        columns: our name -> the file's; names that are not ours are passed over.
-        max_lines: lines to read at most.
-        max_s: seconds after which no further line is read.
+    At most ``max_lines`` are read, and none after ``max_s`` seconds; columns that are not ours are passed over.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -68,10 +68,7 @@ def evaluate(run: Run, name: str) -> dict[str, float]:
 def evaluate_run(recipe: Recipe, run_dir: Path | None, tracker: Tracker | None = None) -> dict[str, float]:
     """Evaluate a recipe's policy, or a run's newest checkpoint; nothing is written into the run.
 
-    Args:
-        recipe: what to evaluate.
-        run_dir: of the run whose checkpoint is meant; None is the policy as it stands before training.
-        tracker: hears of it.
+    ``run_dir`` is the run whose checkpoint is meant; None is the policy as it stands before training.
 
     Returns:
         As ``evaluate``.

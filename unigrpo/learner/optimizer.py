@@ -27,11 +27,7 @@ def learning_rate(settings: OptimizerSettings, step: int, num_steps: int) -> flo
     """Return the rate of a step: a linear warm-up times, for ``cosine``, half a cosine over all steps of the run.
 
     The cosine starts with the run and not after the warm-up, and would be 0 at ``step == num_steps``.
-
-    Args:
-        settings: the highest rate, the warm-up and the schedule.
-        step: from 0.
-        num_steps: of the run.
+    Steps count from 0.
     """
     warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     if settings.lr_schedule == "constant":

@@ -76,10 +76,8 @@ class BlockPolicy(TextPolicy):
     def hidden_cached(self, model_input: ModelInput, cache: KeyValueStore, rows: Tensor | None = None) -> Tensor:
         """Return [n, C, D] of some positions of each row, given those before them, and keep theirs.
 
-        Args:
-            model_input: ids and positions [n, C]; whole blocks, in order. Padding stands at the end and is not kept.
-            cache: holds every earlier position.
-            rows: [n] rows of the cache; None is all.
+        ``model_input`` has ids and positions [n, C], whole blocks in order; padding stands at the end and is not kept.
+        The cache holds every earlier position; ``rows`` [n] are those of it, None all.
         """
         assert isinstance(cache, BlockCache)
         positions, is_padding = _positions(model_input), model_input.is_padding

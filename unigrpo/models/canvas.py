@@ -54,12 +54,7 @@ def text_canvas(
 
     The twin for guidance has the mask token at every given position, as the reference's text samplers do; it exists
     only when guidance is asked for.
-
-    Args:
-        pieces: what stands before the text.
-        sampling: the task's settings.
-        vocabulary: the policy's ids.
-        template_ids: the text's own ids with the mask token at the gaps; None is all gaps, completion_length of them.
+    ``template_ids`` are the text's own, with the mask token at the gaps; None is all gaps, completion_length of them.
     """
     mask = vocabulary.mask_token_id
     given, spans = given_spans(pieces)

@@ -53,11 +53,7 @@ class PictureCodesPolicy(TextPolicy):
     ) -> Canvas:
         """Return a canvas whose open picture holds given codes: inpainting and extrapolation.
 
-        Args:
-            prompt: of task imagine.
-            sampling: the task's settings; the codes give the length.
-            codes: [N] image codes, 0 up to the codebook's size; ignored where open.
-            is_open: [N] bool: the positions to fill.
+        ``codes`` [N] give the length and are ignored where ``is_open`` [N], the positions to fill.
 
         Raises:
             UserError: shapes that differ, nothing open, or a given code outside the codebook.

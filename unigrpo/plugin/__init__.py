@@ -5,35 +5,18 @@ is no registry. `locate` and `locate_choice` say whether a name exists, and whic
 source: a recipe is checked without running anybody's code. `resolve`, `choice` and `make` import it.
 """
 
-from unigrpo.plugin.load import choice, make, relative_to, resolve
-from unigrpo.plugin.source import (
-    CodeReference,
-    Located,
-    PluginError,
-    class_of_choice,
-    facts,
-    known_choices,
-    locate,
-    locate_choice,
-    nearest,
-    parse_reference,
-)
-from unigrpo.types import Chosen
-
-__all__ = [
-    "Chosen",
-    "CodeReference",
-    "Located",
-    "PluginError",
-    "choice",
-    "class_of_choice",
-    "facts",
-    "known_choices",
-    "locate",
-    "locate_choice",
-    "make",
-    "nearest",
-    "parse_reference",
-    "relative_to",
-    "resolve",
-]
+from unigrpo.plugin.load import choice as choice
+from unigrpo.plugin.load import make as make
+from unigrpo.plugin.load import relative_to as relative_to
+from unigrpo.plugin.load import resolve as resolve
+from unigrpo.plugin.source import CodeReference as CodeReference
+from unigrpo.plugin.source import Located as Located
+from unigrpo.plugin.source import PluginError as PluginError
+from unigrpo.plugin.source import class_of_choice as class_of_choice
+from unigrpo.plugin.source import facts as facts
+from unigrpo.plugin.source import known_choices as known_choices
+from unigrpo.plugin.source import locate as locate
+from unigrpo.plugin.source import locate_choice as locate_choice
+from unigrpo.plugin.source import nearest as nearest
+from unigrpo.plugin.source import parse_reference as parse_reference
+from unigrpo.types import Chosen as Chosen

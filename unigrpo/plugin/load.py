@@ -52,9 +52,7 @@ def resolve(use: str, *, folder: Path | None = None) -> object:
 def choice(use: str, folder: str) -> type:
     """Return the class that a choice names; its parameters are its own fields.
 
-    Args:
-        use: a file of the folder without its suffix, or a user's ``path/to/file.py:Name`` or ``module:Name``.
-        folder: the dotted name of the package whose files are the known values.
+    ``use`` is a file of the folder (a dotted package) without its suffix, or a user's ``path/to/file.py:Name``.
 
     Raises:
         PluginError: if there is none, or a user's name is no class.

@@ -104,8 +104,7 @@ def locate(use: str) -> Located:
 def known_choices(folder: str) -> dict[str, Path]:
     """Return the values of a choice and their files: the modules of a package, its contract left out.
 
-    Args:
-        folder: the package's dotted name, ``unigrpo.methods.kl``.
+    The folder is the package's dotted name, ``unigrpo.methods.kl``.
     """
     return {file.stem: file for file in _files(folder) if file.stem not in ("__init__", CONTRACT)}
 

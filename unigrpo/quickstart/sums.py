@@ -29,10 +29,8 @@ class Sums:
     def __init__(self, split: str, seed: int = 0, held_out: str = "test") -> None:
         """List the pairs of the split.
 
-        Args:
-            split: "train" (endless, a new order each epoch) or "eval" (a fixed order, each pair once).
-            seed: keys the order.
-            held_out: which held-out pairs "eval" gives: "test" or "validation".
+        "train" is endless, a new order each epoch; "eval" is each pair once, in a fixed order, ``held_out`` "test" or
+        "validation".
 
         Raises:
             UserError: if the split or the held-out part is unknown.

@@ -88,9 +88,7 @@ def is_hub_id(path: str) -> bool:
 def reads_pixels(path: str, use: str | None = None) -> bool:
     """Return whether a checkpoint has a vision encoder of its own, so that its picture questions need no image codes.
 
-    Args:
-        path: a folder, whose config.json tells; ``asset:NAME``; or a hub id, whose name does.
-        use: the family, where it is given.
+    A folder's or asset's config.json tells, or the name of a hub id; ``use`` is the family, where it is given.
     """
     family = use or (family_named_by(path) if is_hub_id(path) else find_family(_config(path)))
     return family is not None and abilities(family).pictures == "pixels"

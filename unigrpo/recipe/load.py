@@ -42,10 +42,8 @@ class RewardsSection(Settings):
 def load_recipe(path_or_name: str | Path, overrides: list[str] | None = None, *, is_trained: bool = True) -> Recipe:
     """Return a training recipe that can run.
 
-    Args:
-        path_or_name: a YAML file, or the name of a packaged recipe ("quickstart").
-        overrides: ``key.path=value``, the value as YAML.
-        is_trained: false for one that is only evaluated, by a family that may not train its tasks.
+    ``overrides`` are ``key.path=value``, the value as YAML; where it is only evaluated (``is_trained`` false), the
+    family need not train its tasks.
 
     Raises:
         RecipeError: with every problem found: unknown keys, wrong values, sums that do not work out, missing files.

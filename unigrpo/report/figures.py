@@ -133,8 +133,7 @@ def change_bar(change: Change, color: str) -> str:
 def share_bar(parts: Sequence[tuple[str, float, str]]) -> str:
     """Return one stacked bar of shares, with a key below.
 
-    Args:
-        parts: (name, seconds, CSS colour), the largest first.
+    A part is (name, seconds, CSS color), the largest first.
     """
     total = sum(amount for _, amount, _ in parts)
     if total <= 0:

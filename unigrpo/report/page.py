@@ -12,10 +12,7 @@ from unigrpo.files import write_atomically
 def write_page(out: Path, template: str, **values: Any) -> Path:
     """Write a page; it is there whole or not at all.
 
-    Args:
-        out: the file.
-        template: a template of the package; it may include others.
-        **values: what it shows; strings are escaped there.
+    The template is one of the package and may include others; strings among the values are escaped there.
 
     Returns:
         The file.

@@ -43,9 +43,7 @@ OPTIMIZATION = {
 def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
     """Write one self-contained HTML file about runs; it is there whole or not at all.
 
-    Args:
-        run_dirs: of finished or unfinished runs; parts that are missing are left out.
-        out: the file.
+    Parts of a run that are missing are left out.
 
     Returns:
         The file.

@@ -37,12 +37,7 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Write the checkpoint of a step and drop all but the newest ``keep``.
 
-    Args:
-        run_dir: of the run.
-        step: learner steps that are done.
-        state: JSON values beside the tensors.
-        write: puts the tensor files into the folder it is given.
-        keep: folders to keep.
+    ``state`` are JSON values; ``write`` puts the tensor files beside them, into the folder that it is given.
     """
     root = run_dir / FOLDER
     root.mkdir(parents=True, exist_ok=True)

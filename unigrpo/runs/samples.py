@@ -21,9 +21,7 @@ UNKNOWN_GRAY = 160
 def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]) -> None:
     """Write rollouts as JSON lines, and their pictures as PNG files beside them.
 
-    Args:
-        path: the JSONL file; its name without the suffix starts the names of the pictures.
-        scored: each rollout with the table and the row that hold its rewards.
+    The JSONL file's name without its suffix starts the names of the pictures.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []

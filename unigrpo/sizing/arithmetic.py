@@ -99,10 +99,8 @@ def _step_rows(recipe: Recipe) -> list[Row]:
 def memory_rows(recipe: Recipe, size: ModelSize | None = None, length: int | None = None) -> list[Row]:
     """Return what the learner and each actor hold, estimated; nothing where the model's sizes are not known.
 
-    Args:
-        recipe: a checked recipe.
-        size: of the policy; None reads it from the files' headers, or knows it by a released name.
-        length: tokens of a row; None assumes those of the recipe's longest.
+    ``size`` is read from the files' headers, or known by a released name, and ``length`` (tokens of a row) is that of
+    the recipe's longest, where not given.
     """
     size = size or _model_size(recipe)
     if size is None:

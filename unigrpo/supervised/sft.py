@@ -53,12 +53,8 @@ def run_sft(
     The run directory holds recipe.yaml, environment.json, metrics.jsonl, checkpoints/ and summary.json beside it, and
     after LoRA ``adapter/``, which a training recipe takes as ``policy.adapter``. A run that fails before it has a
     result (a demonstration that does not fit) leaves nothing.
-
-    Args:
-        recipe: what to train on what.
-        out: a run directory; new, unless the run is resumed.
-        tracker: hears of the run beside the recipe's trackers.
-        is_resumed: go on from the newest whole checkpoint in ``out``.
+    ``out`` is a new run directory, unless the run is resumed from its newest whole checkpoint; ``tracker`` hears of it
+    beside the recipe's own.
 
     Returns:
         The summary: ``loss`` and ``loss/<task>`` (means since the last logged step), ``num_steps``, ``wall_s``,

@@ -73,11 +73,7 @@ def check_policy(path: str | Path, *, load: Loader = load_policy, tolerance: flo
     other sees both ways; bfloat16 gives logits that point the same way; what `save_merged` writes loads as it; a fresh
     adapter is the base bit by bit, an adapter that is off too; gradient reaches every LoRA target; a saved adapter
     merges to what the live one computes.
-
-    Args:
-        path: the checkpoint's folder.
-        load: what loads it.
-        tolerance: by which float32 logits may differ between batches of different make-up.
+    ``tolerance`` is by how much float32 logits may differ between batches of different make-up.
 
     Raises:
         ConformanceError: for the first rule that is broken.
@@ -246,11 +242,7 @@ def check_sampler(policy: Policy, *, sampler: Sampler = sample_ids, **settings: 
     at temperature 0 any seeds do; a row's tokens depend neither on its neighbours, nor on its place in the batch, nor
     on padding; it tells the step that committed each token, and leaves the caller's ids alone; a sampler that can keep
     keys (``use_cache``) gives the tokens and log-probs of one that does not; no global random state is used.
-
-    Args:
-        policy: a small one, in float32.
-        sampler: what fills the rows.
-        **settings: of the sampler, for rows with 16 open positions.
+    The policy is a small one, in float32; the settings are the sampler's, for rows with 16 open positions.
 
     Raises:
         ConformanceError: for the first rule that is broken.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class LeaveOneOut:
     """r - mean of the other G - 1, which is (r - mean) G / (G - 1)."""
 

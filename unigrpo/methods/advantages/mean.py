@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Mean:
     """r - mean."""
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from unigrpo.methods.log_ratio import log_ratio
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class K2:
     """d^2 / 2, with d = log p_other - log p; never negative."""
 

@@ -1,17 +1,14 @@
-"""The log-ratio with its control variate: unbiased, never negative."""
+"""The log-ratio with its control variate: unbiased, never negative, but for rounding."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 
 from unigrpo.methods.log_ratio import log_ratio
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class K3:
-    """exp(d) - d - 1, with d = log p_other - log p; never negative."""
+    """exp(d) - d - 1, with d = log p_other - log p; never negative, but for rounding."""
 
     def __call__(self, logprobs: torch.Tensor, other_logprobs: torch.Tensor) -> torch.Tensor:
         """Return [S] nats from [S] and [S] (see `KL`)."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Token:
     """r_s = exp(log p_s - log p_old,s) (MMaDA, arXiv 2505.15809, eq. 4)."""
 

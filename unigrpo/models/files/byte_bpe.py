@@ -57,9 +57,7 @@ def _added_tokens(folder: Path, config: dict[str, Any]) -> list[tuple[int, dict[
 def read_byte_bpe(folder: Path, config: dict[str, Any]) -> Tokenizer:
     """Return the tokenizer: NFC, words as Qwen2 splits them, byte-level pairs.
 
-    Args:
-        folder: holds vocab.json and merges.txt; added_tokens.json where the config does not list the added tokens.
-        config: content of tokenizer_config.json.
+    The folder holds vocab.json and merges.txt, and added_tokens.json where tokenizer_config.json does not list those.
 
     Raises:
         UserError: a merge that is no pair, or an added token whose id is taken or leaves a gap.

@@ -11,9 +11,7 @@ from unigrpo.errors import UserError
 def require_values(config: Mapping[str, Any], computed: Mapping[str, Collection[Any]]) -> None:
     """Refuse what the code does not compute.
 
-    Args:
-        config: the content of a config.json.
-        computed: by key, the values that are computed; an absent key is the first of them.
+    ``computed`` has by key the values that are computed; an absent key is the first of them.
 
     Raises:
         UserError: naming a key, its value and what is computed.

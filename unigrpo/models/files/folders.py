@@ -16,10 +16,7 @@ HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: str | None = None) -> Path:
     """Return the folder of a checkpoint, downloading a hub id if the cache does not hold it.
 
-    Args:
-        path: a folder, ``owner/name`` on the hub, or ``asset:NAME``.
-        files: glob patterns of what to download; none downloads everything.
-        revision: branch, tag or commit of a hub id.
+    ``files`` are glob patterns of what to download (none is everything), ``revision`` a branch, tag or commit.
 
     Raises:
         MissingFileError: if there is no such folder or asset, or the hub does not deliver it.

@@ -132,9 +132,7 @@ class TextTokenizer:
     def render_chat(self, messages: Sequence[Message], chat_template: str | None = None) -> str:
         """Return the conversation as the chat template writes it, with the assistant's header last.
 
-        Args:
-            messages: the turns; their pictures are not the template's business.
-            chat_template: instead of the checkpoint's own.
+        ``chat_template`` takes the place of the checkpoint's own; pictures are not the template's business.
 
         Raises:
             UserError: no chat template, or one that refuses the messages.

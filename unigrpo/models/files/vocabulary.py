@@ -94,13 +94,7 @@ def _named_ids(
 
 
 def _check_markers(ids: Mapping[str, int], tokenizer: TextTokenizer | None, token_text: Mapping[str, str]) -> None:
-    """Refuse a tokenizer that lost a marker: every id behind it has moved, those of the image codes, too.
-
-    Args:
-        ids: those that were found.
-        tokenizer: None where the ids were given.
-        token_text: of a family that writes pictures; empty for others.
-    """
+    """Refuse a tokenizer that lost a marker: every id behind it has moved, those of the image codes, too."""
     missing = [f"{name} ({text})" for name, text in token_text.items() if name not in ids]
     if tokenizer is not None and missing:
         raise UserError(

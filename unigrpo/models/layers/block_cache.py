@@ -9,10 +9,7 @@ from torch import Tensor
 def sees_block(queries: Tensor, keys: Tensor, block_length: int) -> Tensor:
     """Return [N, Q, K] bool: whether a key lies in the query's block or an earlier one.
 
-    Args:
-        queries: [N, Q] positions.
-        keys: [N, K] or [K] positions.
-        block_length: of the grid, which starts at position 0.
+    ``queries`` are positions [N, Q], ``keys`` [N, K] or [K]; the grid starts at position 0.
     """
     keys = keys if keys.dim() == 2 else keys[None]
     return keys[:, None, :] // block_length <= queries[:, :, None] // block_length
@@ -35,13 +32,7 @@ def doubled_rows(positions: Tensor, block_length: int, is_padding: Tensor | None
     """Return [N, queries, 2 L] bool for rows [noisy ; clean]; the queries are all noisy or all clean.
 
     A noisy query sees the noisy tokens of its block and the clean ones of earlier blocks; a clean one sees no noise.
-
-    Args:
-        positions: [N, 2 L], the same twice.
-        block_length: of the grid.
-        is_padding: [N, 2 L], as in `block_rows`.
-        start: first query.
-        stop: past the last.
+    ``positions`` are [N, 2 L], the same twice, ``is_padding`` [N, 2 L] as in `block_rows`; queries are start .. stop.
     """
     length = positions.shape[1] // 2
     block_of = positions // block_length

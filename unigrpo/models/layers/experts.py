@@ -148,12 +148,7 @@ def mix(hidden: Tensor, experts: nn.ModuleList, chosen: Tensor, weights: Tensor)
 
     Token-expert pairs are sorted by expert, so that each expert that was chosen runs once, on its own rows, and what it
     gives is added where it belongs while it is at hand. Experts come in order of their number, whatever the batch.
-
-    Args:
-        hidden: [T, D].
-        experts: E modules from [t, D] to [t, D].
-        chosen: [T, K] int64.
-        weights: [T, K] float32; rounded to the dtype of ``hidden`` before they multiply.
+    ``chosen`` are [T, K] int64, ``weights`` [T, K] float32, rounded to the dtype of ``hidden`` [T, D].
     """
     order = chosen.flatten().argsort(stable=True)
     counts = torch.bincount(chosen.flatten(), minlength=len(experts)).tolist()

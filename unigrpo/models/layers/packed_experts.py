@@ -56,10 +56,7 @@ class PackedExperts:
     def mix(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sum [T, D] over the chosen experts of each token, in order of the experts' numbers.
 
-        Args:
-            hidden: [T, D].
-            chosen: [T, K] int64.
-            weights: [T, K] float32; rounded to the dtype of ``hidden`` before they multiply.
+        ``chosen`` are [T, K] int64, ``weights`` [T, K] float32, rounded to the dtype of ``hidden`` [T, D].
         """
         chosen, by_number = chosen.sort(dim=-1)
         weights = weights.gather(-1, by_number).to(hidden.dtype)

@@ -77,10 +77,7 @@ class Phi(nn.Module):
     def forward(self, token_ids: Tensor, is_visible: Visible, positions: Tensor | None = None) -> Tensor:
         """Return [N, L, D] after the final norm.
 
-        Args:
-            token_ids: [N, L].
-            is_visible: see `unigrpo.models.layers.attention.Visible`.
-            positions: [N, L] rotary positions; None is 0..L-1.
+        ``token_ids`` are [N, L]; ``positions`` [N, L] are rotary, None is 0..L-1.
         """
         output = self.showo.model(token_ids, position_ids=positions, use_cache=False, is_visible=is_visible)
         hidden: Tensor = output.last_hidden_state

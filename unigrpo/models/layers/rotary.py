@@ -12,10 +12,7 @@ TABLE_STEP = 256
 def rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     """Return [N, L, H, W] rotated in float32: pairs (i, i + R/2) of the first R = ``cos.shape[-1]`` components.
 
-    Args:
-        heads: queries or keys.
-        cos: [L, 1, R] or [N, L, 1, R].
-        signed_sin: as ``cos``, negative in its first half.
+    ``cos`` is [L, 1, R] or [N, L, 1, R]; ``signed_sin`` as it, negative in its first half.
     """
     width = cos.shape[-1]
     wide = heads[..., :width].float()

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 def join_features(features: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor | None, torch.Tensor]:
     """Return one table of all rows' features, and where each row's start in it.
 
-    Args:
-        features: one a row, [F, D] or None; rows that hold the same tensor share its place.
+    A row's features are [F, D] or None; rows that hold the same tensor share its place.
 
     Returns:
         [F', D], or None where no row has any, and [N] int64.

@@ -108,8 +108,7 @@ class LavidaPolicy(LlavaPolicy):
     def keep_prompts(self, model_input: ModelInput) -> _KeptPrompts | None:
         """Return the prompts' keys and values, equal prompts computed once; None where the prompt sees the answer.
 
-        Args:
-            model_input: rows whose prompts start at column 0, with ``prompt_lengths``.
+        Prompts start at column 0, with ``prompt_lengths``.
         """
         lengths = model_input.prompt_lengths
         if not self.module.is_prefix or lengths is None or bool((lengths == 0).any()):
@@ -171,12 +170,7 @@ def _after(prompt_keys: Tensor, prompt_values: Tensor, keys: Tensor, values: Ten
 def prefix_rows(prompt_lengths: Tensor, length: int, is_visible: Tensor | None, start: int, stop: int) -> Tensor:
     """Return [N, queries, L] bool: a prompt's positions see the prompt, an answer's see both.
 
-    Args:
-        prompt_lengths: [N].
-        length: L.
-        is_visible: [N, 1, 1, L], keys that are seen at all; None is all.
-        start: first query.
-        stop: past the last.
+    ``prompt_lengths`` are [N]; ``is_visible`` [N, 1, 1, L] are keys that are seen, None all; queries are start .. stop.
     """
     is_answer = torch.arange(length, device=prompt_lengths.device) >= prompt_lengths[:, None]
     allowed = is_answer[:, start:stop, None] | ~is_answer[:, None, :]

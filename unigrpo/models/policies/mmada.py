@@ -73,10 +73,7 @@ class MmadaPolicy(PictureCodesPolicy):
     ) -> Canvas:
         """Return a canvas whose open text holds given tokens: infilling and continuation.
 
-        Args:
-            prompt: of kind reason or understand.
-            sampling: the task's settings; the template gives the length.
-            text_template_ids: the text's ids, with the mask token at the gaps.
+        ``text_template_ids`` are the text's ids, with the mask token at the gaps; they give the length.
 
         Raises:
             UserError: a template without a gap.

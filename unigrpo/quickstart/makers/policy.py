@@ -71,9 +71,7 @@ def build_tokenizer(special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer
     """Return the tiny tokenizer: whole words, single characters and digits, and bytes for everything else.
 
     Any text survives encoding and decoding unchanged. Words come with and without a leading space.
-
-    Args:
-        special_tokens: of the family, after the text's tokens and before the tags of a thought.
+    The family's special tokens come after the text's and before the tags of a thought.
     """
     words = [piece for word in dict.fromkeys(WORDS) for piece in (word, f" {word}")]
     characters = list(string.digits + string.ascii_letters + string.punctuation + " \n")

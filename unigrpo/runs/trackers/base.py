@@ -50,8 +50,7 @@ class Samples:
     def table(self, as_picture: Callable[[Any], Any]) -> tuple[list[str], list[list[Any]]]:
         """Return the columns and at most ``NUM_LOGGED`` rows of a table.
 
-        Args:
-            as_picture: makes a cell of a picture, an array [H, W, 3] of uint8.
+        ``as_picture`` makes a cell of a picture, an array [H, W, 3] of uint8.
         """
         names = list(dict.fromkeys(name for _, table, _ in self.rows for name in table.names))
         columns = ["task", "prompt", "prompt_picture", "completion", "picture", "answer", "reward", *names]

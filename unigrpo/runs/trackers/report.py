@@ -24,8 +24,7 @@ class Report(Tracker):
     def __init__(self, writer: CodeReference = "unigrpo.report.write:write_report") -> None:
         """Take the name of the function that writes the page.
 
-        Args:
-            writer: called with a list of run directories and the file to write.
+        ``writer`` names a function that is called with a list of run directories and the file to write.
         """
         self._writer = writer
         self._run_dir = Path()

@@ -21,9 +21,7 @@ Files = Mapping[str, dict[str, Any]]
 def place_of(files: Files, key: str) -> tuple[dict[str, Any], str]:
     """Return the object that holds a key, and the key's last part.
 
-    Args:
-        files: the folder's JSON files.
-        key: dotted; the first part is a key of config.json, or else names a file ``PART.json`` or ``PART/config.json``.
+    The first part of the key is a key of config.json, or else names a file ``PART.json`` or ``PART/config.json``.
 
     Raises:
         KeyError: there is no such place.
