@@ -100,10 +100,13 @@ def test_a_users_file_is_a_tracker_and_hears_of_a_resumption(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (["tensorboard"], "wanted jsonl once, as the first: resuming and the report read metrics.jsonl"),
+        (["tensorboard"], "wanted jsonl once, as the first of use: resuming and the report read metrics.jsonl"),
         (["tensorboard", "jsonl"], "wanted jsonl once, as the first"),
         (["jsonl", "wandbb"], "there is no 'wandbb'; did you mean 'wandb'?"),
-        (["jsonl", {"use": "wandb", "projct": "x"}], "projct: wandb takes no such argument; it takes: entity, group"),
+        (
+            ["jsonl", {"use": "wandb", "projct": "x"}],
+            "projct: wandb takes no such argument; did you mean 'project'?; it takes: entity, group",
+        ),
     ],
 )
 def test_wrong_trackers_are_found_without_running_them(use: list[Any], message: str) -> None:

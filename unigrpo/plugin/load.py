@@ -16,8 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
-
 from unigrpo.plugin.source import PluginError, class_of_choice, contract, incomplete, parse_reference
 from unigrpo.types import Chosen
 
@@ -80,15 +78,21 @@ def make(chosen: Chosen, **supplied: Any) -> Any:
         raise PluginError(f"{chosen.use}: {error}") from error
     try:
         found = made(**given)
-    except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}, given {one['input']!r}" for one in error.errors())
-        raise PluginError(f"{chosen.use}: {'; '.join(wrong)}") from error
     except ValueError as error:
-        raise PluginError(f"{chosen.use}: {error}") from error
+        raise PluginError(f"{chosen.use}: {_said(error)}") from error
     members = contract(chosen.folder, ast.FunctionDef, ast.AnnAssign)
     if absent := [name for name in members if not hasattr(found, name)]:
         raise PluginError(incomplete(chosen.use, absent, chosen.folder))
     return found
+
+
+def _said(error: Any) -> str:
+    """Return what an error says; pydantic's by its parts, without pydantic: an interpreter of rewards may lack it."""
+    if not hasattr(error, "errors"):
+        return str(error)
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc']))}: {one['msg']}, given {one['input']!r}" for one in error.errors()
+    )
 
 
 @contextmanager
