@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -304,6 +305,9 @@ def _choices(recipe: Settings) -> Iterator[str]:
             located = locate_choice(chosen.use, chosen.folder)
             typed = type(chosen).model_fields.keys() - {"use"}
             yield from _arguments(located, chosen.use, chosen.arguments, key, typed=typed)
+            needed = facts(chosen.use, chosen.folder).get("needed")
+            if isinstance(needed, str) and find_spec(needed) is None:
+                yield f"{key}: {chosen.use} needs the package {needed}, which is not installed; run pip install {needed}"
         except PluginError as error:
             yield f"{key}: {error}"
 

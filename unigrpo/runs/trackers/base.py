@@ -113,6 +113,8 @@ class Tracker:
 class ServiceTracker(Tracker):
     """A tracker that logs to a package of its own kind: its run takes numbers, tables and pictures (wandb, trackio)."""
 
+    needed: ClassVar[str]
+    """The package's name, which is the name of the extra, too."""
     package: Any
     """The module, set when the run starts."""
     table_options: ClassVar[Mapping[str, Any]] = {}

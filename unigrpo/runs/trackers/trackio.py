@@ -17,6 +17,8 @@ from unigrpo.settings import Recipe, SftRecipe
 class Trackio(ServiceTracker):
     """Logs a run to trackio; a resumed run goes on under its name."""
 
+    needed = "trackio"
+
     def __init__(self, project: str = "unigrpo", name: str | None = None, space_id: str | None = None) -> None:
         """Take where the run belongs.
 
@@ -29,7 +31,7 @@ class Trackio(ServiceTracker):
 
     def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
         """Open the run; steps that come again after a resumption are logged again, with the same numbers."""
-        self.package = imported("trackio")
+        self.package = imported(self.needed)
         from trackio.exceptions import TrackioAPIError
 
         self.failures = (TrackioAPIError, self.package.LocalTokenNotFoundError, sqlite3.Error, OSError)

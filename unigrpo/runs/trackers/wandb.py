@@ -16,6 +16,7 @@ from unigrpo.settings import Recipe, SftRecipe
 class WeightsAndBiases(ServiceTracker):
     """Logs a run to wandb; a resumed run goes on under its id, and steps that come again are not logged twice."""
 
+    needed = "wandb"
     table_options: ClassVar = {"allow_mixed_types": True}
 
     def __init__(
@@ -40,7 +41,7 @@ class WeightsAndBiases(ServiceTracker):
 
     def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
         """Open the run; wandb's files lie in the run directory."""
-        self.package = imported("wandb")
+        self.package = imported(self.needed)
         self.failures = (self.package.Error, OSError)
         self._run = self.package.init(
             **self._place,
