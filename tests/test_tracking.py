@@ -118,7 +118,7 @@ def test_wrong_trackers_are_found_without_running_them(use: list[Any], message: 
 def test_a_tracker_whose_package_is_missing_is_found_before_anything_is_loaded(tmp_path: Path) -> None:
     file = tmp_path / "theirs.py"
     file.write_text("class Theirs:\n    needed = 'no_such_package'\n")
-    with pytest.raises(RecipeError, match=r"use.1: .*Theirs needs the package no_such_package, which is not installed"):
+    with pytest.raises(RecipeError, match=r"use.1: .*Theirs needs the package no_such_package, which is not there"):
         load_recipe("quickstart", [f"tracking.use=[jsonl, '{file}:Theirs']"])
 
 

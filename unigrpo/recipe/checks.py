@@ -307,7 +307,7 @@ def _choices(recipe: Settings) -> Iterator[str]:
             yield from _arguments(located, chosen.use, chosen.arguments, key, typed=typed)
             needed = facts(chosen.use, chosen.folder).get("needed")
             if isinstance(needed, str) and find_spec(needed) is None:
-                yield f"{key}: {chosen.use} needs the package {needed}, which is not installed; run pip install {needed}"
+                yield f"{key}: {chosen.use} needs the package {needed}, which is not there; run pip install {needed}"
         except PluginError as error:
             yield f"{key}: {error}"
 
