@@ -17,7 +17,7 @@ _LOGGER = logging.getLogger(__name__)
 
 MAX_EXPRESSION_LENGTH = 300
 MAX_DIGITS = 12
-"""Of one number. With no powers and at most 300 characters, nothing can grow beyond a few hundred digits."""
+"""Digits of one number. With no powers and at most 300 characters, nothing can grow beyond a few hundred digits."""
 _MAX_DEPTH = 40
 
 _SPELLINGS = (

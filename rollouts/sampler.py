@@ -121,9 +121,9 @@ def sample_ids(
             such a token, else ``is_padding``.
         vocabulary_range: half-open range of ids that may be sampled; None is the whole vocabulary.
         schedule: the name of a schedule (`unigrpo.rollouts.schedules`).
-        schedule_shift: of the schedule ``shift``; others do not read it.
+        schedule_shift: of the schedule ``shift``; others do not read it, as in the released samplers.
         remasking_temperature: initial temperature of Gumbel noise on the scores.
-        threshold: of the order ``low_confidence_dynamic``; others do not read it.
+        threshold: of the order ``low_confidence_dynamic``; others do not read it, as in the released samplers.
         editing_threshold: see `unigrpo.settings.SamplingSettings`; for block-causal policies.
         max_editing_rounds: see `sample`.
         use_cache: see `sample`.

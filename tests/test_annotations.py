@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from unigrpo.errors import UserError
 from unigrpo.plugin import PluginError, locate, locate_choice, make
 from unigrpo.recipe.annotations import problem_of
 from unigrpo.settings import KlChoice, ObjectiveChoice, ScheduleChoice, choices_of
@@ -100,13 +101,13 @@ def test_a_function_or_a_class_without_the_contract_is_no_choice(tmp_path: Path)
 def test_a_bug_in_a_constructor_is_no_refusal(tmp_path: Path) -> None:
     file = tmp_path / "kl.py"
     file.write_text(
-        "class Wrong:\n    def __init__(self, size=1):\n"
-        "        if size < 0:\n            raise ValueError('size below 0')\n"
+        "from unigrpo.errors import UserError\n\nclass Wrong:\n    def __init__(self, size=1):\n"
+        "        if size < 0:\n            raise UserError('size below 0')\n"
         f"        None + size\n\n{CALL}"
     )
     with pytest.raises(TypeError, match="unsupported operand"):
         make(KlChoice(use=f"{file}:Wrong"))
-    with pytest.raises(PluginError, match="size below 0"):
+    with pytest.raises(UserError, match="size below 0"):
         make(KlChoice.model_validate({"use": f"{file}:Wrong", "size": -1}))
     with pytest.raises(PluginError, match="unexpected keyword argument 'edge'"):
         make(KlChoice.model_validate({"use": f"{file}:Wrong", "edge": 1}))
@@ -116,6 +117,16 @@ def test_what_a_class_of_ours_refuses_is_said_in_a_line() -> None:
     with pytest.raises(PluginError) as caught:
         make(ScheduleChoice.model_validate({"use": "shift", "shift": -5}))
     assert str(caught.value) == "shift: shift: Input should be greater than 0, given -5"
+
+
+def test_a_file_with_two_public_classes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "colors_of_a_test"
+    folder.mkdir()
+    (folder / "two.py").write_text("class One: ...\nclass Two: ...\n")
+    (folder / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError, match=r"two.py has 2 public classes; wanted one"):
+        locate_choice("two", "colors_of_a_test")
 
 
 def test_choices_are_found_wherever_they_stand() -> None:

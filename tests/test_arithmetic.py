@@ -35,7 +35,7 @@ def test_step_of_the_small_recipe_by_hand(recipe_values: dict[str, Any], write_r
     assert rows["rows without gradient"].value == str((1 + 2) * 48)
     assert rows["rows with gradient"].value == str(2 * 48)
     assert rows["work units"].value == "6"
-    assert rows["optimiser updates"].explanation == "6 in the run of 3 steps"
+    assert rows["optimizer updates"].explanation == "6 in the run of 3 steps"
     assert {"weights", "adapter", "gradients, AdamW", "activations", "logits chunk", "total"} <= set(rows)
 
 

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from unigrpo.errors import UserError
-from unigrpo.report.data import Change, Score, picture_url, read_run
+from unigrpo.report.data import Change, Estimate, picture_url, read_run
 from unigrpo.report.write import write_report
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" <img src='http://example.org/x.png'>"
@@ -295,8 +295,8 @@ def test_interval_of_a_difference_by_hand() -> None:
         task="reason",
         metric="reward",
         num_prompts=100,
-        before=Score(value=0.5, error=0.03),
-        after=Score(value=0.6, error=0.04),
+        before=Estimate(value=0.5, error=0.03),
+        after=Estimate(value=0.6, error=0.04),
     )
     difference = change.difference
     assert difference is not None

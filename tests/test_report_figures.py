@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from unigrpo.report.data import Change, Score
+from unigrpo.report.data import Change, Estimate
 from unigrpo.report.figures import Point, Series, change_bar, line_chart, share_bar, smooth, ticks
 
 
@@ -58,7 +58,7 @@ def test_long_run_is_thinned_to_few_points() -> None:
 
 
 def test_held_out_dot_stands_at_its_step_and_value() -> None:
-    score = Score(value=0.5, error=0.1)
+    score = Estimate(value=0.5, error=0.1)
     chart = ElementTree.fromstring(
         line_chart("x", [_series([0.0] * 11)], bounds=(0, 1), points=[Point(step=5, score=score, color="red")])
     )
@@ -72,12 +72,12 @@ def test_change_bar_draws_what_is_known() -> None:
         task="reason",
         metric="reward",
         num_prompts=9,
-        before=Score(value=0.0, error=0.1),
-        after=Score(value=1.0, error=None),
+        before=Estimate(value=0.0, error=0.1),
+        after=Estimate(value=1.0, error=None),
     )
     circles = list(ElementTree.fromstring(change_bar(whole, "red")).iter("circle"))
     assert [circle.get("cx") for circle in circles] == ["8.0", "292.0"]
-    half = Change(task="reason", metric="reward", num_prompts=None, before=None, after=Score(value=0.5, error=None))
+    half = Change(task="reason", metric="reward", num_prompts=None, before=None, after=Estimate(value=0.5, error=None))
     assert len(list(ElementTree.fromstring(change_bar(half, "red")).iter("circle"))) == 1
 
 

@@ -15,7 +15,7 @@ from unigrpo.quickstart.makers.policy import make_policy
 from unigrpo.quickstart.sums import Sums
 from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostError, RolloutDeadlineError
 from unigrpo.rollouts.pools.local import LocalPool
-from unigrpo.rollouts.pools.ray import Patience, RayPool, _check_version
+from unigrpo.rollouts.pools.ray import RayPool, StallTimer, _check_version
 from unigrpo.rollouts.units import plan_units
 from unigrpo.settings import (
     DataSettings,
@@ -153,18 +153,18 @@ def test_a_deadline_shorter_than_the_waits_is_kept_and_says_what_it_waited_for(p
 
 def test_the_deadline_counts_from_the_last_finished_unit():
     now, lines = [0.0], []
-    patience = Patience(deadline_s=25.0, on_wait=lines.append, clock=lambda: now[0])
+    timer = StallTimer(deadline_s=25.0, on_wait=lines.append, clock=lambda: now[0])
     for _ in range(10):
-        assert patience.wait_s == 10.0
+        assert timer.wait_s == 10.0
         now[0] += 20.0
-        patience.check("units")
-        assert patience.wait_s == 5.0
-        patience.note_finished()
+        timer.check("units")
+        assert timer.wait_s == 5.0
+        timer.note_finished()
     assert lines == ["waiting for units (20 s)"] * 10
     now[0] += 25.0
-    assert patience.wait_s == 0.0
+    assert timer.wait_s == 0.0
     with pytest.raises(RolloutDeadlineError, match=r"nothing finished for 25 s while waiting for units.*deadline_s=25"):
-        patience.check("units")
+        timer.check("units")
 
 
 @pytest.mark.parametrize("error", [RolloutActorsLostError, RolloutDeadlineError])

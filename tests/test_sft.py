@@ -19,6 +19,7 @@ from unigrpo.data.sources import load_prompts
 from unigrpo.errors import UserError
 from unigrpo.models import load_policy
 from unigrpo.quickstart.makers.policy import make_policy
+from unigrpo.runs.directory import locked
 from unigrpo.runs.trackers.base import Tracker
 from unigrpo.settings import DataSettings, SftRecipe, SftTaskSettings
 from unigrpo.supervised.rows import CachedCodes, Demonstrations, add_noise, caching_codes
@@ -181,6 +182,19 @@ def test_a_run_of_another_process_is_refused_by_its_lock(base, tmp_path):
                 run_sft(stopped, tmp_path / "run", is_resumed=True)
 
     run_sft(stopped, tmp_path / "run", ResumesTheSame(), is_resumed=True)
+
+
+def test_a_new_run_holds_its_lock_while_it_trains(base, tmp_path):
+    held = []
+
+    class TriesTheLock(Tracker):
+        def step(self, metrics):
+            with pytest.raises(UserError, match=r"process \d+ works in"), locked(tmp_path / "run"):
+                pass
+            held.append(metrics["step"])
+
+    run_sft(recipe(base), tmp_path / "run", TriesTheLock())
+    assert held == [2, 4, 6]
 
 
 def test_curves_are_written_unless_the_recipe_says_not(base, tmp_path):

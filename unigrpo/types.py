@@ -122,8 +122,8 @@ class PolicyVersion:
     step: int
     kind: Literal["adapter", "full"]
     sha256: str
-    """Of the delivered tensors: names, shapes, dtypes and bytes, in name order. Empty where none were delivered: the
-    pool samples with the learner's own policy."""
+    """Hash of the delivered tensors: names, shapes, dtypes and bytes, in name order. Empty where none were delivered:
+    the pool samples with the learner's own policy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,7 +203,7 @@ class ModelInput:
     clean_ids: torch.Tensor | None = None
     """[N, L] int64: the tokens under the noise; a block-causal policy sees them in the blocks before each noisy one."""
     block_length: int | None = None
-    """Of block-causal attention; None is the policy's own."""
+    """Block length of block-causal attention; None is the policy's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

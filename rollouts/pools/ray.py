@@ -26,7 +26,7 @@ WAIT_S = 10.0
 
 
 @dataclass(kw_only=True, slots=True)
-class Patience:
+class StallTimer:
     """Measures how long nothing has finished, and ends the wait at a deadline."""
 
     deadline_s: float
@@ -95,19 +95,19 @@ class RayPool:
         """Return the actors' process ids."""
         return self._wait([actor.process_id.remote() for actor in self._actors], "the actors' process ids")
 
-    def _patience(self) -> Patience:
-        return Patience(deadline_s=self._recipe.rollouts.deadline_s, on_wait=self._on_wait)
+    def _stall_timer(self) -> StallTimer:
+        return StallTimer(deadline_s=self._recipe.rollouts.deadline_s, on_wait=self._on_wait)
 
     def _wait(self, pending: list[Any], what: str) -> list[Any]:
         """Return the results in order; say what is waited for; stop when none comes before the deadline."""
-        patience, num_ready = self._patience(), 0
+        timer, num_ready = self._stall_timer(), 0
         while num_ready < len(pending):
-            ready, missing = self._ray.wait(pending, num_returns=num_ready + 1, timeout=patience.wait_s)
+            ready, missing = self._ray.wait(pending, num_returns=num_ready + 1, timeout=timer.wait_s)
             if len(ready) > num_ready:
                 num_ready = len(ready)
-                patience.note_finished()
+                timer.note_finished()
             else:
-                patience.check(f"{len(missing)} of {len(pending)}: {what}")
+                timer.check(f"{len(missing)} of {len(pending)}: {what}")
         return self._ray.get(pending)
 
     def load(self, state: dict[str, torch.Tensor], version: PolicyVersion) -> None:
@@ -166,15 +166,15 @@ class RayPool:
         queue = list(range(len(units)))
         idle = list(range(len(self._actors)))
         running: dict[Any, tuple[int, int]] = {}
-        num_redispatched, patience = 0, self._patience()
+        num_redispatched, timer = 0, self._stall_timer()
         while len(done) < len(units):
             while queue and idle:
                 unit, actor = queue.pop(0), idle.pop(0)
                 running[self._actors[actor].generate.remote(units[unit])] = (unit, actor)
-            ready, _ = self._ray.wait(list(running), num_returns=1, timeout=patience.wait_s)
+            ready, _ = self._ray.wait(list(running), num_returns=1, timeout=timer.wait_s)
             if not ready:
                 tasks = sorted({units[unit].prompts[0].task for unit, _ in running.values()})
-                patience.check(f"{len(running)} rollout units ({', '.join(tasks)})")
+                timer.check(f"{len(running)} rollout units ({', '.join(tasks)})")
                 continue
             unit, actor = running.pop(ready[0])
             try:
@@ -185,7 +185,7 @@ class RayPool:
                 queue.insert(0, unit)
                 num_redispatched += 1
             idle.append(actor)
-            patience.note_finished()  # Also after a death: another actor has loaded the policy meanwhile.
+            timer.note_finished()  # Also after a death: another actor has loaded the policy meanwhile.
         rollouts = joined([done[unit] for unit in range(len(units))], num_redispatched)
         for rollout in rollouts:
             _check_version(rollout.policy_version, self._weights[1])

@@ -36,7 +36,7 @@ class _Scored:
     order: torch.Tensor
     """[S'] int64: place of each among all scored positions."""
     first_id: int
-    """Of the range."""
+    """First id of the range."""
 
 
 def token_logprobs(

@@ -51,7 +51,10 @@ def _of_group(rewards: np.ndarray, rule: Advantage, std_floor: float) -> tuple[n
     valid = rewards[is_valid]
     if len(valid) < 2 or valid.std(ddof=1) < std_floor:
         return advantages, True
-    advantages[is_valid] = rule(valid)
+    found = np.asarray(rule(valid))
+    if found.shape != valid.shape or not np.isfinite(found).all():
+        raise ValueError(f"{type(rule).__name__} gave {found!r} for rewards {valid}; wanted a finite number for each")
+    advantages[is_valid] = found
     return advantages, False
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from unigrpo.errors import UserError
 from unigrpo.models.base import Abilities
-from unigrpo.plugin import choice, facts, known_choices
+from unigrpo.plugin import PluginError, choice, facts, known_choices
 
 if TYPE_CHECKING:
     from unigrpo.models.text_policy import TextPolicy
@@ -115,4 +115,7 @@ def policy_family(config: Mapping[str, Any], use: str | None = None) -> type[Tex
         UserError: a family that is not known here, or model type and architecture of two families.
         PluginError: there is no such family or file.
     """
-    return cast("type[TextPolicy]", choice(use or family_name(config), FOLDER))
+    found = choice(use or family_name(config), FOLDER)
+    if not hasattr(found, "complete_config"):
+        raise PluginError(f"{use} is no policy; derive it from unigrpo.models.text_policy.TextPolicy")
+    return cast("type[TextPolicy]", found)

@@ -67,6 +67,8 @@ def choice(use: str, folder: str) -> type:
 def make(chosen: Chosen, **supplied: Any) -> Any:
     """Return an object of the class that a recipe chose, made with the recipe's parameters and those ``supplied``.
 
+    A class refuses a parameter by a `UserError`, or by pydantic's annotations; any other error of it is its bug.
+
     Raises:
         PluginError: if there is no such class, it refuses its parameters, or lacks something of the contract.
     """
@@ -79,20 +81,14 @@ def make(chosen: Chosen, **supplied: Any) -> Any:
     try:
         found = made(**given)
     except ValueError as error:
-        raise PluginError(f"{chosen.use}: {_said(error)}") from error
+        if not hasattr(error, "errors"):  # pydantic's have their parts; an interpreter of rewards may lack pydantic
+            raise
+        parts = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}, given {one['input']!r}" for one in error.errors())
+        raise PluginError(f"{chosen.use}: {'; '.join(parts)}") from error
     members = contract(chosen.folder, ast.FunctionDef, ast.AnnAssign)
     if absent := [name for name in members if not hasattr(found, name)]:
         raise PluginError(incomplete(chosen.use, absent, chosen.folder))
     return found
-
-
-def _said(error: Any) -> str:
-    """Return what an error says; pydantic's by its parts, without pydantic: an interpreter of rewards may lack it."""
-    if not hasattr(error, "errors"):
-        return str(error)
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc']))}: {one['msg']}, given {one['input']!r}" for one in error.errors()
-    )
 
 
 @contextmanager

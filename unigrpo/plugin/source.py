@@ -39,7 +39,7 @@ class Located:
     statement: ast.stmt | None = None
     """What binds it there; None where only running the code tells."""
     annotations: Mapping[str, str] = field(default_factory=dict)
-    """Of the keywords that it is known to accept, as the source has them; empty where there is none."""
+    """Annotation of each keyword that it is known to accept, as the source has it; empty where there is none."""
     required: frozenset[str] = frozenset()
     """Those of them without a default."""
     is_whole: bool = False
@@ -156,7 +156,8 @@ def class_of_choice(use: str, folder: str) -> ast.ClassDef:
     public = [
         node for node in _parsed(known[use]).body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
-    assert len(public) == 1, f"{known[use]} has {len(public)} public classes; a choice is one"
+    if len(public) != 1:
+        raise PluginError(f"{known[use]} has {len(public)} public classes; wanted one, with the others' names behind _")
     return public[0]
 
 

@@ -21,7 +21,7 @@ Z_95 = 1.96  # standard errors of a 95 % interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
+class Estimate:
     """A held-out mean and its standard error."""
 
     value: float
@@ -41,18 +41,18 @@ class Change:
 
     task: str
     metric: str
-    before: Score | None
-    after: Score | None
+    before: Estimate | None
+    after: Estimate | None
     num_prompts: int | None
 
     @property
-    def difference(self) -> Score | None:
+    def difference(self) -> Estimate | None:
         """Return after minus before; its error takes the two as independent, which is cautious."""
         if self.before is None or self.after is None:
             return None
         errors = (self.before.error, self.after.error)
         error = None if None in errors else sum((e or 0.0) ** 2 for e in errors) ** 0.5
-        return Score(value=self.after.value - self.before.value, error=error)
+        return Estimate(value=self.after.value - self.before.value, error=error)
 
     @property
     def verdict(self) -> str:
@@ -185,10 +185,10 @@ def _changes(summary: Mapping[str, Any]) -> list[Change]:
     return sorted(changes, key=lambda change: metrics.get(change.metric, 9))
 
 
-def score_of(metrics: Mapping[str, Any], name: str) -> Score | None:
+def score_of(metrics: Mapping[str, Any], name: str) -> Estimate | None:
     """Return a mean with its error; None where there is none."""
     value = number_or_none(metrics.get(name))
-    return None if value is None else Score(value=value, error=number_or_none(metrics.get(f"{name}_se")))
+    return None if value is None else Estimate(value=value, error=number_or_none(metrics.get(f"{name}_se")))
 
 
 def _samples(folder: Path, accuracy: Mapping[str, str]) -> list[Sample]:

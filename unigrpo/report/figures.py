@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from unigrpo.report.data import Change, Score
+from unigrpo.report.data import Change, Estimate
 
 Value = float | None
 WIDTH, HEIGHT = 380, 210
@@ -35,7 +35,7 @@ class Point:
     """A held-out score in a chart of curves."""
 
     step: int
-    score: Score
+    score: Estimate
     color: str
 
 

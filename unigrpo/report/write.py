@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unigrpo.report.data import Change, RunData, Sample, Score, read_run, score_of
+from unigrpo.report.data import Change, Estimate, RunData, Sample, read_run, score_of
 from unigrpo.report.figures import Point, Series, change_bar, line_chart, share_bar
 from unigrpo.report.page import write_page
 from unigrpo.runs.alarms import alarms_of
@@ -229,11 +229,11 @@ def _kept(charts: Iterator[str] | Sequence[str]) -> list[str]:
     return [chart for chart in charts if chart]
 
 
-def _score_text(score: Score | None) -> str:
+def _score_text(score: Estimate | None) -> str:
     return "" if score is None else f"{score.value:.3f}"
 
 
-def _difference_text(difference: Score | None) -> str:
+def _difference_text(difference: Estimate | None) -> str:
     if difference is None:
         return ""
     interval = difference.interval

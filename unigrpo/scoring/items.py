@@ -42,7 +42,7 @@ class ScoreItem:
     source: str
     """File and line, or the picture: what errors and tables call it."""
     id: str
-    """Of its prompt: items of one id in a row are a group."""
+    """Id of its prompt: items of one id in a row are a group."""
     sample_index: int
     task: str
     kind: TaskKind

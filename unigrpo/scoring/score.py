@@ -66,11 +66,11 @@ class RewardSummary:
     """error, timeout, invalid, unreadable: how many of each that occurred."""
     mean: float | None
     std: float | None
-    """Of the population."""
+    """Standard deviation of the population."""
     p5: float | None
     p95: float | None
     latency_p50_s: float | None
-    """Of a batch."""
+    """Seconds of a batch."""
     latency_p95_s: float | None
     items_per_s: float | None
 

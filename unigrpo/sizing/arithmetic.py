@@ -92,7 +92,7 @@ def _step_rows(recipe: Recipe) -> list[Row]:
         Row("mask draws", f"{updates}", "one an inner update (mu), over all rollouts"),
         Row("rows without gradient", f"{no_grad * rows:,}", f"old on all draws but the first, {reference}"),
         Row("rows with gradient", f"{updates * rows:,}", batches),
-        Row("optimiser updates", f"{updates}", in_all),
+        Row("optimizer updates", f"{updates}", in_all),
     ]
 
 

@@ -23,9 +23,9 @@ class LossInputs:
     ratio: torch.Tensor
     """The policy over the old policy, as the chosen `Ratio` makes it, with gradient."""
     advantages: torch.Tensor
-    """Of each token's rollout."""
+    """The advantage of each token's rollout."""
     weight: torch.Tensor
-    """Of each token in the loss; carries the means over tokens and rollouts and is global."""
+    """Weight of each token in the loss; carries the means over tokens and rollouts and is global."""
     rollout: torch.Tensor
     """int64, the rollout of each token."""
 
