@@ -63,8 +63,7 @@ RUNS = {
         "python tests/benchmarks/quickstart.py --seeds 0 --controls --out {tmp}/table num_threads=1 {small}"
     ),
     "python tests/benchmarks/released_shapes.py --device cuda --markdown FILE": (
-        "python tests/benchmarks/released_shapes.py llada:8b --device cpu --dtype float32 --layers 1 --width 64 "
-        "--rows 2 --length 4 --markdown {tmp}/shapes.md"
+        "python tests/benchmarks/released_shapes.py --help"
     ),
     "python tests/benchmarks/rewards.py --markdown docs/rewards_throughput.md": (
         "python tests/benchmarks/rewards.py --toy --num-items 2 --only length --markdown {tmp}/throughput.md"
@@ -72,7 +71,7 @@ RUNS = {
     "python tests/benchmarks/sandbox.py --num 30": "python tests/benchmarks/sandbox.py --num 1",
 }
 """What is run for each command: itself where nothing is said. ``make`` says what it would do, and the learner's
-benchmark what it takes: both need minutes, or the network, and have suites of their own."""
+benchmark what it takes: both need minutes, or the network. ``test_released_shapes`` runs the other benchmark of theirs."""
 SMALL = (
     "num_steps=1 group_size=2 evaluate.num_prompts=2 tasks.reason.prompts_per_step=1 "
     "tasks.understand.prompts_per_step=1 tasks.imagine.prompts_per_step=1"
