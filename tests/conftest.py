@@ -18,7 +18,7 @@ def pytest_configure() -> None:
 
 LONG = (
     "test_commands test_train test_families test_rollout_pool test_reward_ray test_reward_sharing test_correctness "
-    "test_correctness_time test_math_verify_suite test_released_shapes test_compiled test_reward_matrix test_reward_bombs"
+    "test_correctness_time test_math_verify_suite test_released_shapes test_compiled test_reward_matrix"
 ).split()
 """Files that take longest: they begin, so that no process ends long after the others."""
 

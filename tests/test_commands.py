@@ -70,8 +70,8 @@ RUNS = {
     ),
     "python tests/benchmarks/sandbox.py --num 30": "python tests/benchmarks/sandbox.py --num 1",
 }
-"""What is run for each command: itself where nothing is said. ``make`` says what it would do, and the learner's
-benchmark what it takes: both need minutes, or the network. ``test_released_shapes`` runs the other benchmark of theirs."""
+"""What is run for each command: itself where nothing is said. ``make`` says what it would do, and two benchmarks what
+they take: that of the learner needs minutes, and `test_released_shapes` runs the other."""
 SMALL = (
     "num_steps=1 group_size=2 evaluate.num_prompts=2 tasks.reason.prompts_per_step=1 "
     "tasks.understand.prompts_per_step=1 tasks.imagine.prompts_per_step=1"
