@@ -92,6 +92,7 @@ def generate(policy: Policy, unit: WorkUnit, version: PolicyVersion) -> Rollouts
 
 def joined(parts: Sequence[Rollouts], num_redispatched: int = 0) -> Rollouts:
     """Return the rollouts of several work units, in their order, their groups numbered anew."""
+    keep_all = all(part.image_features for part in parts)  # else the features would stand beside other groups
     group_ids: list[int] = []
     for part in parts:
         start = group_ids[-1] + 1 if group_ids else 0
@@ -100,7 +101,7 @@ def joined(parts: Sequence[Rollouts], num_redispatched: int = 0) -> Rollouts:
         items=tuple(rollout for part in parts for rollout in part),
         group_ids=tuple(group_ids),
         num_redispatched=num_redispatched,
-        image_features=tuple(features for part in parts for features in part.image_features),
+        image_features=tuple(features for part in parts for features in part.image_features) if keep_all else (),
     )
 
 

@@ -122,6 +122,17 @@ def test_prompts_of_two_tasks_with_one_id_keep_their_own_pictures(folder: Path) 
     assert torch.equal(found, policy.image_features(asked.images))
 
 
+def test_units_of_which_one_keeps_no_features_are_joined_without_any(folder: Path) -> None:
+    policy = policy_of(folder)
+    units = plan_units([(prompt, SAMPLING) for prompt in prompts()], group_size=1, rows_per_unit=1, seed=0, step=0)
+    kept = [replace(unit, keeps_features=number > 0) for number, unit in enumerate(units)]
+    rollouts = joined([generate(policy, unit, VERSION) for unit in kept])
+    assert rollouts.image_features == ()
+    batch = collate(rollouts, np.zeros(3), policy.vocabulary.pad_token_id)
+    whole = policy.image_features([picture for prompt in prompts() for picture in prompt.images])
+    assert torch.equal(with_image_features(batch, rollouts, policy).image_features, whole)
+
+
 def test_pictures_go_through_the_tower_once_where_rollouts_keep_their_features(folder: Path) -> None:
     policy, calls = policy_of(folder), []
     policy.module.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))

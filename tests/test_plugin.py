@@ -64,6 +64,13 @@ def test_a_dotted_name_is_located_as_it_is_resolved(tmp_path: Path) -> None:
         locate(f"{file}:Box.Iner")
 
 
+def test_a_home_folder_is_found_without_running_as_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("class Box: ...\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert locate("~/mine.py:Box").file == tmp_path / "mine.py"
+    assert resolve("~/mine.py:Box").__name__ == "Box"  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A package of choices: what its files are, its values are."""

@@ -76,7 +76,7 @@ def locate(use: str) -> Located:
     """
     place, name = parse_reference(use)
     if place.endswith(".py"):
-        file = Path(place)
+        file = Path(place).expanduser()
         if not file.is_file():
             raise PluginError(f"{use!r}: there is no file {place}")
     else:
