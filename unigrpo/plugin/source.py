@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -129,11 +129,11 @@ def locate_choice(use: str, folder: str) -> Located:
 
 def contract(folder: str, *kinds: type[ast.stmt]) -> list[str]:
     """Return what a choice of a folder must have: the members of the first protocol in its ``base.py``."""
-    for file in _files(folder):
-        protocols = (node for node in _parsed(file).body if isinstance(node, ast.ClassDef) and _is_protocol(node))
-        if file.stem == CONTRACT and (protocol := next(protocols, None)) is not None:
-            return [name for name, bound in _bound_in(protocol.body).items() if isinstance(bound, kinds)]
-    return []
+    file = next((file for file in _files(folder) if file.stem == CONTRACT), None)
+    classes = [] if file is None else [node for node in _parsed(file).body if isinstance(node, ast.ClassDef)]
+    protocol = next(filter(_is_protocol, classes), None)
+    members = {} if protocol is None else _bound_in(protocol.body)
+    return [name for name, bound in members.items() if isinstance(bound, kinds)]
 
 
 def incomplete(use: str, absent: Iterable[str], folder: str) -> str:
@@ -195,6 +195,13 @@ def _find_spec(module: str) -> ModuleSpec | None:
 
 
 def _parsed(file: Path) -> ast.Module:
+    state = file.stat()
+    return _parsed_once(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=256)
+def _parsed_once(file: Path, mtime_ns: int, size: int) -> ast.Module:
+    """Return a file's tree; one sampling call makes its schedule and order, and so asks for the same few again."""
     try:
         return ast.parse(file.read_bytes(), filename=str(file))
     except SyntaxError as error:
@@ -258,8 +265,9 @@ def _located(file: Path | None, statement: ast.stmt) -> Located:
         makers = [
             part for part in one.body if isinstance(part, ast.FunctionDef) and part.name in ("__init__", "__new__")
         ]
-        if makers:
-            return found(**_signature(makers[-1], skip=1)) if len(makers) == 1 else found()
+        if makers:  # where a base is not known, its own may come before that of another
+            is_told = len(makers) == 1 and (is_whole or one is statement)
+            return found(**_signature(makers[0], skip=1)) if is_told else found()
         if any("dataclass" not in ast.unparse(decorator) for decorator in one.decorator_list):
             return found()
         if one.decorator_list:
@@ -281,7 +289,7 @@ def _family(file: Path, statement: ast.ClassDef) -> tuple[list[ast.ClassDef], bo
         if name.rpartition(".")[2] in _PLAIN_BASES:
             continue
         found = _imported(file, name)
-        if found is None:
+        if found is None or found[1] is statement:  # class Adam(Adam), the base imported under the same name
             is_whole = False
             continue
         above, is_above_whole = _family(*found)
@@ -295,7 +303,7 @@ def _imported(file: Path, name: str) -> tuple[Path, ast.ClassDef] | None:
     if isinstance(statement, ast.ImportFrom) and not statement.level and statement.module:
         spec = _find_spec(statement.module)
         own = next(alias.name for alias in statement.names if (alias.asname or alias.name) == name)
-        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py") or Path(spec.origin) == file:
             return None
         return _imported(Path(spec.origin), own)
     return (file, statement) if isinstance(statement, ast.ClassDef) else None

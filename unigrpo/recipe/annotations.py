@@ -6,7 +6,7 @@ import ast
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 
 from unigrpo.recipe.messages import wrong_value
 
@@ -20,16 +20,24 @@ def problem_of(annotation: str, value: Any) -> str | None:
     Plain types (an integer is a float, and no text is a number), unions of them, ``Literal`` and pydantic's bounds
     (``Annotated[float, Field(gt=0)]``) are understood; what holds another type takes any value.
     """
+    adapter = _adapter(annotation)
     try:
-        _adapter(annotation).validate_python(value)
+        if adapter is not None:
+            adapter.validate_python(value)
     except ValidationError as error:
         return wrong_value(error.errors()[0])
+    except TypeError:  # a bound that does not fit its own type is the class's matter
+        return None
     return None
 
 
 @lru_cache(maxsize=256)
-def _adapter(annotation: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_type(ast.parse(annotation or "Any", mode="eval").body), config=_CONFIG)
+def _adapter(annotation: str) -> TypeAdapter[Any] | None:
+    """Return what checks a value; None where the source does not tell: a name as a bound, a type of somebody's own."""
+    try:
+        return TypeAdapter(_type(ast.parse(annotation or "Any", mode="eval").body), config=_CONFIG)
+    except (ValueError, TypeError, SyntaxError, PydanticUserError):
+        return None
 
 
 def _type(node: ast.expr) -> Any:

@@ -340,7 +340,7 @@ def _arguments(
             except PluginError as error:
                 yield f"{key}.{name}: {error}"
     for name, value in arguments.items():
-        if name in supplied or (located.is_whole and name not in located.annotations):
+        if name in supplied or (located.parameters is not None and name not in located.parameters):
             known = sorted((located.annotations.keys() | typed).difference(supplied))
             hint = nearest(name, known)
             yield f"{key}.{name}: {use} takes no such argument{hint}; it takes: {', '.join(known) or 'none'}"
