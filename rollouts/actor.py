@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unigrpo.settings import LoraSettings, PolicySettings
+from unigrpo.settings.policy import LoraSettings, PolicySettings
 from unigrpo.types import PolicyVersion, Rollouts
 
 if TYPE_CHECKING:

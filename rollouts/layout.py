@@ -12,13 +12,13 @@ from unigrpo.errors import UserError
 from unigrpo.models.layers.attention import positions_of
 from unigrpo.models.pictures.features import join_features, shift_ids
 from unigrpo.plugin import make
-from unigrpo.settings import ScheduleChoice
+from unigrpo.settings.tasks import ScheduleChoice
 from unigrpo.types import Canvas, Span
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Vocabulary
     from unigrpo.rollouts.schedules.base import Schedule
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

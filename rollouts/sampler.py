@@ -23,7 +23,7 @@ from unigrpo.rollouts.engines.entropy_bound import EntropyBound
 from unigrpo.rollouts.engines.recompute import Recompute
 from unigrpo.rollouts.layout import Layout, layout_of_canvases, layout_of_ids
 from unigrpo.rollouts.state import MAX_EDITING_ROUNDS, SamplerState
-from unigrpo.settings import OrderChoice, SamplingSettings, ScheduleChoice
+from unigrpo.settings.tasks import OrderChoice, SamplingSettings, ScheduleChoice
 from unigrpo.types import Canvas
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def sample_ids(
         schedule_shift: of the schedule ``shift``; others do not read it, as in the released samplers.
         remasking_temperature: initial temperature of Gumbel noise on the scores.
         threshold: of the order ``low_confidence_dynamic``; others do not read it, as in the released samplers.
-        editing_threshold: see `unigrpo.settings.SamplingSettings`; for block-causal policies.
+        editing_threshold: see `unigrpo.settings.tasks.SamplingSettings`; for block-causal policies.
         max_editing_rounds: see `sample`.
         use_cache: see `sample`.
         stop_at_eos: stop at the first EOS and fill the rest with EOS; tokens up to it are unchanged.

@@ -16,7 +16,7 @@ from unigrpo.seeding import uniform
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
     from unigrpo.rollouts.layout import FillPlan, Layout
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
 
 MAX_EDITING_ROUNDS = 16
 NUM_NOISE_STREAMS = 2  # the tokens' and the remasking's

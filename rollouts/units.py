@@ -16,7 +16,7 @@ import numpy as np
 from unigrpo.errors import UserError
 from unigrpo.rollouts.sampler import SampleOutput, sample
 from unigrpo.seeding import fold
-from unigrpo.settings import SamplingSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import Canvas, PolicyVersion, Prompt, Rollout, Rollouts, Span
 
 if TYPE_CHECKING:

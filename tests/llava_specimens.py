@@ -16,7 +16,7 @@ from PIL import Image
 from unigrpo.models import load_policy
 from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.llava import PLACEHOLDER
-from unigrpo.settings import SamplingSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import Canvas
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -3,7 +3,7 @@
 from typing import Any
 
 from unigrpo.methods.loss import Loss, make_loss
-from unigrpo.settings import KlChoice, ObjectiveChoice, RatioChoice
+from unigrpo.settings.learning import KlChoice, ObjectiveChoice, RatioChoice
 
 
 def clipped_loss(**kl: Any) -> Loss:

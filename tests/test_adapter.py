@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from unigrpo.models import adapter, load_policy
 from unigrpo.models.policies.llada import LladaPolicy
-from unigrpo.settings import LoraSettings
+from unigrpo.settings.policy import LoraSettings
 
 BASE = Path(__file__).parent / "golden" / "mmada_tiny"
 IDS = torch.arange(24).view(2, 12)

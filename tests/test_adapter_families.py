@@ -13,7 +13,7 @@ from torch import nn
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_state, add_lora, save_adapter, set_adapter_state
 from unigrpo.models.loading import read_config, stored_shapes
-from unigrpo.settings import LoraSettings
+from unigrpo.settings.policy import LoraSettings
 from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.testing.tiny.make_tiny import make_tiny
 

@@ -13,7 +13,7 @@ from unigrpo.plugin import PluginError
 from unigrpo.rewards.adapters import FlowGrpo, OpenRlhf, Trl, Verl
 from unigrpo.rewards.process.adapt import AdaptedReward, RewardContractError, load_reward
 from unigrpo.rewards.runtime.pool import RewardPool
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 FOREIGN = Path(__file__).parent / "foreign_rewards.py"
 TEXT = {"prompts": ["1+1? ", "2+2? "], "completions": ["it is 2", "it is 5"], "answer": ["2", "4"]}

@@ -12,7 +12,7 @@ from unigrpo.methods.advantages.mean import Mean
 from unigrpo.methods.advantages.zscore import ZScore
 from unigrpo.methods.groups import group_advantages
 from unigrpo.reward_table import RewardTable
-from unigrpo.settings import AdvantageChoice
+from unigrpo.settings.learning import AdvantageChoice
 
 GOLDEN = np.load("tests/golden/losses/unigrpo_paper/inputs.npz")
 EXPECTED = np.load("tests/golden/losses/unigrpo_paper/expected.npz")

@@ -9,7 +9,7 @@ from reward_rollouts import rollout
 
 from unigrpo.reward_table import RewardTable
 from unigrpo.runs.alarms import WINDOW, Alarms, alarms_of, completion_metrics
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 from unigrpo.types import Rollouts
 
 REWARDS = {

@@ -10,7 +10,9 @@ import pytest
 from unigrpo.errors import UserError
 from unigrpo.plugin import PluginError, locate, locate_choice, make
 from unigrpo.recipe.annotations import problem_of
-from unigrpo.settings import KlChoice, ObjectiveChoice, ScheduleChoice, choices_of
+from unigrpo.settings.base import choices_of
+from unigrpo.settings.learning import KlChoice, ObjectiveChoice
+from unigrpo.settings.tasks import ScheduleChoice
 
 KL = "unigrpo.methods.kl"
 CALL = "    def __call__(self, logprobs, other_logprobs): return logprobs\n"

@@ -13,7 +13,7 @@ from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.models import load_policy
 from unigrpo.models.policies.sdar import SdarPolicy
 from unigrpo.rollouts import sample, sample_ids
-from unigrpo.settings import OrderChoice, SamplingSettings
+from unigrpo.settings.tasks import OrderChoice, SamplingSettings
 from unigrpo.types import Canvas, ModelInput, Span
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -18,7 +18,9 @@ from unigrpo.models.adapter import adapter_state, add_lora
 from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.rollouts.units import generate, plan_units
-from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings
+from unigrpo.settings.learning import LearnerSettings
+from unigrpo.settings.policy import LoraSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import Batch, Message, PolicyVersion, Prompt, Rollout, Rollouts
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from unigrpo.methods.loss import LossOutputs, make_loss
 from unigrpo.methods.objectives.base import LossInputs
 from unigrpo.methods.objectives.clipped import Clipped
-from unigrpo.settings import KlChoice, ObjectiveChoice, RatioChoice
+from unigrpo.settings.learning import KlChoice, ObjectiveChoice, RatioChoice
 
 LOGPROB = st.floats(-8, 0)
 TOKENS = st.lists(

@@ -11,7 +11,7 @@ import torch
 
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_disabled, add_lora
-from unigrpo.settings import LoraSettings
+from unigrpo.settings.policy import LoraSettings
 from unigrpo.testing.tiny.make_tiny import make_tiny
 
 

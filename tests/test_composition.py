@@ -8,7 +8,8 @@ from unigrpo.methods.advantages.zscore import ZScore
 from unigrpo.methods.groups import group_advantages
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.reward_checks import composition_problems
-from unigrpo.settings import AdvantageChoice, EnvSettings, RewardSettings
+from unigrpo.settings.learning import AdvantageChoice
+from unigrpo.settings.rewards import EnvSettings, RewardSettings
 
 NAN = float("nan")
 OK, ABSENT, INVALID, ERROR, TIMEOUT = RewardStatus

@@ -18,7 +18,7 @@ from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rewards.runtime.process import RewardLoadError
 from unigrpo.rewards.runtime.step_log import RewardStats
 from unigrpo.runs.stopping import ScoringStopped, stop_requests
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 BOMB = r"\boxed{\int_0^{\infty} \frac{\sin(x^x)}{\ln(x+\cos x)} dx}"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unigrpo.data.sources import load_prompts, prompt_picture
 from unigrpo.pictures import as_rgb
-from unigrpo.settings import DataSettings
+from unigrpo.settings.tasks import DataSettings
 from unigrpo.types import Message, Prompt
 
 

@@ -19,7 +19,7 @@ from unigrpo.rollouts import sample_ids
 from unigrpo.rollouts.engines.entropy_bound import EntropyBound, accept, entropies
 from unigrpo.rollouts.layout import layout_of_ids
 from unigrpo.rollouts.state import SamplerState
-from unigrpo.settings import SamplingSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import ModelInput
 
 GOLDEN = Path(__file__).parent / "golden" / "diffusion_gemma_tiny"

@@ -12,7 +12,7 @@ import torch
 from unigrpo.models import load_policy
 from unigrpo.models.layers.shift import predicting_positions
 from unigrpo.models.policies.dream import DreamPolicy
-from unigrpo.settings import LoraSettings
+from unigrpo.settings.policy import LoraSettings
 from unigrpo.types import ModelInput
 
 GOLDEN = Path(__file__).parent / "golden" / "dream_tiny"

@@ -16,7 +16,9 @@ from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import add_lora
 from unigrpo.rollouts.units import generate, plan_units
-from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings
+from unigrpo.settings.learning import LearnerSettings
+from unigrpo.settings.policy import LoraSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout
 
 GOLDEN = Path(__file__).parent / "golden" / "dream_tiny"

@@ -8,7 +8,7 @@ from unigrpo.quickstart.makers.policy import make_policy
 from unigrpo.quickstart.scenes import ImagineScenes
 from unigrpo.quickstart.sums import Sums
 from unigrpo.rollouts.units import generate, plan_units
-from unigrpo.settings import SamplingSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import PolicyVersion
 
 TEXT = SamplingSettings(completion_length=12, num_denoising_steps=4, temperature=1.0)

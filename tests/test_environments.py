@@ -18,7 +18,7 @@ from unigrpo.rewards.process.env_worker import source_folder
 from unigrpo.rewards.process.environments import EnvError, interpreter_of
 from unigrpo.rewards.runtime.isolation import Reply, outcomes_of
 from unigrpo.rewards.runtime.process import RewardLoadError, RewardProcess
-from unigrpo.settings import EnvSettings, RewardSettings
+from unigrpo.settings.rewards import EnvSettings, RewardSettings
 
 REWARD = """
 import importlib.util, os, sys

@@ -13,7 +13,8 @@ from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.methods.loss import make_loss
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_disabled, add_lora
-from unigrpo.settings import KlChoice, LoraSettings, ObjectiveChoice, RatioChoice
+from unigrpo.settings.learning import KlChoice, ObjectiveChoice, RatioChoice
+from unigrpo.settings.policy import LoraSettings
 from unigrpo.types import ModelInput, PolicyVersion, Prompt, Rollout, Rollouts, Span
 
 MASK, EOS = 500, 481

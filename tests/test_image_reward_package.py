@@ -10,7 +10,7 @@ from PIL import Image
 from unigrpo.rewards.image_reward import ImageReward
 from unigrpo.rewards.runtime.isolation import outcomes_of
 from unigrpo.rewards.runtime.process import RewardLoadError, RewardProcess
-from unigrpo.settings import EnvSettings, RewardSettings
+from unigrpo.settings.rewards import EnvSettings, RewardSettings
 
 GOLDEN = Path(__file__).parent / "golden" / "imagereward_tiny"
 REQUIREMENTS = [

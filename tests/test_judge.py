@@ -17,7 +17,7 @@ from unigrpo.rewards.base import Failed
 from unigrpo.rewards.judge import Judge
 from unigrpo.rewards.judging.judge_launch import launch_of
 from unigrpo.rewards.process.adapt import AdaptedReward, load_reward
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 from unigrpo.testing.conformance import check_reward
 
 RUBRIC = "Is it a good answer to {prompt}?"

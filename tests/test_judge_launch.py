@@ -14,7 +14,7 @@ from unigrpo.rewards.judge import Judge
 from unigrpo.rewards.judging import judge_guard, judge_launch
 from unigrpo.rewards.judging.judge_launch import LaunchedServer, LaunchError, launch_of
 from unigrpo.rewards.runtime.pool import RewardPool
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 SERVER = Path(__file__).parent / "model_server.py"
 

@@ -13,7 +13,8 @@ from unigrpo.learner.learner import Learner, LearnerStoppedError
 from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_state, add_lora
-from unigrpo.settings import LearnerSettings, LoraSettings
+from unigrpo.settings.learning import LearnerSettings
+from unigrpo.settings.policy import LoraSettings
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Rollouts, Span
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -13,7 +13,7 @@ from torch.nn import functional
 from unigrpo.models import load_policy
 from unigrpo.models.layers.llada import Llada, LladaConfig
 from unigrpo.models.policies.llada import LladaPolicy
-from unigrpo.settings import SamplingSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import Message, ModelInput, Prompt
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -15,7 +15,7 @@ from unigrpo.models.families import policy_family
 from unigrpo.models.layers.experts import ExpertMixture
 from unigrpo.models.policies.llada_moe import LladaMoePolicy
 from unigrpo.rollouts import sample_ids
-from unigrpo.settings import LoraSettings
+from unigrpo.settings.policy import LoraSettings
 from unigrpo.types import ModelInput
 
 GOLDEN = Path(__file__).parent / "golden" / "lladamoe_tiny"

@@ -18,7 +18,8 @@ from unigrpo.models.layers.siglip import tower_config
 from unigrpo.models.llava import PLACEHOLDER, SYSTEM, VisionEncoder, embed
 from unigrpo.models.pictures.tiles import cut_tiles
 from unigrpo.rollouts import sample
-from unigrpo.settings import LoraSettings, SamplingSettings
+from unigrpo.settings.policy import LoraSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.supervised.losses import text_mask_prob
 from unigrpo.testing.tiny.make_tiny import make_tiny
 from unigrpo.types import Message, ModelInput, Prompt, Span

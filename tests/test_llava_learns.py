@@ -24,7 +24,10 @@ from unigrpo.models.pictures.features import join_features, shift_ids, with_imag
 from unigrpo.recipe.load import load_recipe
 from unigrpo.rollouts.units import generate, joined, plan_units
 from unigrpo.runs.metrics import read_metrics
-from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings, SftTaskSettings
+from unigrpo.settings.learning import LearnerSettings
+from unigrpo.settings.policy import LoraSettings
+from unigrpo.settings.sft import SftTaskSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.supervised.rows import Demonstrations
 from unigrpo.supervised.sft import task_loss
 from unigrpo.testing.tiny.make_tiny import make_tiny

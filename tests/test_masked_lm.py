@@ -23,7 +23,9 @@ from unigrpo.models.adapter import add_lora, save_adapter, save_merged
 from unigrpo.models.policies.masked_lm import MaskedLmPolicy
 from unigrpo.rollouts import sample_ids
 from unigrpo.rollouts.units import generate, plan_units
-from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings
+from unigrpo.settings.learning import LearnerSettings
+from unigrpo.settings.policy import LoraSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import Message, PolicyVersion, Prompt
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]

@@ -17,7 +17,7 @@ from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.files.vocabulary import RELEASE_IDS, RELEASE_LENGTH, resolve_vocabulary
 from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
 from unigrpo.models.policies.mmada import CHAT_TEMPLATE, MmadaPolicy
-from unigrpo.settings import SamplingSettings, ScheduleChoice
+from unigrpo.settings.tasks import SamplingSettings, ScheduleChoice
 from unigrpo.types import Message, Prompt, Span
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -26,7 +26,9 @@ from unigrpo.runs.samples import write_samples
 from unigrpo.runs.trackers.base import Tracker
 from unigrpo.scoring.items import read_items
 from unigrpo.seeding import fold
-from unigrpo.settings import DataSettings, Recipe, RewardSettings, SamplingSettings
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.rewards import RewardSettings
+from unigrpo.settings.tasks import DataSettings, SamplingSettings
 from unigrpo.sizing.arithmetic import batch_arithmetic
 from unigrpo.supervised.sft import run_sft
 from unigrpo.train import resume, train

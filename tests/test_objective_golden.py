@@ -15,7 +15,7 @@ from unigrpo.methods.estimators.unigrpo import scored_weight
 from unigrpo.methods.groups import group_advantages
 from unigrpo.methods.loss import make_loss
 from unigrpo.models import load_policy
-from unigrpo.settings import AdvantageChoice, KlChoice, ObjectiveChoice, RatioChoice
+from unigrpo.settings.learning import AdvantageChoice, KlChoice, ObjectiveChoice, RatioChoice
 from unigrpo.types import ModelInput
 
 FOLDER = "tests/golden/losses"

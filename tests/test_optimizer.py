@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from unigrpo.learner.optimizer import Optimizer, learning_rate
-from unigrpo.settings import LearnerSettings, SftRecipe
+from unigrpo.settings.learning import LearnerSettings
+from unigrpo.settings.sft import SftRecipe
 
 SFT = {"name": "x", "num_steps": 10, "policy": {"path": "x"}, "tasks": {}}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from unigrpo.runs.trackers.base import Tracker
 from unigrpo.recipe.load import load_recipe
 from unigrpo.rewards.base import Reward
-from unigrpo.settings import Recipe
+from unigrpo.settings.recipe import Recipe
 
 
 def run(path: Path, tracker: Tracker, reward: Reward) -> list[float | None]:

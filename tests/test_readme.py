@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from unigrpo.cli.app import app
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -13,7 +13,8 @@ from unigrpo.data.sources import load_prompts
 from unigrpo.errors import RecipeError, UserError
 from unigrpo.recipe.load import load_recipe
 from unigrpo.rewards.runtime.pool import RewardPool
-from unigrpo.settings import DataSettings, RewardSettings
+from unigrpo.settings.rewards import RewardSettings
+from unigrpo.settings.tasks import DataSettings
 
 Write = Callable[[dict[str, Any]], Path]
 

@@ -13,7 +13,7 @@ import pytest
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.correctness import Correctness
 from unigrpo.rewards.runtime.pool import RewardPool
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, Span
 
 BOMBS = [

@@ -13,7 +13,7 @@ from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.runtime.cache import DiskCache, RewardCacheError
 from unigrpo.rewards.runtime.digests import NoCanonicalFormError, StepDigests, digest_of
 from unigrpo.rewards.runtime.pool import RewardPool
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 from unigrpo.types import Message
 
 SPECIMENS = Path(__file__).parent / "cache_specimens.py"

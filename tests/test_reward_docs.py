@@ -4,7 +4,7 @@ import pytest
 from reward_docs import SECTIONS, RewardDoc, read_rewards, render
 
 from unigrpo.plugin import locate
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 ROOT = Path(__file__).parent.parent
 DOCS = read_rewards()

@@ -9,7 +9,7 @@ from unigrpo.rewards.base import Failed
 from unigrpo.rewards.process.worker import judged
 from unigrpo.rewards.runtime.isolation import IsolatedScoring, Outcome, Reply, outcomes_of
 from unigrpo.rewards.runtime.process import RewardProcess
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 REWARD = """
 from unigrpo.rewards.base import Failed

@@ -12,7 +12,7 @@ from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.isolation import RewardOutageError
 from unigrpo.rewards.runtime.pool import RewardFailedError, RewardPool
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 SPECIMENS = Path(__file__).parent / "matrix_specimens.py"
 FORMS = ("function", "coroutine", "Class", "trl")

@@ -13,7 +13,7 @@ from unigrpo.rewards.runtime.isolation import RewardOutageError
 from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rewards.runtime.process import RewardLoadError
 from unigrpo.rewards.runtime.reward_checks import composition_problems, logged_only
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 STEP = [rollout("x" * number, number=number) for number in range(1, 9)]

@@ -15,7 +15,7 @@ from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.isolation import RewardOutageError
 from unigrpo.rewards.runtime.pool import MAX_ITEMS_A_CALL, RewardFailedError, RewardPool
 from unigrpo.rewards.runtime.process import RewardLoadError, RewardPoolClosedError
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 from unigrpo.types import Message
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"

@@ -10,7 +10,7 @@ import pytest
 from test_reward_matrix import ODD_TEXTS, OK, OUTCOMES, rollouts, settings
 
 from unigrpo.rewards.runtime.pool import RewardPool
-from unigrpo.settings import EnvSettings, RewardSettings
+from unigrpo.settings.rewards import EnvSettings, RewardSettings
 
 pytestmark = pytest.mark.ray
 FORMS, LOWEST = ("function", "Class"), (0.0, -1.0)

@@ -13,7 +13,7 @@ from unigrpo.cli.app import run
 from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rewards.runtime.process import RewardLoadError
 from unigrpo.rewards.runtime.table import values_beyond
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 

@@ -12,7 +12,7 @@ from reward_rollouts import rollout
 
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.runtime.pool import RewardPool
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 SPECIMENS = Path(__file__).parent
 OK, ERROR = RewardStatus.OK, RewardStatus.ERROR

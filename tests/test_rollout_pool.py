@@ -17,17 +17,12 @@ from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostE
 from unigrpo.rollouts.pools.local import LocalPool
 from unigrpo.rollouts.pools.ray import RayPool, StallTimer, _check_version
 from unigrpo.rollouts.units import plan_units
-from unigrpo.settings import (
-    DataSettings,
-    LearnerSettings,
-    LoraSettings,
-    PolicySettings,
-    Recipe,
-    RewardSettings,
-    RolloutSettings,
-    SamplingSettings,
-    TaskSettings,
-)
+from unigrpo.settings.learning import LearnerSettings
+from unigrpo.settings.policy import LoraSettings, PolicySettings
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.rewards import RewardSettings
+from unigrpo.settings.runs import RolloutSettings
+from unigrpo.settings.tasks import DataSettings, SamplingSettings, TaskSettings
 from unigrpo.types import PolicyVersion
 
 SAMPLING = SamplingSettings(completion_length=12, num_denoising_steps=12, temperature=1.0)

@@ -18,7 +18,7 @@ from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.runs.samples import write_samples
 from unigrpo.scoring.items import ScoreItem, read_items
 from unigrpo.scoring.score import Scores, bench_rewards, score_items
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 SPECIMENS = Path(__file__).parent / "reward_specimens.py"
 Lines = Callable[[list[dict[str, Any]]], Path]

@@ -13,7 +13,7 @@ from torch.nn import functional
 from unigrpo.models import load_policy
 from unigrpo.models.policies.sdar import SdarPolicy
 from unigrpo.rollouts import sample_ids
-from unigrpo.settings import SamplingSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import Message, ModelInput, Prompt
 
 GOLDEN = Path(__file__).parent / "golden" / "sdar_tiny"

@@ -1,29 +1,36 @@
 import ast
 import math
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from unigrpo import settings
-from unigrpo.settings import Choice, KlChoice, RewardSettings
+import unigrpo.settings
+from unigrpo.settings.base import Choice
+from unigrpo.settings.learning import KlChoice, LearnerSettings
+from unigrpo.settings.rewards import RewardSettings
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = [
     value
-    for value in vars(settings).values()
-    if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == settings.__name__
+    for module in map(
+        import_module, (f"unigrpo.settings.{one.name}" for one in iter_modules(unigrpo.settings.__path__))
+    )
+    for value in vars(module).values()
+    if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == module.__name__
 ]
 UNREAD_BY_NAME = {"description"}
 """Shown to people only, by the report, which reads recipes as plain mappings."""
 
 
 def _names_read() -> set[str]:
-    """Every attribute that package code outside settings.py reads."""
+    """Every attribute that package code outside the settings reads."""
     names: set[str] = set()
     for folder in ("unigrpo", "rewards", "rollouts"):
         for path in (ROOT / folder).rglob("*.py"):
-            if path.name != "settings.py":
+            if path.parent.name != "settings":
                 tree = ast.parse(path.read_text())
                 names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     return names
@@ -43,7 +50,7 @@ def test_every_section_refuses_unknown_keys_and_changes(section: type[BaseModel]
 
 
 def test_values_do_not_change_after_loading() -> None:
-    learner = settings.LearnerSettings(lr=1e-3)
+    learner = LearnerSettings(lr=1e-3)
     with pytest.raises(ValidationError, match="frozen"):
         learner.lr = 1.0
 

@@ -21,7 +21,8 @@ from unigrpo.models import load_policy
 from unigrpo.quickstart.makers.policy import make_policy
 from unigrpo.runs.directory import locked
 from unigrpo.runs.trackers.base import Tracker
-from unigrpo.settings import DataSettings, SftRecipe, SftTaskSettings
+from unigrpo.settings.sft import SftRecipe, SftTaskSettings
+from unigrpo.settings.tasks import DataSettings
 from unigrpo.supervised.rows import CachedCodes, Demonstrations, add_noise, caching_codes
 from unigrpo.supervised.sft import run_sft, task_loss
 from unigrpo.types import ModelInput
@@ -207,7 +208,7 @@ def test_curves_are_written_unless_the_recipe_says_not(base, tmp_path):
 
 COUNT_COMPILED = """
 import sys
-from unigrpo.settings import SftRecipe
+from unigrpo.settings.sft import SftRecipe
 from unigrpo.supervised.sft import Training
 modules = Training(SftRecipe.model_validate_json(sys.argv[1])).policy.module.modules()
 print(sum(module._compiled_call_impl is not None for module in modules))

@@ -25,7 +25,9 @@ from unigrpo.rollouts import sample, sample_ids
 from unigrpo.rollouts.schedules.base import Progress
 from unigrpo.rollouts.schedules.cosine import Cosine
 from unigrpo.rollouts.units import generate, plan_units
-from unigrpo.settings import LearnerSettings, LoraSettings, SamplingSettings
+from unigrpo.settings.learning import LearnerSettings
+from unigrpo.settings.policy import LoraSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import Message, ModelInput, PolicyVersion, Prompt, Span
 
 GOLDEN = Path(__file__).parent / "golden" / "showo_tiny"

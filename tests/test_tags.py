@@ -11,7 +11,7 @@ import pytest
 
 from unigrpo.rewards.process import tags
 from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
-from unigrpo.settings import EnvSettings
+from unigrpo.settings.rewards import EnvSettings
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc")
 

@@ -20,7 +20,8 @@ from unigrpo.recipe.load import load_recipe
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.trackers.base import Samples, Tracker, Trackers, public_config
-from unigrpo.settings import Recipe, TrackerChoice
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.runs import TrackerChoice
 from unigrpo.train import resume, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

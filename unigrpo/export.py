@@ -14,7 +14,7 @@ from unigrpo.files import new_folder
 from unigrpo.runs.checkpoint import FOLDER, Checkpoint, latest_checkpoint
 from unigrpo.runs.directory import SUMMARY, read_run
 from unigrpo.runs.nan_statistics import number_or_none
-from unigrpo.settings import Recipe
+from unigrpo.settings.recipe import Recipe
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 

@@ -21,7 +21,7 @@ from unigrpo.runs.stopping import ScoringStopped, stop_requests
 from unigrpo.runs.summary import finish, finished_summary, save_evaluation, saved_evaluation
 from unigrpo.runs.trackers.base import Samples, Tracker
 from unigrpo.seeding import fold
-from unigrpo.settings import Recipe
+from unigrpo.settings.recipe import Recipe
 
 
 def train_step(run: Run) -> dict[str, Any]:

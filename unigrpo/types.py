@@ -23,7 +23,7 @@ SpanKind = Literal["prompt", "image_slot", "text", "image_codes"]
 
 
 class Chosen(Protocol):
-    """What a recipe says of a choice: `unigrpo.settings.Choice`."""
+    """What a recipe says of a choice: `unigrpo.settings.base.Choice`."""
 
     folder: ClassVar[str]
 

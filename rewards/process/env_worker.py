@@ -23,7 +23,7 @@ import unigrpo
 import unigrpo.rewards
 from unigrpo.rewards.process import wire
 from unigrpo.rewards.process.environments import EnvError, env_home, foreign_environment, interpreter_of
-from unigrpo.settings import EnvSettings
+from unigrpo.settings.rewards import EnvSettings
 
 _START = (
     "import runpy, sys; sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]; "

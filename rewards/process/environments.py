@@ -28,7 +28,7 @@ from typing import Any
 
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
-from unigrpo.settings import EnvSettings
+from unigrpo.settings.rewards import EnvSettings
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from unigrpo.rewards.runtime.reward_checks import beyond_range, composition_prob
 from unigrpo.rewards.runtime.scorer import RewardScorer, result_of
 from unigrpo.rewards.runtime.step_log import RewardStats
 from unigrpo.rewards.runtime.table import RewardFailedError, groups_of, ok_values, table_of, values_beyond
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 from unigrpo.types import Rollout
 
 __all__ = ["MAX_ITEMS_A_CALL", "RewardFailedError", "RewardPool", "RewardStats", "groups_of"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unigrpo.errors import UserError
 from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 if TYPE_CHECKING:
     from unigrpo.rewards.process.remote_child import RemoteChild

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 _OF_A_WORKER = ("num_workers", "placement", "num_gpus", "num_cpus", "env")
 """Settings of a process rather than of a reward in it."""

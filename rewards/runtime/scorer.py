@@ -22,7 +22,7 @@ from unigrpo.rewards.runtime.digests import digest_of
 from unigrpo.rewards.runtime.isolation import Outcome, RewardOutageError
 from unigrpo.rewards.runtime.process import RewardLoadError, RewardProcess, Traits
 from unigrpo.rewards.runtime.step_log import RewardStats, StepLog
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 
 _LOGGER = logging.getLogger(__name__)
 

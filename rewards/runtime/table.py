@@ -9,7 +9,7 @@ import numpy as np
 from unigrpo.errors import UserError
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.isolation import Outcome
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 from unigrpo.types import Rollout
 
 _SLACK = 1e-6

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
     from unigrpo.rollouts.base import RolloutPool
-    from unigrpo.settings import Recipe
+    from unigrpo.settings.recipe import Recipe
 
 
 def open_pool(recipe: Recipe, policy: Policy, on_wait: Callable[[str], None]) -> RolloutPool:

@@ -14,7 +14,7 @@ from unigrpo.ray_start import start_ray
 from unigrpo.rollouts.actor import RolloutActor
 from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostError, RolloutDeadlineError
 from unigrpo.rollouts.units import WorkUnit, joined
-from unigrpo.settings import Recipe
+from unigrpo.settings.recipe import Recipe
 from unigrpo.types import PolicyVersion, Rollouts
 
 if TYPE_CHECKING:

@@ -36,7 +36,8 @@ from unigrpo.methods.loss import make_loss
 from unigrpo.models.adapter import add_lora
 from unigrpo.models.base import Vocabulary
 from unigrpo.models.policies.llada import Llada, LladaConfig, LladaPolicy
-from unigrpo.settings import KlChoice, LoraSettings, ObjectiveChoice, RatioChoice
+from unigrpo.settings.learning import KlChoice, ObjectiveChoice, RatioChoice
+from unigrpo.settings.policy import LoraSettings
 from unigrpo.types import ModelInput
 
 ROWS, LENGTH, PROMPT, SIZE, WIDTH, LAYERS, CHUNK = 8, 192, 64, 40_960, 512, 8, 128

@@ -117,7 +117,7 @@ def measure_shape(shape: str, folder: Path, arguments: argparse.Namespace) -> di
 def measure_generation(policy: Any, meter: Meter, arguments: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
     """Return the group's rollouts, and the part of the row that says how they came."""
     from unigrpo.rollouts.units import generate, plan_units
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
     from unigrpo.types import Message, PolicyVersion, Prompt
 
     text = " ".join(["red square"] * (WORDS // 2))
@@ -152,7 +152,8 @@ def measure_update(policy: Any, meter: Meter, rollouts: Any, arguments: argparse
     from unigrpo.methods.estimators.unigrpo import UniGRPO
     from unigrpo.methods.loss import make_loss
     from unigrpo.models.adapter import add_lora
-    from unigrpo.settings import KlChoice, LearnerSettings, LoraSettings, ObjectiveChoice, RatioChoice
+    from unigrpo.settings.learning import KlChoice, LearnerSettings, ObjectiveChoice, RatioChoice
+    from unigrpo.settings.policy import LoraSettings
 
     policy.module.requires_grad_(False)
     add_lora(policy, LoraSettings(r=16), seed=0)

@@ -21,7 +21,7 @@ from unigrpo.rollouts import sample
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
     from unigrpo.types import Canvas, Prompt
 
 Box = tuple[float, float, float, float]

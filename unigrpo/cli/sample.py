@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unigrpo.cli.pictures import Box
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
     from unigrpo.types import Prompt, TaskKind
 
 
@@ -143,7 +143,7 @@ def _settings(is_picture: bool, length: int | None, **given: float | None) -> Sa
 
     from unigrpo.errors import RecipeError
     from unigrpo.recipe.messages import describe
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
 
     if is_picture:
         values: dict[str, Any] = {"completion_length": length or 1024, "num_denoising_steps": 15, "temperature": 1.0}

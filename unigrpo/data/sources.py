@@ -16,7 +16,7 @@ from unigrpo.data.jsonl import Line, as_text, mapped, read_objects
 from unigrpo.errors import UserError
 from unigrpo.pictures import PictureError, check_picture, open_picture
 from unigrpo.plugin import resolve
-from unigrpo.settings import DataSettings
+from unigrpo.settings.tasks import DataSettings
 from unigrpo.types import Message, Prompt, TaskKind
 
 Split = Literal["train", "eval"]

@@ -18,7 +18,8 @@ from unigrpo.runs.nan_statistics import nan_mean, number_or_none, standard_error
 from unigrpo.runs.run import Run, open_run
 from unigrpo.runs.trackers.base import Samples, Tracker
 from unigrpo.seeding import fold
-from unigrpo.settings import Recipe, TrackerChoice, TrackingSettings
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.runs import TrackerChoice, TrackingSettings
 from unigrpo.types import Rollout, Rollouts
 
 EVAL_STEP = -1

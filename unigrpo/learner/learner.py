@@ -16,7 +16,7 @@ from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.learner.optimizer import Optimizer, load_training, save_training
 from unigrpo.models.adapter import adapter_disabled, state_version, trainable_state
 from unigrpo.models.pictures.features import with_image_features
-from unigrpo.settings import LearnerSettings
+from unigrpo.settings.learning import LearnerSettings
 from unigrpo.types import Batch, MaskDraw, ModelInput, PolicyVersion, Rollouts, Span
 
 if TYPE_CHECKING:

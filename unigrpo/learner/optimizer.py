@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from unigrpo.errors import UserError
 from unigrpo.models.adapter import ADAPTER_WEIGHTS, save_adapter, set_trainable_state, trainable_state
-from unigrpo.settings import LearnerSettings, SftRecipe
+from unigrpo.settings.learning import LearnerSettings
+from unigrpo.settings.sft import SftRecipe
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy

@@ -25,7 +25,7 @@ import numpy as np
 
 from unigrpo.reward_table import RewardTable
 from unigrpo.seeding import fold
-from unigrpo.settings import AdvantageChoice
+from unigrpo.settings.learning import AdvantageChoice
 
 if TYPE_CHECKING:
     from unigrpo.methods.advantages.base import Advantage

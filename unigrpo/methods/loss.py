@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unigrpo.methods.kl.base import KL
     from unigrpo.methods.objectives.base import Objective
     from unigrpo.methods.ratios.base import Ratio
-    from unigrpo.settings import KlChoice, ObjectiveChoice, RatioChoice
+    from unigrpo.settings.learning import KlChoice, ObjectiveChoice, RatioChoice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

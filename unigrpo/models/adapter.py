@@ -27,7 +27,7 @@ from unigrpo.types import PolicyVersion
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy
-    from unigrpo.settings import LoraSettings
+    from unigrpo.settings.policy import LoraSettings
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"

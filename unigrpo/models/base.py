@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unigrpo.models.files.tokenizer import TextTokenizer
-    from unigrpo.settings import LoraSettings, SamplingSettings
+    from unigrpo.settings.policy import LoraSettings
+    from unigrpo.settings.tasks import SamplingSettings
     from unigrpo.types import Canvas, ModelInput, Prompt, Span, TaskKind
 
 

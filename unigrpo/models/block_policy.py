@@ -21,7 +21,7 @@ from unigrpo.models.text_policy import TextPolicy
 
 if TYPE_CHECKING:
     from unigrpo.models.base import KeyValueStore
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
     from unigrpo.types import Canvas, ModelInput, Prompt
 
 

@@ -11,7 +11,7 @@ from unigrpo.types import Canvas, Span, SpanKind
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Vocabulary
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
 
 Piece = tuple[Sequence[int], SpanKind | None]
 """Token ids and the kind of their span; None is prompt text."""

@@ -27,7 +27,7 @@ from unigrpo.types import Message, ModelInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
     from unigrpo.types import Canvas, Prompt
 
 PICTURE = "<image>"

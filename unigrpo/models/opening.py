@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from unigrpo.errors import UserError
 from unigrpo.models.adapter import add_lora, merge_adapter
 from unigrpo.models.loading import load_policy
-from unigrpo.settings import LoraSettings, PolicySettings
+from unigrpo.settings.policy import LoraSettings, PolicySettings
 
 if TYPE_CHECKING:
     from unigrpo.models.base import Policy

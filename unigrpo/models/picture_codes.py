@@ -23,7 +23,7 @@ from unigrpo.types import Canvas, Prompt, Span
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
 
 
 class PictureCodesPolicy(TextPolicy):

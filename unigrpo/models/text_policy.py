@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from unigrpo.models.base import Vocabulary
     from unigrpo.models.files.tokenizer import TextTokenizer
-    from unigrpo.settings import LoraSettings, SamplingSettings
+    from unigrpo.settings.policy import LoraSettings
+    from unigrpo.settings.tasks import SamplingSettings
     from unigrpo.types import Canvas, Prompt, Span
 
 

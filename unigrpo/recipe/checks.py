@@ -18,19 +18,12 @@ from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, n
 from unigrpo.recipe.annotations import problem_of
 from unigrpo.rewards.runtime.columns import SUPPLIED
 from unigrpo.rewards.runtime.reward_checks import composition_problems
-from unigrpo.settings import (
-    Choice,
-    DataSettings,
-    KindSettings,
-    LoraSettings,
-    PolicySettings,
-    Recipe,
-    RewardSettings,
-    SamplingSettings,
-    Settings,
-    SftRecipe,
-    choices_of,
-)
+from unigrpo.settings.base import Choice, Settings, choices_of
+from unigrpo.settings.policy import LoraSettings, PolicySettings
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.rewards import RewardSettings
+from unigrpo.settings.sft import SftRecipe
+from unigrpo.settings.tasks import DataSettings, KindSettings, SamplingSettings
 from unigrpo.types import TaskKind
 
 PICTURE_KINDS = ("understand", "imagine")

@@ -26,7 +26,10 @@ from unigrpo.recipe.checks import (
 )
 from unigrpo.recipe.messages import describe
 from unigrpo.recipe.text import apply_overrides, read_mapping
-from unigrpo.settings import Recipe, RewardSettings, Settings, SftRecipe
+from unigrpo.settings.base import Settings
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.rewards import RewardSettings
+from unigrpo.settings.sft import SftRecipe
 
 _CODE_IN_A_FILE = re.compile(r"(?P<file>[^\n:]+\.py):(?P<name>[\w.]+)")
 AnyRecipe = TypeVar("AnyRecipe", Recipe, SftRecipe)

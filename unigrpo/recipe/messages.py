@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from unigrpo.sanitized import short_repr
-from unigrpo.settings import Choice
+from unigrpo.settings.base import Choice
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -26,7 +26,7 @@ import numpy as np
 
 from unigrpo.reward_table import RewardTable
 from unigrpo.runs.nan_statistics import nan_mean
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 from unigrpo.types import Rollouts
 
 WINDOW = 20

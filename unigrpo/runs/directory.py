@@ -20,7 +20,8 @@ from unigrpo.files import usable, write_atomically
 from unigrpo.recipe.load import dump_recipe, load_recipe
 from unigrpo.runs.checkpoint import FOLDER
 from unigrpo.runs.metrics import read_metrics
-from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.sft import SftRecipe
 
 RECIPE, ENVIRONMENT, SUMMARY, LOCK = "recipe.yaml", "environment.json", "summary.json", ".lock"
 PACKAGES = ("torch", "transformers", "peft", "ray", "numpy", "safetensors", "open_clip_torch", "math-verify", "unigrpo")

@@ -30,7 +30,8 @@ from unigrpo.runs.directory import locked
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.trackers.base import Tracker, Trackers
 from unigrpo.seeding import fold
-from unigrpo.settings import Recipe, choices_of
+from unigrpo.settings.base import choices_of
+from unigrpo.settings.recipe import Recipe
 from unigrpo.types import Rollouts
 
 REWARDS = "rewards"

@@ -21,7 +21,7 @@ from unigrpo.rewards.runtime.step_log import RewardStats
 from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.sanitized import sanitized
 from unigrpo.scoring.items import PictureRefusedError, ScoreItem
-from unigrpo.settings import RewardSettings
+from unigrpo.settings.rewards import RewardSettings
 from unigrpo.types import Rollout
 
 BATCH_SIZE = 32

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from unigrpo.models.files.folders import resolve_folder
 from unigrpo.plugin import facts
 from unigrpo.recipe.checks import is_hub_id
-from unigrpo.settings import Recipe, TaskSettings
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.tasks import TaskSettings
 from unigrpo.sizing.model_size import ModelSize, released_sizes
 
 PROMPT_TOKENS = 128

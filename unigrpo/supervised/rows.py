@@ -16,7 +16,8 @@ from unigrpo.lru import LruCache
 from unigrpo.models.pictures.features import join_features, shift_ids
 from unigrpo.models.pictures.pixels import picture_to_pixels
 from unigrpo.seeding import fold, uniform
-from unigrpo.settings import SamplingSettings, SftTaskSettings
+from unigrpo.settings.sft import SftTaskSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.supervised.losses import num_masked_codes, text_mask_prob
 from unigrpo.types import Canvas, Prompt, TaskKind
 

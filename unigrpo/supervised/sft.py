@@ -33,7 +33,7 @@ from unigrpo.runs.directory import SUMMARY, clear_without_result, create_run_dir
 from unigrpo.runs.stopping import stop_requests
 from unigrpo.runs.summary import finished_summary
 from unigrpo.runs.trackers.base import Tracker, Trackers
-from unigrpo.settings import SftRecipe
+from unigrpo.settings.sft import SftRecipe
 from unigrpo.supervised.losses import text_weights
 from unigrpo.supervised.rows import Demonstrations, Rows, add_noise, caching_codes, with_complement
 from unigrpo.types import ModelInput, TaskKind

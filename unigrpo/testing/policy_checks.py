@@ -26,7 +26,7 @@ from unigrpo.models.adapter import (
 )
 from unigrpo.models.layers.attention import positions_of
 from unigrpo.rollouts.sampler import SampleOutput, sample_ids
-from unigrpo.settings import LoraSettings
+from unigrpo.settings.policy import LoraSettings
 from unigrpo.types import ModelInput
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import Canvas, ModelInput, Prompt
 
 if TYPE_CHECKING:
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
 
 TOKEN_ROLES = {
     "mask": ("mask_token",),

@@ -19,7 +19,7 @@ from unigrpo.models.picture_codes import PictureCodesPolicy
 from unigrpo.types import Canvas, Prompt
 
 if TYPE_CHECKING:
-    from unigrpo.settings import SamplingSettings
+    from unigrpo.settings.tasks import SamplingSettings
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"

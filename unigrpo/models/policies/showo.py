@@ -30,7 +30,7 @@ from unigrpo.models.layers.phi import Phi, body_config
 from unigrpo.models.layers.shift import predicting_positions
 from unigrpo.models.layers.transformers_body import fill_buffers, set_recomputing
 from unigrpo.models.picture_codes import PictureCodesPolicy
-from unigrpo.settings import SamplingSettings, ScheduleChoice
+from unigrpo.settings.tasks import SamplingSettings, ScheduleChoice
 from unigrpo.types import Canvas, ModelInput, Prompt
 
 PHI_1_5: Mapping[str, Any] = {

@@ -26,7 +26,8 @@ from unigrpo.plugin import Chosen, make
 from unigrpo.reward_table import RewardTable
 from unigrpo.runs.alarms import alarms_of
 from unigrpo.runs.nan_statistics import number_or_none
-from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.sft import SftRecipe
 from unigrpo.types import Rollout
 
 _LOGGER = logging.getLogger(__name__)

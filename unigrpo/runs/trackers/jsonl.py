@@ -13,7 +13,8 @@ from unigrpo.files import write_atomically
 from unigrpo.runs.metrics import FILE_NAME, read_metrics
 from unigrpo.runs.samples import write_samples
 from unigrpo.runs.trackers.base import Samples, Tracker
-from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.sft import SftRecipe
 
 
 class JsonLines(Tracker):

@@ -13,7 +13,8 @@ from typing import Any
 from unigrpo.errors import UserError
 from unigrpo.plugin import CodeReference, resolve
 from unigrpo.runs.trackers.base import Tracker
-from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.sft import SftRecipe
 
 
 class Report(Tracker):

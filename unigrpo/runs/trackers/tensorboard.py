@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.runs.trackers.base import Tracker, finite_numbers
-from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.sft import SftRecipe
 
 FOLDER = "tensorboard"
 

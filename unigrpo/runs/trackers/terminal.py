@@ -17,7 +17,8 @@ from unigrpo.runs.trackers.base import Tracker
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from unigrpo.settings import Recipe, SftRecipe
+    from unigrpo.settings.recipe import Recipe
+    from unigrpo.settings.sft import SftRecipe
 
 LONG_WAIT_S = 30.0
 """A phase that takes longer says again what it waits for."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.runs.trackers.base import ServiceTracker, finite_numbers, imported, lasting_id, public_config
-from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.sft import SftRecipe
 
 
 class Trackio(ServiceTracker):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from unigrpo.runs.trackers.base import ServiceTracker, imported, lasting_id, public_config
-from unigrpo.settings import Recipe, SftRecipe
+from unigrpo.settings.recipe import Recipe
+from unigrpo.settings.sft import SftRecipe
 
 
 class WeightsAndBiases(ServiceTracker):
