@@ -105,7 +105,7 @@ class Trl(_Adapter):
 
     def __call__(self, **keywords: Any) -> Any:
         """Return what the function returns; its length is checked by whoever calls a reward."""
-        return self._function(**keywords, **self._arguments)
+        return self._function(**{**keywords, **self._arguments})
 
 
 class Verl(_Adapter):

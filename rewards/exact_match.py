@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Literal
 
 from unigrpo.rewards.base import Column
@@ -16,6 +16,7 @@ from unigrpo.rewards.text.answers import (
     checked_sources,
     completion_text,
     extract_answer,
+    is_number_of,
 )
 
 Normalization = Literal["none", "case", "squad"]
@@ -66,15 +67,17 @@ class ExactMatch:
     def __call__(self, *, completions: Column, answer: Column | None = None, **columns: object) -> list[float | None]:
         """Return one value a completion; None for a picture, or without an accepted answer."""
         rows = zip(completions, answer or [None] * len(completions), strict=True)
-        return [self._score(completion_text(text), accepted_answers(gold)) for text, gold in rows]
+        return [self._score(completion_text(text), gold) for text, gold in rows]
 
-    def _score(self, text: str | None, accepted: Sequence[str]) -> float | None:
+    def _score(self, text: str | None, gold: object) -> float | None:
+        accepted = accepted_answers(gold)
         if text is None or not accepted:
             return None
         answer = extract_answer(text, self._sources)
         if answer is None:
             return 0.0
-        return float(self._normalize(answer.text) in {self._normalize(gold) for gold in accepted})
+        is_spelt_alike = self._normalize(answer.text) in {self._normalize(one) for one in accepted}
+        return float(is_spelt_alike or is_number_of(answer.text, gold))
 
 
 def _as_case(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from unigrpo.data.jsonl import as_text
 from unigrpo.rewards.base import Column, Failed
 from unigrpo.rewards.judging.chat_client import Answer, ChatClient
 from unigrpo.rewards.judging.judge_launch import LaunchedServer, launch_of
@@ -200,7 +201,7 @@ class Judge:
                 return self.range[0]
         elif isinstance(completion, RefusedPicture):
             return self.range[0]
-        values = {"prompt": completion_text(prompt) or "", **{name: str(value) for name, value in columns.items()}}
+        values = {"prompt": completion_text(prompt) or "", **{name: as_text(value) for name, value in columns.items()}}
         filled_in = {name: cleaned(value, _MAX_FILLED_CHARACTERS).text for name, value in values.items()}
         try:
             messages = messages_of(

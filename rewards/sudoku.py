@@ -6,6 +6,7 @@ import logging
 import re
 from typing import Any
 
+from unigrpo.data.jsonl import as_text
 from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos, last_boxed
 
@@ -67,7 +68,7 @@ class Sudoku:
         ]
 
     def _score(self, text: str | None, prompt: object, solution: object) -> float | None:
-        wanted = _SEPARATORS.sub("", str(solution)) if solution is not None else ""
+        wanted = _SEPARATORS.sub("", as_text(solution).replace('"', "")) if solution is not None else ""
         prompt_text = completion_text(prompt)
         if text is None or prompt_text is None or not wanted.isdecimal():
             return None

@@ -78,10 +78,10 @@ def test_evaluation_prompts_come_once_in_the_order_of_their_own_file(tmp_path):
         source[3]
 
 
-def test_numbers_and_lists_become_text_and_null_stays_none(tmp_path):
+def test_numbers_lists_and_null_arrive_as_they_are(tmp_path):
     lines = [{"question": "a", "answer": 7, "id": 1}, {"question": "b", "answer": [[1, 2], 3], "id": 2}]
     source = reason(tmp_path, *lines, {"question": "c", "answer": None, "id": 3})
-    assert {source[n].id: source[n].answer for n in range(3)} == {"1": "7", "2": "[[1, 2], 3]", "3": None}
+    assert {source[n].id: source[n].answer for n in range(3)} == {"1": 7, "2": [[1, 2], 3], "3": None}
 
 
 def test_a_prompt_may_be_a_conversation(tmp_path):

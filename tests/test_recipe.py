@@ -132,7 +132,7 @@ BAD_OVERRIDES = [
         "no column 'solution' for 'answer'; its columns are 'prompt', 'answer'",
     ),
     ("tasks.reason.data.columns={text: prompt}", "columns.text: not a name of ours; wanted one of prompt, answer"),
-    ("tasks.reason.data.template=Think.", "does not hold {prompt}"),
+    ("tasks.reason.data.template=Think.", "has no {prompt}"),
     ("tasks={}", "tasks: none"),
     ("rewards={}", "rewards: none; wanted at least one"),
     ("rewards.length.weight=0", "none with a weight applies to the task reason"),

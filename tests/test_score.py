@@ -153,7 +153,7 @@ def test_columns_are_mapped(lines: Lines) -> None:
     path = lines([{"question": "q", "generations": "g", "gold": 7}])
     columns = {"prompt": "question", "completion": "generations", "answer": "gold"}
     (item,) = read_items(path, columns=columns)
-    assert (item.prompt_text, item.text, item.answer, dict(item.columns)) == ("q", "g", "7", {})
+    assert (item.prompt_text, item.text, item.answer, dict(item.columns)) == ("q", "g", 7, {})
 
 
 def test_a_folder_of_pictures_has_its_prompts_in_order_of_names(tmp_path: Path) -> None:

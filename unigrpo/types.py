@@ -55,8 +55,8 @@ class Prompt:
     messages: tuple[Message, ...]
     task: str = ""
     """The name of its task in the recipe; the kind where nothing names it."""
-    answer: str | None = None
-    """What a correct completion says; None where a task has no single answer."""
+    answer: Any = None
+    """What a correct completion says, as the data has it: text, number, list, ...; None where there is no answer."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The data set's other columns, handed to every reward by name."""
 

@@ -75,12 +75,19 @@ class AdaptedReward:
     def __call__(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], step: int = 0, **columns: Any
     ) -> list[Any]:
+        """Return what `score` does of columns without one that is called ``step``."""
+        return self.score({**columns, "prompts": prompts, "completions": completions}, step)
+
+    def score(self, columns: Mapping[str, Any], step: int) -> list[Any]:
         """Return the reward's own values, one a completion; they are not yet checked for being numbers.
+
+        ``columns`` are prompts, completions and the data's; ``step`` is the learner's.
 
         Raises:
             RewardContractError: for a scalar, or a list of another length (one element is not spread over a batch).
         """
         self.metrics = {}
+        prompts, completions = columns["prompts"], columns["completions"]
         keywords = self._keywords(prompts, completions, columns, step)
         result = self.target(**keywords)
         if inspect.isawaitable(result):

@@ -105,7 +105,7 @@ class _Worker:
         if "unreadable" in message:
             raise ImportError(message["unreadable"])
         reward = self._rewards[message["reward"]] if "reward" in message else next(iter(self._rewards.values()))
-        raw = reward(step=message["step"], **message["columns"])
+        raw = reward.score(message["columns"], message["step"])
         values, status = judged(raw)
         metrics = {name: sum(logged) / len(logged) for name, logged in reward.metrics.items()}
         reasons = [value.reason if isinstance(value, Failed | TimedOut) else "" for value in raw]

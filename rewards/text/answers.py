@@ -8,10 +8,14 @@ and never read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, get_args
+
+from unigrpo.data.jsonl import as_text
 
 EOS_TEXTS = tuple("<|endoftext|> <|eot_id|> <|im_end|> <|end_of_text|> <|role_end|> <end_of_turn> <eos> </s>".split())
 PAD_TEXTS = ("<pad>", "<|pad|>", "[PAD]")
@@ -20,6 +24,9 @@ MAX_ANSWER_LENGTH = 1000
 MAX_TAIL_LENGTH = 4000
 """Characters of unmarked text that are kept, from its end."""
 
+_EXACT = 2**53
+"""Below it a float holds each whole number."""
+_DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _BRACE_OR_ESCAPE = re.compile(r"\\[{}\\]|[{}]")
 _BOX_COMMANDS = ("boxed", "\\fbox")
 """Policies drop the backslash of ``\\boxed{}`` now and then; braces tell it from prose."""
@@ -154,14 +161,29 @@ def accepted_answers(gold: object) -> list[str]:
     """Return the spellings that an answer column accepts: a text or number, a list of them, or VQA's dicts."""
     items = gold if isinstance(gold, Sequence) and not isinstance(gold, str | bytes) else [gold]
     texts = [item.get("answer") if isinstance(item, Mapping) else item for item in items]
-    return [str(text) for text in texts if text is not None and str(text).strip()]
+    return [_spelling(text) for text in texts if text is not None and str(text).strip()]
+
+
+def is_number_of(text: str, gold: object) -> bool:
+    """Return whether a text writes one of the numbers of an answer column: a number has no spelling of its own."""
+    items = gold if isinstance(gold, Sequence) and not isinstance(gold, str | bytes) else [gold]
+    numbers = [item for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
+    if _DECIMAL.fullmatch(text) is None:
+        return False
+    return Fraction(text) in {Fraction(str(number)) for number in numbers if math.isfinite(number)}
+
+
+def _spelling(value: object) -> str:
+    """Return a text or number as it is written; a whole number without a fraction."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _EXACT
+    return str(int(value)) if is_whole else str(value)  # type: ignore[arg-type,call-overload]
 
 
 def gold_answer(answer: object) -> str | None:
     r"""Return the answer column as text; GSM8K's ``… #### 42`` and ``\boxed{}`` solutions are cut to the answer."""
     if answer is None:
         return None
-    text = str(answer)
+    text = as_text(answer)
     if "####" in text:
         text = text[text.rfind("####") + 4 :]
     elif "\\boxed" in text:

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import usable
 from unigrpo.sanitized import short_repr
 
 Role = Literal["system", "user", "assistant"]
+
+MAX_DEPTH = 100
+"""Lists and objects within each other that a value may have; what walks a value has room for so many calls."""
+RESERVED_NAMES = (
+    "prompts",
+    "completions",
+    "completion_ids",
+    "group_ids",
+    "images",
+    "log_metric",
+    "log_extra",
+    "trainer_state",
+    "self",
+)
+"""What a reward gets from us under these names, so that no column of the data can arrive under them."""
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -31,15 +50,72 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
             if not raw.strip():
                 continue
             try:
-                values = json.loads(raw.decode("utf-8-sig"))
-            except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
+                values = parse_json(raw)
+            except UserError as error:
                 if may_end_torn and not raw.endswith(b"\n"):
                     return
-                raise UserError(f"{path}:{number}: not JSON: {error}") from error
+                raise UserError(f"{path}:{number}: {error}") from error
             if not isinstance(values, dict):
                 found = type(values).__name__
                 raise UserError(f"{path}:{number}: a JSON {found}; each line is an object with named columns")
             yield number, values
+
+
+def parse_json(raw: bytes) -> Any:
+    """Return the value of a JSON text in UTF-8, each number, text, list and object as it stands there.
+
+    Raises:
+        UserError: it is no JSON (NaN and Infinity are none), an object has a key twice, a number is beyond what a float
+            holds, or there are more than `MAX_DEPTH` lists and objects within each other.
+    """
+    try:
+        value = json.loads(
+            raw.decode("utf-8-sig"), object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant
+        )
+    except RecursionError as error:
+        raise UserError(_TOO_DEEP) from error
+    except UserError:
+        raise
+    except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
+        raise UserError(f"not JSON: {error}") from error
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
+        raise UserError(_TOO_DEEP)
+    return value
+
+
+_TOO_DEEP = f"more than {MAX_DEPTH} lists and objects within each other; write the value flatter, or as text"
+
+
+def is_deep(value: Any) -> bool:
+    """Return whether a value has more than `MAX_DEPTH` lists and mappings within each other."""
+    pending = [(value, 0)]
+    while pending:
+        one, depth = pending.pop()
+        if isinstance(one, Mapping | list | tuple):
+            if depth == MAX_DEPTH:
+                return True
+            parts: Iterable[Any] = one.values() if isinstance(one, Mapping) else one
+            pending.extend((part, depth + 1) for part in parts)
+    return False
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise UserError(f"the key {short_repr(twice)} stands twice in one object; leave one")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise UserError(f"the number {text[:40]} is beyond what a float holds; write it as text")
+    return number
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise UserError(f"not JSON: {name}; write null, or leave the column out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +142,37 @@ class Line:
         return self.values.get(self.columns[name])
 
     def text(self, name: str) -> str | None:
-        """Return a value as text, numbers and lists as JSON; None where there is none."""
+        """Return a value as text, numbers and lists as JSON; None where there is none.
+
+        Raises:
+            UserError: if it has half a character in it.
+        """
         value = self.get(name)
-        return None if value is None else as_text(value)
+        return None if value is None else self.encodable(as_text(value), name)
+
+    def encodable(self, text: str, name: str) -> str:
+        r"""Return a text that a tokenizer is to read.
+
+        Raises:
+            UserError: if it has a lone surrogate, half of a character that JSON writes as two escapes.
+        """
+        if found := _SURROGATE.search(text):
+            half = found[0].encode("unicode_escape").decode("ascii")
+            raise self.error(f"{name} has {half} at character {found.start()}, half of a character; mend it")
+        return text
+
+    def id(self) -> str | None:
+        """Return the id of the line, a number as text; None where it has none, or null.
+
+        Raises:
+            UserError: if it is neither text nor number.
+        """
+        value = self.get("id")
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise self.error(f"id {short_repr(value)}; it is a text or a number")
+        return as_text(value)
 
     def needed(self, name: str, way_out: str) -> Any:
         """Return the value of a column that must be there; ``way_out`` says how to name the one that is meant.
@@ -87,9 +191,16 @@ class Line:
         return f"its columns are {', '.join(map(repr, self.values)) or 'none'}"
 
     def others(self) -> dict[str, Any]:
-        """Return the columns that are none of ours, under the file's names."""
+        """Return the columns that are none of ours, under the file's names and as they stand there.
+
+        Raises:
+            UserError: if a reward gets something else from us under one's name.
+        """
         taken = set(self.columns.values())
-        return {name: value for name, value in self.values.items() if name not in taken}
+        found = {name: value for name, value in self.values.items() if name not in taken}
+        if problem := reserved_problem(found):
+            raise self.error(problem)
+        return found
 
     def turns(self, given: Any) -> tuple[tuple[Role, str], ...]:
         """Return role and text of each turn of a prompt, which is a text or a list of ``{"role", "content"}``.
@@ -138,8 +249,17 @@ def mapped(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def as_text(value: Any) -> str:
-    """Return a value of JSON as text: a text as it is, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Return a value of the data as text: a text as it is, all else as JSON; what JSON lacks, as Python shows it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def reserved_problem(columns: Iterable[str]) -> str | None:
+    """Return what is wrong with the names of columns that are to reach rewards; None where nothing is."""
+    taken = sorted(set(RESERVED_NAMES).intersection(columns))
+    if not taken:
+        return None
+    way_out = "if it is the pictures, map `image` to it; else rename it" if taken[0] == "images" else "rename it"
+    return f"a column {taken[0]!r}, under which a reward gets something else from us; {way_out}, or leave it out"
 
 
 def _is_turn(turn: Any) -> bool:

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import inspect
+import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
-from unigrpo.data.jsonl import Line, as_text, mapped, read_objects
+from unigrpo.data.generated import Demonstration, GeneratedPrompts
+from unigrpo.data.jsonl import Line, Role, mapped, read_objects
 from unigrpo.errors import UserError
 from unigrpo.pictures import PictureError, check_picture, open_picture
 from unigrpo.plugin import resolve
+from unigrpo.sanitized import short_repr
 from unigrpo.settings.tasks import DataSettings
 from unigrpo.types import Message, Prompt, TaskKind
 
 Split = Literal["train", "eval"]
-Demonstration = str | Image.Image
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_IMAGE_PIXELS = 16_000_000
 COLUMN_NAMES = ("prompt", "answer", "image", "id", "completion")
 """Our names of a JSONL file's columns; every other column goes to the rewards under its own."""
 _WAY_OUT = "map ours to them in data.columns"
+_PLACEHOLDER = re.compile(r"(?<![\w\\^{])\{(?!prompt\})([A-Za-z_]\w*)\}(?!\})")
+"""A name in braces; not the argument of a LaTeX command, an index or an exponent."""
 
 
 class PromptSource(Protocol):
@@ -34,7 +38,7 @@ class PromptSource(Protocol):
 
     @property
     def num_prompts(self) -> int | None:
-        """Return how many there are; None is no end."""
+        """Return how many there are; None is no end: training comes to each number, evaluation to the first ones."""
 
     def __getitem__(self, index: int) -> Prompt:
         """Return the prompt at a place of the order."""
@@ -43,11 +47,13 @@ class PromptSource(Protocol):
         """Return a completion to learn from: text, or a picture; with probability ``noise`` a wrong one."""
 
 
-def load_prompts(settings: DataSettings, task: str, kind: TaskKind, split: Split, seed: int) -> PromptSource:
+def load_prompts(
+    settings: DataSettings, task: str, kind: TaskKind, split: Split, seed: int, *, are_taught: bool = False
+) -> PromptSource:
     """Return the prompts of one task.
 
-    Training prompts never end: each epoch is a new order, keyed by the seed and the epoch. A file's evaluation prompts
-    come once, in the file's order.
+    Training prompts never end: each epoch of a file is a new order, keyed by the seed and the epoch; a source of the
+    user's that ends begins anew in its own order. A file's evaluation prompts come once, in the file's order.
 
     Args:
         settings: the recipe's ``data`` section.
@@ -55,6 +61,7 @@ def load_prompts(settings: DataSettings, task: str, kind: TaskKind, split: Split
         kind: of the task; a generated prompt of another kind is an error.
         split: "train" or "eval".
         seed: keys the order.
+        are_taught: whether a completion of each prompt is wanted, too.
 
     Raises:
         FileNotFoundError: the JSONL file is missing.
@@ -70,57 +77,41 @@ def load_prompts(settings: DataSettings, task: str, kind: TaskKind, split: Split
             inspect.signature(make).bind(split, seed, **settings.arguments)
         except TypeError as error:
             raise UserError(f"{settings.use} is called with (split, seed, **data.arguments): {error}") from error
-        return GeneratedPrompts(settings.use, make(split, seed, **settings.arguments), task, kind)
+        source = make(split, seed, **settings.arguments)
+        return GeneratedPrompts(settings.use, source, task, kind, repeats=split == "train")
     if settings.arguments:
         raise UserError(f"data.arguments {sorted(settings.arguments)} belong to `use`; a JSONL file takes none")
     path = settings.jsonl if split == "train" else settings.eval_jsonl
     if path is None:
         key = "jsonl" if split == "train" else "eval_jsonl"
         raise UserError(f"task {task!r} has no {split} prompts; set data.{key}")
-    return JsonlPrompts(Path(path), task, kind, split, seed, columns=settings.columns, template=settings.template)
+    source = JsonlPrompts(Path(path), task, kind, split, seed, columns=settings.columns, template=settings.template)
+    if are_taught:
+        source.check_demonstrations()
+    return source
 
 
-class GeneratedPrompts:
-    """Prompts of a user's class, checked for their kind and given the name of their task."""
+def template_problem(template: str | None) -> str | None:
+    """Return what is wrong with ``data.template``; None where nothing is."""
+    if template is None:
+        return None
+    if "{prompt}" not in template:
+        return f"{template!r} has no {{prompt}}, so that every prompt would be the same; say where the prompt goes"
+    if other := _PLACEHOLDER.search(template):
+        return f"{other[0]} in {template!r}: {{prompt}} alone is filled in; write it without braces, or into the data"
+    return None
 
-    def __init__(self, use: str, source: Any, task: str, kind: TaskKind) -> None:
-        """Wrap a source that was made from ``use``."""
-        self._use, self._source, self._task, self._kind = use, source, task, kind
 
-    @property
-    def num_prompts(self) -> int | None:
-        """Return the source's own count; None where it states none."""
-        count = getattr(self._source, "num_prompts", None)
-        return None if count is None else int(count)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What one line of a file asks."""
 
-    def __getitem__(self, index: int) -> Prompt:
-        """Return the prompt at a place of the order.
-
-        Raises:
-            UserError: if its kind is not the task's.
-            TypeError: if it is no ``Prompt``.
-        """
-        prompt = self._source[index]
-        if not isinstance(prompt, Prompt):
-            raise UserError(f"{self._use}[{index}] is a {type(prompt).__name__}; return a unigrpo.types.Prompt")
-        if prompt.kind != self._kind:
-            raise UserError(
-                f"{self._use} makes prompts of kind {prompt.kind!r}, but the task {self._task!r} is of kind "
-                f"{self._kind!r}"
-            )
-        return replace(prompt, task=self._task)
-
-    def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float = 0.0) -> Demonstration:
-        """Return the source's completion of a prompt.
-
-        Raises:
-            UserError: if the source has none to give.
-        """
-        demonstrate = getattr(self._source, "demonstration", None)
-        if demonstrate is None:
-            raise UserError(f"{self._use} has no method demonstration(prompt, generator, noise); sft needs one")
-        completion: Demonstration = demonstrate(prompt, generator, noise)
-        return completion
+    where: str
+    """File and line."""
+    turns: tuple[tuple[Role, str], ...]
+    """Role and text, without the template."""
+    pictures: tuple[Path, ...]
+    """Files, of a question about them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,13 +140,13 @@ class JsonlPrompts:
         template: str | None,
     ) -> None:
         """Read and check the file, with the headers of its pictures; their pixels are read when they are needed."""
-        if template is not None and "{prompt}" not in template:
-            raise UserError(f"data.template {template!r} has no {{prompt}}; say where the prompt goes")
+        if problem := template_problem(template):
+            raise UserError(f"data.template: {problem}")
         unknown = sorted(set(columns) - set(COLUMN_NAMES))
         if unknown:
             raise UserError(f"data.columns maps {unknown}, which are not ours; ours are {', '.join(COLUMN_NAMES)}")
         self._path, self._task, self._kind, self._split, self._seed = path, task, kind, split, seed
-        self._file = _JsonlFile(path, kind, columns, template)
+        self._file = _JsonlFile(path, task, kind, columns, template)
         self._rows = list(self._file.rows())
         self._row_of = {row.id: row for row in self._rows}
         self._epoch_order: tuple[int, np.ndarray] | None = None
@@ -193,24 +184,43 @@ class JsonlPrompts:
                 f"noise {noise} asked of {self._path}; a file's demonstrations are as they are: set it to 0"
             )
         row = self._row_of[prompt.id]
-        if self._kind == "imagine":
-            pictures = self._file.pictures(row)
-            if len(pictures) != 1:
-                raise row.line.error(f"{len(pictures)} pictures; a text-to-image demonstration is one")
-            return pictures[0]
-        for name in ("completion", "answer"):
-            text = row.line.text(name)
-            if text is not None:
-                return text
-        raise row.line.error(f"no completion to learn from; {row.line.present}; {_WAY_OUT}")
+        self._file.check_taught(row)
+        return self._file.pictures(row)[0] if self._kind == "imagine" else self._file.taught_text(row)
+
+    def check_demonstrations(self) -> None:
+        """Refuse a file of which a line has no completion to learn from.
+
+        Raises:
+            UserError: naming the first such line.
+        """
+        for row in self._rows:
+            self._file.check_taught(row)
+
+    @property
+    def path(self) -> Path:
+        """Return the file."""
+        return self._path
+
+    def asked(self) -> Iterator[Asked]:
+        """Return what each line asks."""
+        return map(self._file.asked, self._rows)
 
 
 def check_jsonl(
-    path: Path, kind: TaskKind, columns: Mapping[str, str], *, max_lines: int = 5_000, max_s: float = 0.2
-) -> None:
+    path: Path,
+    kind: TaskKind,
+    columns: Mapping[str, str],
+    *,
+    task: str | None = None,
+    max_lines: int = 5_000,
+    max_s: float = 0.2,
+) -> list[Asked]:
     """Read the first lines of a JSONL file as training would, pictures' headers included.
 
     At most ``max_lines`` are read, and none after ``max_s`` seconds; columns that are not ours are passed over.
+
+    Returns:
+        What those lines ask.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -218,16 +228,21 @@ def check_jsonl(
     """
     ours = {name: column for name, column in columns.items() if name in COLUMN_NAMES}
     deadline = time.monotonic() + max_s
-    for row in _JsonlFile(path, kind, ours, None).rows():
+    file, found = _JsonlFile(path, task, kind, ours, None), list[Asked]()
+    for row in file.rows():
+        found.append(file.asked(row))
         if row.line.number >= max_lines or time.monotonic() > deadline:
             break
+    return found
 
 
 class _JsonlFile:
     """The lines of one file, checked one by one."""
 
-    def __init__(self, path: Path, kind: TaskKind, columns: Mapping[str, str], template: str | None) -> None:
-        self._path, self._kind, self._template = path, kind, template
+    def __init__(
+        self, path: Path, task: str | None, kind: TaskKind, columns: Mapping[str, str], template: str | None
+    ) -> None:
+        self._path, self._task, self._kind, self._template = path, task, kind, template
         self._folders = (path.resolve().parent,)
         self._needed = ("prompt", *(name for name in columns if name != "prompt"))
         self._columns = mapped(COLUMN_NAMES, columns)
@@ -248,14 +263,10 @@ class _JsonlFile:
     def prompt(self, row: _Row, task: str) -> Prompt:
         """Return the prompt of a row for the task of a name, with its pictures read."""
         pictures = () if self._kind == "imagine" else self.pictures(row)
-        turns = row.line.turns(row.line.get("prompt"))
+        turns = self._turns(row.line)
         last = len(turns) - 1
         messages = (
-            Message(
-                role=role,
-                text=text if place < last or self._template is None else self._template.replace("{prompt}", text),
-                images=pictures if place == last else (),
-            )
+            Message(role=role, text=text, images=pictures if place == last else ())
             for place, (role, text) in enumerate(turns)
         )
         return Prompt(
@@ -263,38 +274,75 @@ class _JsonlFile:
             kind=self._kind,
             task=task,
             messages=tuple(messages),
-            answer=row.line.text("answer"),
+            answer=row.line.get("answer"),
             columns=row.line.others(),
         )
+
+    def check_taught(self, row: _Row) -> None:
+        """Refuse a row without a completion to learn from."""
+        if self._kind != "imagine":
+            self.taught_text(row)
+        elif (count := len(self.picture_files(row.line))) != 1:
+            raise row.line.error(f"{count} pictures; a text-to-image demonstration is one")
+
+    def taught_text(self, row: _Row) -> str:
+        """Return the text to learn from: the completion, else the answer."""
+        for name in ("completion", "answer"):
+            text = row.line.text(name)
+            if text is not None:
+                return text
+        raise row.line.error(f"no completion to learn from; {row.line.present}; {_WAY_OUT}")
+
+    def asked(self, row: _Row) -> Asked:
+        """Return what a row asks."""
+        pictures = () if self._kind == "imagine" else self.picture_files(row.line)
+        return Asked(where=row.line.where, turns=row.line.turns(row.line.get("prompt")), pictures=pictures)
 
     def pictures(self, row: _Row) -> tuple[Image.Image, ...]:
         """Return the pictures of a row, fully read."""
         pictures = []
-        for path in self._picture_files(row.line):
+        for path in self.picture_files(row.line):
             try:
                 pictures.append(prompt_picture(path))
             except (ValueError, FileNotFoundError) as error:
                 raise row.line.error(str(error)) from error
         return tuple(pictures)
 
+    def picture_files(self, line: Line) -> tuple[Path, ...]:
+        """Return the files of a row's pictures."""
+        return line.images(line.get("image"), self._folders)
+
     def _checked(self, line: Line) -> _Row:
         for name in self._needed:
             line.needed(name, _WAY_OUT)
-        if self._kind == "understand" and self._columns["image"] not in line.values:
+        identity = line.id()
+        name = f"{self._path.stem}-{line.number}" if identity is None else line.encodable(identity, "id")
+        task = line.others().get("task", self._task)
+        if self._task is not None and task != self._task:
+            raise line.error(
+                f"a column 'task' of {short_repr(task)}, under which a reward gets the task's name in the recipe, "
+                f"{self._task!r}; rename it, or leave it out"
+            )
+        self._turns(line)
+        pictures = self.picture_files(line)
+        if self._kind == "understand" and not pictures:
             raise line.error(f"no picture in column {self._columns['image']!r}; {line.present}; {_WAY_OUT}")
-        given = line.values.get(self._columns["id"], f"{self._path.stem}-{line.number}")
-        line.turns(line.get("prompt"))
-        for path in self._picture_files(line):
+        for path in pictures:
             if path not in self._seen_pictures:
                 try:
                     check_picture(path, max_pixels=MAX_IMAGE_PIXELS, formats=IMAGE_FORMATS)
                 except PictureError as error:
                     raise line.error(f"{path}: {error}") from error
                 self._seen_pictures.add(path)
-        return _Row(id=as_text(given), line=line)
+        return _Row(id=name, line=line)
 
-    def _picture_files(self, line: Line) -> tuple[Path, ...]:
-        return line.images(line.get("image"), self._folders)
+    def _turns(self, line: Line) -> tuple[tuple[Role, str], ...]:
+        """Return the turns of a row as they are asked: the last one in the template."""
+        *before, (role, text) = line.turns(line.get("prompt"))
+        last = text if self._template is None else self._template.replace("{prompt}", text)
+        if not last.strip():
+            raise line.error("the prompt is empty; ask something, in data.template if it is the same of every line")
+        return tuple((role, line.encodable(text, "prompt")) for role, text in (*before, (role, last)))
 
 
 def prompt_picture(path: Path) -> Image.Image:

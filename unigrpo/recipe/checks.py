@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
-from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
+from unigrpo.data.sources import COLUMN_NAMES, check_jsonl, template_problem
 from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
 from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, nearest
@@ -40,7 +40,7 @@ def problems_of_evaluation(recipe: Recipe) -> list[str]:
     """Return one line a problem of a recipe that is only evaluated, by a family that may not train its tasks."""
     problems = [*_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
     for task, settings in recipe.tasks.items():
-        problems += _data(settings.data, settings.kind, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
+        problems += _data(settings.data, task, settings.kind, needs_eval=recipe.evaluate.enabled)
         problems += _sampling(settings.sampling, settings.kind, f"tasks.{task}.sampling")
     problems += [*_rewards(recipe), *_choices(recipe), *_precision(recipe.policy, recipe.lora)]
     return [*problems, *_rollouts(recipe), *_accuracy(recipe)]
@@ -50,7 +50,9 @@ def problems_of_supervision(recipe: SftRecipe) -> list[str]:
     """Return one line a problem of a supervised recipe; empty where it can run."""
     problems = [*_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
     for task, settings in recipe.tasks.items():
-        problems += _data(settings.data, settings.kind, f"tasks.{task}.data", needs_eval=False)
+        problems += _data(settings.data, task, settings.kind, needs_eval=False)
+        if settings.noise and settings.data.jsonl is not None:
+            problems.append(f"tasks.{task}.noise: a file's demonstrations are as they are; wanted 0, or data.use")
         if settings.kind == "imagine":
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
     problems += [*_choices(recipe), *_precision(recipe.policy, recipe.lora)]
@@ -149,7 +151,8 @@ def _folder(path: str, key: str, wanted_file: str, noun: str) -> Iterator[str]:
         yield f"{key}: {path} is not {noun}: it holds no {wanted_file}"
 
 
-def _data(data: DataSettings, kind: TaskKind, key: str, *, needs_eval: bool) -> Iterator[str]:
+def _data(data: DataSettings, task: str, kind: TaskKind, *, needs_eval: bool) -> Iterator[str]:
+    key = f"tasks.{task}.data"
     if (data.use is None) == (data.jsonl is None):
         given = "both use and jsonl" if data.use else "neither use nor jsonl"
         yield f"{key}: {given}; wanted one of them"
@@ -160,11 +163,11 @@ def _data(data: DataSettings, kind: TaskKind, key: str, *, needs_eval: bool) -> 
     elif data.arguments:
         yield f"{key}.arguments: there is no `use` that would take them"
     if data.jsonl is not None:
-        yield from _jsonl(data.jsonl, kind, data.columns, f"{key}.jsonl")
+        yield from _jsonl(data.jsonl, task, kind, data.columns, f"{key}.jsonl")
         if needs_eval and data.eval_jsonl is None:
             yield f"{key}.eval_jsonl: missing; name held-out prompts, or set evaluate.enabled to false"
     if data.eval_jsonl is not None:
-        yield from _jsonl(data.eval_jsonl, kind, data.columns, f"{key}.eval_jsonl")
+        yield from _jsonl(data.eval_jsonl, task, kind, data.columns, f"{key}.eval_jsonl")
     yield from _wording(data, key)
 
 
@@ -172,16 +175,16 @@ def _wording(data: DataSettings, key: str) -> Iterator[str]:
     for name in data.columns:
         if name not in COLUMN_NAMES:
             yield f"{key}.columns.{name}: not a name of ours; wanted one of {', '.join(COLUMN_NAMES)}"
-    if data.template is not None and "{prompt}" not in data.template:
-        yield f"{key}.template: {data.template!r} does not hold {{prompt}}, so that every prompt would be the same"
+    if problem := template_problem(data.template):
+        yield f"{key}.template: {problem}"
 
 
-def _jsonl(path: str, kind: TaskKind, columns: dict[str, str], key: str) -> Iterator[str]:
+def _jsonl(path: str, task: str, kind: TaskKind, columns: dict[str, str], key: str) -> Iterator[str]:
     if not Path(path).is_file():
         yield f"{key}: there is no file {path}"
         return
     try:
-        check_jsonl(Path(path), kind, columns)
+        check_jsonl(Path(path), kind, columns, task=task)
     except (ValueError, OSError) as error:
         yield f"{key}: {error}"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from unigrpo.data.jsonl import as_text, parse_json
 from unigrpo.errors import UserError
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.nan_statistics import number_or_none
@@ -161,11 +162,11 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
     records = []
     for line in lines:
         with contextlib.suppress(ValueError):  # torn line of a run that died
-            records.append(json.loads(line))
+            records.append(parse_json(line))
     return [record for record in records if isinstance(record, dict)]
 
 
@@ -207,7 +208,7 @@ def _samples(folder: Path, accuracy: Mapping[str, str]) -> list[Sample]:
             Sample(
                 task=task,
                 prompt=str(either.get("prompt", "")),
-                answer=None if either.get("answer") is None else str(either["answer"]),
+                answer=None if either.get("answer") is None else as_text(either["answer"]),
                 prompt_image=picture_url(folder / f"eval_{side}", either.get("prompt_image")),
                 before=_side(folder / "eval_before", both.get("before"), accuracy.get(task)),
                 after=_side(folder / "eval_after", both.get("after"), accuracy.get(task)),

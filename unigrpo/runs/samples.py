@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,39 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unigrpo.data.jsonl import as_text
 from unigrpo.files import write_atomically
 from unigrpo.reward_table import RewardTable
 from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.types import Rollout, Span
 
 UNKNOWN_GRAY = 160
+SAVED_NAMES = (
+    "task",
+    "id",
+    "sample_index",
+    "prompt",
+    "prompt_image",
+    "completion",
+    "answer",
+    "image",
+    "reward",
+    "rewards",
+    "passed",
+    "num_tokens",
+    "is_truncated",
+    "seed",
+)
+"""What a line says of its rollout; the data's columns stand beside it under their own names."""
+DATA_COLUMNS = "columns"
+"""Where the data's columns stand that have one of the names above, or this one."""
 
 
 def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]) -> None:
     """Write rollouts as JSON lines, and their pictures as PNG files beside them.
 
-    The JSONL file's name without its suffix starts the names of the pictures.
+    Columns of the data that JSON cannot hold, such as arrays, are left out. The JSONL file's name without its suffix
+    starts the names of the pictures.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -34,7 +56,7 @@ def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]
             rollout.prompt.images[0].save(path.parent / prompt_images[prompt])
         record = _record(path.parent, stem, rollout, table, row)
         record["prompt_image"] = prompt_images.get(prompt)
-        lines.append(json.dumps(record, ensure_ascii=False))
+        lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False))
     write_atomically(path, "\n".join(lines) + "\n")
 
 
@@ -42,13 +64,14 @@ def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: 
     if rollout.image is not None:
         Image.fromarray(rollout.image).save(folder / f"{stem}.png")
     columns = {name: value for name, value in rollout.prompt.columns.items() if _is_json(value)}
-    return columns | {
+    apart = {name: columns.pop(name) for name in (*SAVED_NAMES, DATA_COLUMNS) if name in columns}
+    own = {
         "task": rollout.prompt.task,
         "id": rollout.prompt.id,
         "sample_index": rollout.sample_index,
         "prompt": rollout.prompt.text,
         "completion": rollout.text,
-        "answer": rollout.prompt.answer,
+        "answer": rollout.prompt.answer if _is_json(rollout.prompt.answer) else as_text(rollout.prompt.answer),
         "image": None if rollout.image is None else f"{stem}.png",
         "reward": number_or_none(table.unit_total[row]),
         "rewards": table.values_of(row),
@@ -57,6 +80,7 @@ def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: 
         "is_truncated": rollout.is_truncated,
         "seed": rollout.seed,
     }
+    return columns | own | ({DATA_COLUMNS: apart} if apart else {})
 
 
 def _is_json(value: Any) -> bool:
@@ -65,7 +89,7 @@ def _is_json(value: Any) -> bool:
         return all(isinstance(key, str) and _is_json(part) for key, part in value.items())
     if isinstance(value, list | tuple):
         return all(map(_is_json, value))
-    return value is None or isinstance(value, str | int | float)
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def write_film(folder: Path, decode_image: Callable[[np.ndarray, Span], Image.Image], rollout: Rollout) -> None:

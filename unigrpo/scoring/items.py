@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from unigrpo.data.jsonl import Line, Role, as_text, mapped, read_objects
+from unigrpo.data.jsonl import Line, Role, mapped, read_objects, reserved_problem
 from unigrpo.errors import UserError
 from unigrpo.pictures import PictureError, open_picture
+from unigrpo.runs.samples import DATA_COLUMNS, SAVED_NAMES
 from unigrpo.sanitized import short_repr
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, TaskKind
 
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 COLUMN_NAMES = ("prompt", "completion", "answer", "image", "id", "task", "completion_ids", "is_truncated")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_SAVED_NAMES = ("prompt_image", "sample_index", "reward", "rewards", "passed", "num_tokens", "seed")
+_SAVED_NAMES = frozenset(SAVED_NAMES).difference(COLUMN_NAMES)
 """Further columns of a run's own rollouts, which are not the data's."""
+_OF_A_ROLLOUT = frozenset({"reward", "seed"})
+"""Columns that tell a rollout of a run from a line of the user's."""
 
 
 class PictureRefusedError(UserError):
@@ -53,7 +56,8 @@ class ScoreItem:
     text: str | None
     picture: Path | None
     """What was generated: text or picture."""
-    answer: str | None
+    answer: Any
+    """As the file has it."""
     columns: Mapping[str, Any]
     completion_ids: tuple[int, ...] | None
     is_truncated: bool
@@ -179,12 +183,12 @@ class _Reader:
         group, sample_index = "", 0
         for place, (number, values) in enumerate(rows):
             line = Line(path=path, number=number, values=values, columns=self._columns)
-            given = line.get("id")
-            own = given if given is not None else [line.get(name) for name in ("prompt", "image", "answer")]
+            given = line.id()
+            own = line.get("id") if given is not None else [line.get(name) for name in ("prompt", "image", "answer")]
             key = (given is None, json.dumps(own, sort_keys=True), values.get("task"))
             sample_index = sample_index + 1 if key == last else 0
             if key != last:
-                last, group = key, f"{path.stem}-{number}" if given is None else as_text(given)
+                last, group = key, f"{path.stem}-{number}" if given is None else given
             item = self._item(line, folders, None if pictures is None else pictures[place])
             yield ScoreItem(**item, id=group, sample_index=sample_index)
 
@@ -205,8 +209,8 @@ class _Reader:
             "images": () if kind == "imagine" else images,
             "text": text,
             "picture": picture,
-            "answer": line.text("answer"),
-            "columns": {name: value for name, value in line.others().items() if name not in _SAVED_NAMES},
+            "answer": line.get("answer"),
+            "columns": _data_columns(line),
             "completion_ids": _ids(line),
             "is_truncated": bool(line.get("is_truncated")),
         }
@@ -230,6 +234,17 @@ def _completion(line: Line, folders: Sequence[Path], kind: TaskKind | None) -> t
     if kind == "imagine" or (kind is None and names_picture):
         return None, line.file(given, folders, "text that looks so needs task: reason")
     return given, None
+
+
+def _data_columns(line: Line) -> dict[str, Any]:
+    """Return the columns of the data; of a run's own rollout also those that are kept apart, and nothing of the run."""
+    columns = line.others()
+    if not _OF_A_ROLLOUT <= line.values.keys():
+        return columns
+    kept_apart = line.values.get(DATA_COLUMNS, {})
+    if not isinstance(kept_apart, dict) or reserved_problem(kept_apart):
+        raise line.error(f"{DATA_COLUMNS} {short_repr(kept_apart)}; wanted an object of the data's own columns")
+    return {name: value for name, value in columns.items() if name not in (*_SAVED_NAMES, DATA_COLUMNS)} | kept_apart
 
 
 def _ids(line: Line) -> tuple[int, ...] | None:

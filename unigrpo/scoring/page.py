@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unigrpo.data.jsonl import as_text
 from unigrpo.report.page import write_page
 from unigrpo.sanitized import sanitized
 from unigrpo.scoring.items import PictureRefusedError, ScoreItem, read_picture
@@ -92,7 +93,7 @@ def _cards(items: Sequence[ItemScores], name: str) -> Iterator[dict[str, Any]]:
             "prompt_pictures": [url for path in item.images if (url := thumbnail(path))],
             "picture": None if item.picture is None else thumbnail(item.picture),
             "text": scored.refusal or (item.text or "")[:MAX_TEXT],
-            "answer": (item.answer or "")[:MAX_TEXT],
+            "answer": "" if item.answer is None else as_text(item.answer)[:MAX_TEXT],
         }
 
 

@@ -44,11 +44,11 @@ class SamplingSettings(Settings):
 class DataSettings(Settings):
     """Where the prompts of one task come from: a generator (`use`) or a JSONL file."""
 
-    use: str | None = Field(None, description='"module:Class" or "path/file.py:Class": called with (split, seed, **with), iterated for prompts.')
+    use: str | None = Field(None, description='"module:Class" or "path/file.py:Class": called with (split, seed, **arguments) for a list of prompts or an object with [index], the prompt of a number from 0. Where its num_prompts or length ends, training begins anew; one that says neither has no end.')
     arguments: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of `use`.")
     jsonl: str | None = Field(None, description="A JSONL file of training prompts.")
     eval_jsonl: str | None = Field(None, description="A JSONL file of held-out prompts.")
-    columns: dict[str, str] = Field(default_factory=dict, description="Our name (prompt, answer, image, id) -> the file's column.")
+    columns: dict[str, str] = Field(default_factory=dict, description="Our name (prompt, answer, image, id, completion) -> the file's column.")
     template: str | None = Field(None, description="Text with {prompt}, put in place of each prompt.")
 
 

@@ -8,6 +8,7 @@ resumed run goes on as if it had not stopped.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import time
@@ -28,6 +29,7 @@ from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.learner.optimizer import Optimizer, load_training, save_training
 from unigrpo.models.adapter import save_adapter, save_merged
 from unigrpo.models.opening import open_policy, refuse_untrained
+from unigrpo.recipe.doubts import doubts_of_supervision
 from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from unigrpo.runs.directory import SUMMARY, clear_without_result, create_run_dir, locked
 from unigrpo.runs.stopping import stop_requests
@@ -40,6 +42,8 @@ from unigrpo.types import ModelInput, TaskKind
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 POLICY_FOLDER = "policy"
 ADAPTER_FOLDER = "adapter"
@@ -83,6 +87,8 @@ def run_sft(
 
 def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, checkpoint: Checkpoint | None) -> dict[str, Any]:
     start = time.perf_counter()
+    for doubt in doubts_of_supervision(recipe):
+        logger.warning(doubt)
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
     with ExitStack() as stack:
@@ -144,7 +150,7 @@ class Training:
                 encoder,
                 task,
                 task_settings,
-                load_prompts(task_settings.data, task, task_settings.kind, "train", recipe.seed),
+                load_prompts(task_settings.data, task, task_settings.kind, "train", recipe.seed, are_taught=True),
                 seed=recipe.seed,
                 caption_dropout=recipe.caption_dropout,
             )

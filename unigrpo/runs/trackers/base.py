@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from unigrpo.data.jsonl import as_text
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
 from unigrpo.plugin import Chosen, make
@@ -60,7 +61,7 @@ class Samples:
             prompt, rewards = rollout.prompt, table.values_of(row)
             asked = as_picture(np.asarray(prompt.images[0])) if prompt.images else None
             made = None if rollout.image is None else as_picture(rollout.image)
-            answer = None if prompt.answer is None else str(prompt.answer)
+            answer = None if prompt.answer is None else as_text(prompt.answer)
             total = number_or_none(float(table.unit_total[row]))
             shown = [prompt.task, prompt.text, asked, rollout.text, made, answer, total]
             found.append([*shown, *(rewards.get(name) for name in names)])
