@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from unigrpo.data.sources import PromptSource, load_prompts
+from unigrpo.data.held_out import held_out_problems
+from unigrpo.data.sources import JsonlPrompts, PromptSource, load_prompts
 from unigrpo.learner.learner import Learner
 from unigrpo.methods.advantages.base import Advantage
 from unigrpo.methods.loss import make_loss
@@ -33,6 +35,8 @@ from unigrpo.seeding import fold
 from unigrpo.settings.base import choices_of
 from unigrpo.settings.recipe import Recipe
 from unigrpo.types import Rollouts
+
+logger = logging.getLogger(__name__)
 
 REWARDS = "rewards"
 
@@ -137,7 +141,9 @@ def open_run(
         rewards = stack.enter_context(RewardPool(recipe.rewards))
         rewards.start()
         trackers.phase("reading prompts")
-        prompts = _prompts(recipe, "train")
+        prompts, eval_prompts = _prompts(recipe, "train"), _prompts(recipe, "eval")
+        if weights_of is None:
+            _say_what_is_not_held_out(prompts, eval_prompts)
         trackers.phase("loading the policy")
         policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
         if weights_of is None:
@@ -156,7 +162,7 @@ def open_run(
             pool=pool,
             rewards=rewards,
             prompts=prompts,
-            eval_prompts=_prompts(recipe, "eval"),
+            eval_prompts=eval_prompts,
             alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
         )
         if checkpoint is not None:
@@ -174,6 +180,15 @@ def _prompts(recipe: Recipe, split: Literal["train", "eval"]) -> dict[str, Promp
         for task, part in recipe.tasks.items()
         if split == "train" or (recipe.evaluate.enabled and (part.data.use or part.data.eval_jsonl) is not None)
     }
+
+
+def _say_what_is_not_held_out(train: dict[str, PromptSource], held_out: dict[str, PromptSource]) -> None:
+    asked = [
+        {source.path: source.asked() for source in side.values() if isinstance(source, JsonlPrompts)}
+        for side in (train, held_out)
+    ]
+    for problem in held_out_problems(*asked):
+        logger.warning(problem)
 
 
 def _learner(recipe: Recipe, policy: Policy) -> Learner:
