@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from reward_rollouts import rollout
 
 from unigrpo.data.generated import GeneratedPrompts
@@ -23,7 +24,7 @@ from unigrpo.runs.samples import SAVED_NAMES, write_samples
 from unigrpo.scoring.items import read_items
 from unigrpo.settings.rewards import RewardSettings
 from unigrpo.settings.tasks import DataSettings
-from unigrpo.types import Prompt, Rollout
+from unigrpo.types import Message, Prompt, Rollout
 
 VALUES = [
     "text",
@@ -311,3 +312,17 @@ def test_a_source_that_gives_no_prompts_is_refused_in_one_line(source: object, m
         generated(source)[0]
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_every_picture_of_a_prompt_is_saved_whatever_the_ids(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
+    asked = [pictures[:2], pictures[2:], pictures[:1]]
+    rollouts = [
+        rollout("x", kind="understand", id="train-1", messages=(Message(role="user", text="?", images=tuple(shown)),))
+        for shown in asked
+    ]
+    back = saved_and_read(tmp_path / "saved.jsonl", rollouts)
+    assert [[one.tobytes() for one in made.prompt.images] for made in back] == [
+        [one.tobytes() for one in shown] for shown in asked
+    ]
+    assert len(list(tmp_path.glob("*.png"))) == 3  # the red one lies there once

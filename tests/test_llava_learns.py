@@ -125,6 +125,19 @@ def test_prompts_of_two_tasks_with_one_id_keep_their_own_pictures(folder: Path) 
     assert torch.equal(found, policy.image_features(asked.images))
 
 
+@pytest.mark.parametrize("keeps_features", [True, False])
+def test_prompts_of_one_task_with_one_id_keep_their_own_pictures(folder: Path, keeps_features: bool) -> None:
+    policy = policy_of(folder)
+    asked = [replace(prompt, id="train-1") for prompt in prompts()[:2]]
+    units = plan_units([(prompt, SAMPLING) for prompt in asked], group_size=1, rows_per_unit=1, seed=0, step=0)
+    rollouts = joined([generate(policy, replace(unit, keeps_features=keeps_features), VERSION) for unit in units])
+    batch = with_image_features(collate(rollouts, np.zeros(2), policy.vocabulary.pad_token_id), rollouts, policy)
+    own = [policy.image_features(prompt.images) for prompt in asked]
+    assert torch.equal(batch.image_features, torch.cat(own))
+    starts = [int(row[row >= policy.vocabulary.size].min()) - policy.vocabulary.size for row in batch.token_ids]
+    assert starts == [0, len(own[0])]
+
+
 def test_units_of_which_one_keeps_no_features_are_joined_without_any(folder: Path) -> None:
     policy = policy_of(folder)
     units = plan_units([(prompt, SAMPLING) for prompt in prompts()], group_size=1, rows_per_unit=1, seed=0, step=0)

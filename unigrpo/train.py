@@ -14,6 +14,7 @@ from typing import Any
 from unigrpo.evaluation.evaluate import evaluate
 from unigrpo.methods.groups import group_advantages
 from unigrpo.runs.directory import clear_without_result, create_run_dir, read_run
+from unigrpo.runs.identity import check_identity, record_identity
 from unigrpo.runs.metrics import StepTimer
 from unigrpo.runs.run import Run, open_run
 from unigrpo.runs.step_metrics import step_metrics
@@ -58,20 +59,23 @@ def train(recipe: Recipe, run_dir: Path, tracker: Tracker | None = None) -> Mapp
     """
     create_run_dir(recipe, run_dir)
     try:
+        record_identity(recipe, run_dir)
         return _run(recipe, run_dir, tracker)
     finally:
         clear_without_result(run_dir)
 
 
-def resume(run_dir: Path, tracker: Tracker | None = None) -> Mapping[str, Any]:
+def resume(run_dir: Path, tracker: Tracker | None = None, *, accepts_changes: bool = False) -> Mapping[str, Any]:
     """Go on with a run that was stopped, at whatever moment; it ends as if it had not been.
 
     Raises:
-        UserError: if the folder holds no run.
+        UserError: if the folder holds no run, or data, code or base changed since it began and ``accepts_changes`` does
+            not say that it may go on with them.
     """
     recipe = read_run(run_dir)
     summary = finished_summary(run_dir)
     if summary is None or summary["num_steps"] < recipe.num_steps:
+        check_identity(recipe, run_dir, accepts_changes=accepts_changes)
         return _run(recipe, run_dir, tracker)
     if tracker is not None:
         tracker.phase("this run has finished already")

@@ -63,12 +63,12 @@ def source_hash(target: Any) -> str:
     if file is None or not Path(file).is_file():
         return "none"
     digest = hashlib.blake2b(digest_size=16)
-    for name, source in sorted(_sources(Path(file)).items()):
+    for name, source in sorted(sources_of(Path(file)).items()):
         digest.update(hashlib.blake2b(name.encode()).digest() + hashlib.blake2b(source).digest())
     return digest.hexdigest()
 
 
-def _sources(file: Path) -> dict[str, bytes]:
+def sources_of(file: Path) -> dict[str, bytes]:
     """Return by name the source of a file and, over any number of steps, of the files in its folder that it imports."""
     found: dict[str, bytes] = {}
     pending = [file.name]

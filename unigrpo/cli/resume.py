@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from unigrpo.cli.arguments import RunDir, existing_run
 
 
-def resume(run_dir: RunDir) -> None:
+def resume(
+    run_dir: RunDir,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although data, code or base changed since the run began.")
+    ] = False,
+) -> None:
     """Go on with a run from its last whole checkpoint, be it `train` or `sft`."""
     from unigrpo.cli.follow import Followed
     from unigrpo.recipe.load import is_supervised, load_sft_recipe
@@ -16,8 +25,8 @@ def resume(run_dir: RunDir) -> None:
         if supervised is not None:
             from unigrpo.supervised.sft import run_sft
 
-            run_sft(supervised, run_dir, terminal, is_resumed=True)
+            run_sft(supervised, run_dir, terminal, is_resumed=True, accepts_changes=accept_changes)
         else:
             from unigrpo.train import resume as resume_training
 
-            resume_training(run_dir, terminal)
+            resume_training(run_dir, terminal, accepts_changes=accept_changes)

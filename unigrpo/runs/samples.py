@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ SAVED_NAMES = (
     "sample_index",
     "prompt",
     "prompt_image",
+    "prompt_images",
     "completion",
     "answer",
     "image",
@@ -47,17 +49,25 @@ def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
-    prompt_images: dict[tuple[str, str], str] = {}
+    names: dict[bytes, str] = {}
     for number, (rollout, table, row) in enumerate(scored):
         stem = f"{path.stem}_{number:03d}"
-        prompt = (rollout.prompt.task, rollout.prompt.id)
-        if rollout.prompt.images and prompt not in prompt_images:
-            prompt_images[prompt] = f"{stem}_prompt.png"
-            rollout.prompt.images[0].save(path.parent / prompt_images[prompt])
+        shown = [_saved(path.parent, stem, place, one, names) for place, one in enumerate(rollout.prompt.images)]
         record = _record(path.parent, stem, rollout, table, row)
-        record["prompt_image"] = prompt_images.get(prompt)
+        record["prompt_image"] = shown[0] if shown else None
+        if len(shown) > 1:
+            record["prompt_images"] = shown
         lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False))
     write_atomically(path, "\n".join(lines) + "\n")
+
+
+def _saved(folder: Path, stem: str, place: int, picture: Image.Image, names: dict[bytes, str]) -> str:
+    """Return the file of a prompt's picture, which is written where ``names`` has none of its content."""
+    content = hashlib.blake2b(f"{picture.mode}{picture.size}".encode() + picture.tobytes()).digest()
+    if content not in names:
+        names[content] = f"{stem}_prompt{place or ''}.png"
+        picture.save(folder / names[content])
+    return names[content]
 
 
 def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: int) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class _Reader:
 
     def _item(self, line: Line, folders: Sequence[Path], picture: Path | None) -> dict[str, Any]:
         turns = line.turns(_needed(line, "prompt"))
-        images = line.images(line.get("image") or line.values.get("prompt_image"), folders)
+        images = line.images(_pictures_of_prompt(line), folders)
         text = None
         task, kind = self._stated_task(line)
         kind = kind or ("imagine" if picture is not None else None)
@@ -234,6 +234,12 @@ def _completion(line: Line, folders: Sequence[Path], kind: TaskKind | None) -> t
     if kind == "imagine" or (kind is None and names_picture):
         return None, line.file(given, folders, "text that looks so needs task: reason")
     return given, None
+
+
+def _pictures_of_prompt(line: Line) -> Any:
+    """Return the prompt's pictures: of a run's own rollout all, or the one that there is."""
+    saved = line.values.get("prompt_images") if line.values.keys() >= _OF_A_ROLLOUT else None
+    return saved or line.get("image") or line.values.get("prompt_image")
 
 
 def _data_columns(line: Line) -> dict[str, Any]:

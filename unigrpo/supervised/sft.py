@@ -32,6 +32,7 @@ from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.recipe.doubts import doubts_of_supervision
 from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from unigrpo.runs.directory import SUMMARY, clear_without_result, create_run_dir, locked
+from unigrpo.runs.identity import check_identity, record_identity
 from unigrpo.runs.stopping import stop_requests
 from unigrpo.runs.summary import finished_summary
 from unigrpo.runs.trackers.base import Tracker, Trackers
@@ -50,15 +51,20 @@ ADAPTER_FOLDER = "adapter"
 
 
 def run_sft(
-    recipe: SftRecipe, out: Path, tracker: Tracker | None = None, *, is_resumed: bool = False
+    recipe: SftRecipe,
+    out: Path,
+    tracker: Tracker | None = None,
+    *,
+    is_resumed: bool = False,
+    accepts_changes: bool = False,
 ) -> dict[str, Any]:
     """Train on demonstrations and write ``out/policy``, a whole checkpoint in the base's own layout.
 
     The run directory holds recipe.yaml, environment.json, metrics.jsonl, checkpoints/ and summary.json beside it, and
     after LoRA ``adapter/``, which a training recipe takes as ``policy.adapter``. A run that fails before it has a
     result (a demonstration that does not fit) leaves nothing.
-    ``out`` is a new run directory, unless the run is resumed from its newest whole checkpoint; ``tracker`` hears of it
-    beside the recipe's own.
+    ``out`` is a new run directory, unless the run is resumed from its newest whole checkpoint, with what changed since
+    it began where ``accepts_changes`` says so; ``tracker`` hears of it beside the recipe's own.
 
     Returns:
         The summary: ``loss`` and ``loss/<task>`` (means since the last logged step), ``num_steps``, ``wall_s``,
@@ -76,10 +82,12 @@ def run_sft(
             checkpoint = latest_checkpoint(out)
             if checkpoint is None:
                 raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
+            check_identity(recipe, out, accepts_changes=accepts_changes)
             return _run(recipe, out, tracker, checkpoint)
     create_run_dir(recipe, out)
     try:
         with locked(out):
+            record_identity(recipe, out)
             return _run(recipe, out, tracker, None)
     finally:
         clear_without_result(out)

@@ -41,21 +41,15 @@ def shift_ids(token_ids: torch.Tensor, offsets: torch.Tensor, size: int) -> torc
 
 
 def with_image_features(batch: Batch, rollouts: Rollouts, policy: Policy) -> Batch:
-    """Return a batch with its pictures' features, without gradient: the rollouts' own, else computed once a prompt.
+    """Return a batch with its pictures' features, without gradient: the rollouts' own, else computed once a group.
 
     Families that read no pixels give the batch back as it is.
     """
-    known: dict[tuple[str, str], torch.Tensor | None] = {}
-    prompts = [rollout.prompt for rollout in rollouts]
-    keys = [(prompt.task, prompt.id) for prompt in prompts]  # an id is unique within its task's data alone
-    for key, prompt, group in zip(keys, prompts, rollouts.group_ids, strict=True):
-        if key in known:
-            continue
-        if rollouts.image_features:
-            known[key] = rollouts.image_features[group]
-        else:
-            known[key] = policy.image_features(prompt.images) if prompt.images else None
-    table, offsets = join_features([known[key] for key in keys])
+    known: dict[int, torch.Tensor | None] = dict(enumerate(rollouts.image_features))
+    for rollout, group in zip(rollouts, rollouts.group_ids, strict=True):
+        if group not in known:  # Whatever a prompt's id: a group has the pictures of one prompt.
+            known[group] = policy.image_features(rollout.prompt.images) if rollout.prompt.images else None
+    table, offsets = join_features([known[group] for group in rollouts.group_ids])
     if table is None:
         return batch
     return replace(batch, token_ids=shift_ids(batch.token_ids, offsets, policy.vocabulary.size), image_features=table)
