@@ -326,3 +326,15 @@ def test_every_picture_of_a_prompt_is_saved_whatever_the_ids(tmp_path: Path) -> 
         [one.tobytes() for one in shown] for shown in asked
     ]
     assert len(list(tmp_path.glob("*.png"))) == 3  # the red one lies there once
+
+
+def test_a_line_of_prompts_ends_where_its_line_ends_and_is_utf8(tmp_path: Path) -> None:
+    folder, texts = tmp_path / "pictures", tmp_path / "prompts.txt"
+    folder.mkdir()
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (4, 4)).save(folder / name)
+    texts.write_bytes("\ufeffa\u2028b\r\n\nc\n".encode())
+    assert [item.prompt_text for item in read_items(folder, prompts=texts)] == ["a\u2028b", "c"]
+    texts.write_bytes(b"a\n\xff\n")
+    with pytest.raises(UserError, match=r"prompts\.txt is not UTF-8 text"):
+        read_items(folder, prompts=texts)

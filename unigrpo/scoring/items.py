@@ -142,7 +142,10 @@ def _of_folder(folder: Path, prompts: Path, reader: _Reader) -> Iterator[ScoreIt
     if not pictures:
         raise UserError(f"{folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
     if prompts.suffix == ".txt" and prompts.is_file():
-        texts = prompts.read_text(encoding="utf-8").splitlines()
+        try:
+            texts = prompts.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{prompts} is not UTF-8 text ({error.reason} at byte {error.start})") from error
         rows = [(line, {"prompt": text}) for line, text in enumerate(texts, start=1) if text.strip()]
     else:
         rows = list(read_objects(prompts))
