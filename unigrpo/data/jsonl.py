@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from unigrpo.documents import parse_json
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import usable
 from unigrpo.sanitized import short_repr
@@ -31,7 +32,7 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
             if not raw.strip():
                 continue
             try:
-                values = json.loads(raw.decode("utf-8-sig"))
+                values = parse_json(raw)
             except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
                 if may_end_torn and not raw.endswith(b"\n"):
                     return
