@@ -71,12 +71,8 @@ class _Document(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> _Document:
         num_rewards, num_rows = len(self.names), len(self.values)
-        counts = {
-            len(self.weights),
-            len(self.ranges),
-            len(set(self.names)),
-            *(len(row) for row in (*self.values, *self.status)),
-        }
+        counts = {len(self.weights), len(self.ranges), len(set(self.names))}
+        counts |= {len(row) for row in self.values} | {len(row) for row in self.status}
         # empty is none for any
         counts |= {len(self.clips or self.names), len(self.gates or self.names), len(self.pass_at or self.names)}
         if counts != {num_rewards}:
