@@ -75,7 +75,7 @@ def resume(run_dir: Path, tracker: Tracker | None = None) -> Mapping[str, Any]:
         return _run(recipe, run_dir, tracker)
     if tracker is not None:
         tracker.phase("this run has finished already")
-    return summary.model_dump()
+    return summary.model_dump(exclude_unset=True)
 
 
 def _run(recipe: Recipe, run_dir: Path, tracker: Tracker | None) -> Mapping[str, Any]:

@@ -67,7 +67,7 @@ def run_sft(
     if is_resumed:
         if (summary := finished_summary(out)) is not None and summary.num_steps >= recipe.num_steps:
             Trackers([], tracker).phase("this run has finished already")
-            return summary.model_dump()
+            return summary.model_dump(exclude_unset=True)
         with locked(out):
             return _run(recipe, out, tracker, is_resumed=True)
     create_run_dir(recipe, out)
