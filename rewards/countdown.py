@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from unigrpo.documents import parse_json
 from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import AnswerSource, checked_sources, completion_text, cut_at_eos, extract_answer
 
@@ -123,7 +123,7 @@ def read_task(gold: object) -> tuple[tuple[int, ...], Fraction] | None:
     if gold is None:
         return None
     try:
-        numbers, target = json.loads(gold) if isinstance(gold, str) else gold  # type: ignore[misc]
+        numbers, target = parse_json(gold) if isinstance(gold, str) else gold  # type: ignore[misc]
         return tuple(int(number) for number in numbers), Fraction(target)
     except (TypeError, ValueError) as error:
         _LOGGER.warning("the answer %.80r is not [[numbers], target]: %s", gold, error)

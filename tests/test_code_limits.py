@@ -7,6 +7,7 @@ import pytest
 from code_boxes import boxed_code, fenced, tried
 
 from unigrpo.rewards.code import Code
+from unigrpo.rewards.sandboxing import memory_watch
 from unigrpo.rewards.sandboxing.seccomp import ARCHITECTURES, DENIED, MMAP, filter_program
 
 
@@ -73,6 +74,9 @@ CALLS = {
     "io_uring": "libc.syscall(425, 1, None)",
     "bpf": "libc.syscall(280 if is_arm else 321, 0, None, 0)",
     "ptrace": "libc.ptrace(0, 0, 0, 0)",
+    "a socket with a name": "__import__('socket').socket(1).bind('\\0x')",
+    "a queue of connections": "__import__('socket').socket(1).listen()",
+    "more room at a socket": "__import__('socket').socketpair()[0].setsockopt(1, 7, 2**22)",
     "the x32 ABI": "libc.syscall(0x40000000 + 39)",
 }
 
@@ -87,6 +91,30 @@ def test_system_calls_of_the_filter_are_not_there(code: Code, name: str) -> None
         "if value is not None and value < 0 and ctypes.get_errno() == 38: raise OSError\n"
     )
     assert tried(code, call) == "blocked"
+
+
+def test_an_event_loop_and_a_pair_of_sockets_are_there(code: Code) -> None:
+    assert tried(code, "import asyncio\nasync def f(): await asyncio.sleep(0)\nasyncio.run(f())") == "done"
+    assert tried(code, "import socket\na, b = socket.socketpair()\na.send(b'x')\nb.recv(1)") == "done"
+
+
+FILES = """
+import time
+def f(n):
+    for k in range(400):
+        open(f'/tmp/{k}', 'w').close()
+    time.sleep(1)
+    return n
+"""
+
+
+def test_files_without_content_are_counted_and_a_few_are_no_harm(
+    small_code: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = fenced(FILES)
+    assert small_code(completions=[many], tests=[["assert f(3) == 3"]]) == [1.0]
+    monkeypatch.setattr(memory_watch, "INODE_BYTES", 2**20)  # so that 400 of them are 400 MiB
+    assert small_code(completions=[many], tests=[["assert f(3) == 3"]]) == [0.0]
 
 
 def test_memory_that_would_outlive_its_pages_cannot_be_had_and_other_maps_can(code: Code) -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 from reward_rollouts import rollout
 
 from unigrpo.data.generated import GeneratedPrompts
-from unigrpo.data.jsonl import MAX_DEPTH, RESERVED_NAMES
+from unigrpo.data.jsonl import RESERVED_NAMES
 from unigrpo.data.sources import load_prompts
+from unigrpo.documents import MAX_DEPTH
 from unigrpo.errors import UserError
 from unigrpo.reward_table import RewardTable
 from unigrpo.rewards.process import wire

@@ -19,7 +19,7 @@ MAX_ROOMS = 36
 
 LAYERS = {
     1: ("types", "errors", "seeding", "files", "sanitized", "lru", "torchvision_hook", "assets"),
-    2: ("ray_start", "plugin", "settings", "pictures", "reward_table"),
+    2: ("ray_start", "plugin", "settings", "pictures", "reward_table", "documents"),
     3: ("models", "data", "methods"),
     4: ("rewards", "rollouts", "learner", "recipe", "quickstart"),
     5: ("runs", "testing", "sizing"),

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from unigrpo.rewards.sandboxing.memory_watch import MemoryWatch, family, held, processes
+from unigrpo.rewards.sandboxing.memory_watch import SOCKET_BYTES, MemoryWatch, family, held, held_by_kernel, processes
 
 MIB = 2**20
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="there is no /proc")
@@ -49,6 +50,15 @@ def test_shared_pages_count_once_where_the_sum_is_over_the_limit() -> None:
         loose = held(pids, resident, 1000 * MIB)
         assert loose == sum(resident[one] for one in pids) > 180 * MIB, "cheap as long as that is enough"
         assert 60 * MIB < held(pids, resident, 100 * MIB) < 120 * MIB
+
+
+def test_sockets_are_counted_as_what_may_wait_at_them() -> None:
+    before = held_by_kernel([os.getpid()])
+    pairs = [socket.socketpair() for _ in range(5)]
+    assert held_by_kernel([os.getpid()]) - before == 10 * SOCKET_BYTES
+    for one in (end for pair in pairs for end in pair):
+        one.close()
+    assert held_by_kernel([os.getpid(), 2**22 + 1]) == before, "who has ended holds nothing"
 
 
 def test_resident_memory_is_what_was_written() -> None:

@@ -152,17 +152,23 @@ def test_a_dead_worker_says_how_it_ended() -> None:
 
 
 @pytest.mark.ray
-def test_correctness_works_in_a_ray_actor(tmp_path: Path) -> None:
+def test_correctness_works_in_a_ray_actor_and_ray_listens_to_this_machine_alone(tmp_path: Path) -> None:
     script = tmp_path / "actor.py"
     script.write_text(
+        "import ipaddress, psutil\n"
+        "from unigrpo.ray_start import start_ray\n"
+        "start_ray()\n"
         "import ray\n"
         "from unigrpo.rewards.correctness import Correctness\n"
         "class Actor:\n"
         "    async def score(self, reward, completion):\n"
         "        return reward(prompts=['?'], completions=[completion], answer=['5'])\n"
-        "ray.init(num_cpus=1, include_dashboard=False, logging_level='ERROR')\n"
         "actor = ray.remote(Actor).remote()\n"
         r"print(ray.get(actor.score.remote(Correctness(), r'\boxed{\sqrt{25}}'), timeout=90))" + "\n"
+        "family = [psutil.Process(), *psutil.Process().children(recursive=True)]\n"
+        "places = [c.laddr.ip for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN]\n"
+        "addresses = [ipaddress.ip_address(place) for place in places]\n"
+        "print(len(places) > 3, all((getattr(a, 'ipv4_mapped', None) or a).is_loopback for a in addresses), places)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=150, cwd=tmp_path)
-    assert "[1.0]" in done.stdout, done.stderr
+    assert "[1.0]\nTrue True" in done.stdout, done.stdout + done.stderr

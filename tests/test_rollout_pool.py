@@ -1,11 +1,13 @@
 """Rollout actors: the same tokens from any number of them, and from the survivors of a killed one."""
 
+import atexit
 import os
 import signal
 import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from unigrpo.errors import UserError
@@ -13,6 +15,7 @@ from unigrpo.models.adapter import set_trainable_state, state_version, trainable
 from unigrpo.models.opening import open_policy
 from unigrpo.quickstart.makers.policy import make_policy
 from unigrpo.quickstart.sums import Sums
+from unigrpo.ray_start import RayStalledError, _leave, within
 from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostError, RolloutDeadlineError
 from unigrpo.rollouts.pools.local import LocalPool
 from unigrpo.rollouts.pools.ray import RayPool, StallTimer, _check_version
@@ -121,6 +124,45 @@ def test_an_actor_killed_in_mid_step_costs_no_token(pool, weights, units, expect
     assert_same(rollouts, expected.items * 4)
     assert victim not in pool.process_ids()
     assert rollouts.num_redispatched >= 1
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("pool", [{"num_actors": 1}], indirect=True)
+@pytest.mark.parametrize("name", ["OutOfMemoryError", "NodeDiedError", "WorkerCrashedError"])
+def test_an_actor_that_ray_ended_for_another_reason_is_replaced(
+    name, pool, cluster, weights, units, expected, monkeypatch
+):
+    """Ray's memory monitor and a lost node end an actor with errors that are no RayActorError."""
+    pool.load(*weights)
+    (before,), get = pool.process_ids(), cluster.get
+    error = getattr(cluster.exceptions, name)
+    errors = [error() if name == "WorkerCrashedError" else error("the node ran low on memory")]
+
+    def get_or_raise(references, **options):
+        if not isinstance(references, list) and errors:
+            raise errors.pop()
+        return get(references, **options)
+
+    monkeypatch.setattr(cluster, "get", get_or_raise)
+    rollouts = pool.generate(units)
+    assert_same(rollouts, expected)
+    assert rollouts.num_redispatched == 1
+    assert pool.process_ids() != [before]
+
+
+@pytest.mark.ray
+def test_a_call_into_a_ray_that_is_stopped_ends_at_its_deadline(cluster):
+    (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    raylet.suspend()
+    try:
+        with pytest.raises(RayStalledError, match=r"Ray did not take it in 1 s: its raylet .* `ray stop --force`"):
+            within(1.0, "take it", cluster.put, np.zeros(10**6, dtype=np.uint8))
+    finally:
+        raylet.resume()
+        atexit.unregister(_leave)
+    assert within(30.0, "take it", cluster.put, np.zeros(10**6, dtype=np.uint8)) is not None
+    with pytest.raises(ValueError, match="as it was"):
+        within(1.0, "take it", int, "as it was")
 
 
 @pytest.mark.ray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from unigrpo.files import new_folder
 from unigrpo.runs.checkpoint import FOLDER, Checkpoint, latest_checkpoint
 from unigrpo.runs.directory import SUMMARY, read_run
 from unigrpo.runs.nan_statistics import number_or_none
+from unigrpo.runs.records import Summary, read_record
 from unigrpo.settings.recipe import Recipe
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -120,7 +120,7 @@ def _scores(run_dir: Path) -> list[tuple[str, str, str]]:
     path = run_dir / SUMMARY
     if not path.is_file():
         return []
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    summary = read_record(Summary, path, "delete it, and resume the run to write it again").model_dump()
 
     def shown(part: str, name: str) -> str:
         number = number_or_none((summary.get(part) or {}).get(name))

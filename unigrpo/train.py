@@ -74,12 +74,12 @@ def resume(run_dir: Path, tracker: Tracker | None = None, *, accepts_changes: bo
     """
     recipe = read_run(run_dir)
     summary = finished_summary(run_dir)
-    if summary is None or summary["num_steps"] < recipe.num_steps:
+    if summary is None or summary.num_steps < recipe.num_steps:
         check_identity(recipe, run_dir, accepts_changes=accepts_changes)
         return _run(recipe, run_dir, tracker)
     if tracker is not None:
         tracker.phase("this run has finished already")
-    return summary
+    return summary.model_dump(exclude_unset=True)
 
 
 def _run(recipe: Recipe, run_dir: Path, tracker: Tracker | None) -> Mapping[str, Any]:
@@ -117,7 +117,7 @@ def _record(run: Run, metrics: dict[str, Any]) -> None:
     run.trackers.step(metrics)
 
 
-def _evaluated(run: Run, name: str) -> dict[str, float]:
+def _evaluated(run: Run, name: str) -> Mapping[str, float | None]:
     """Evaluate the policy as it is, unless that was done before the run was stopped."""
     if not run.recipe.evaluate.enabled:
         return {}

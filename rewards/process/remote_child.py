@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unigrpo.ray_start import start_ray
+from unigrpo.ray_start import RayStalledError, lost_errors, start_ray, within
 from unigrpo.rewards.process import wire
 from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
 
@@ -94,7 +94,12 @@ class RemoteChild:
         """Send a message; that the child is gone shows when its answer is read."""
         if self._actor is None:
             raise ChildDiedError("the process was ended")
-        self._sent.append((self._actor.send.remote(wire.encode(message), timeout_s), timeout_s))
+        frame = wire.encode(message)
+        try:
+            reference = within(timeout_s + _GRACE_S, "send a message", self._actor.send.remote, frame, timeout_s)
+        except RayStalledError as error:
+            raise ChildDiedError(str(error)) from error
+        self._sent.append((reference, timeout_s))
 
     def receive(self, *, timeout_s: float) -> dict[str, Any]:
         """Return the next message of the child, which is killed if there is none in time.
@@ -126,7 +131,7 @@ class RemoteChild:
             raise ChildDiedError(
                 f"no answer from its node in {deadline_s:g} s, or no node of the cluster has room for it"
             ) from error
-        except self._ray.exceptions.RayActorError as error:
+        except lost_errors() as error:
             self.kill()
             raise ChildDiedError(f"its actor ended: {str(error).splitlines()[0]}") from error
         self._is_placed = True

@@ -7,10 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from unigrpo.documents import parse_json
+from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.step_log import RewardStats
@@ -51,34 +53,66 @@ def save_step(path: Path | str, scored: ScoredStep) -> None:
     write_atomically(path, json.dumps(document, allow_nan=False))
 
 
+class _Document(BaseModel):
+    """A saved step as it lies on disk, one entry a reward or a rollout."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
+    names: list[str]
+    weights: list[float]
+    ranges: list[list[float]]
+    clips: list[list[float] | None]
+    gates: list[list[int]]
+    pass_at: list[float | None]
+    keys: dict[str, list[str | None]]
+    metrics: dict[str, float | None]
+    status: list[list[str]]
+    values: list[list[float | None]]
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Document:
+        num_rewards, num_rows = len(self.names), len(self.values)
+        counts = {len(self.weights), len(self.ranges), len(set(self.names))}
+        counts |= {len(row) for row in self.values} | {len(row) for row in self.status}
+        # empty is none for any
+        counts |= {len(self.clips or self.names), len(self.gates or self.names), len(self.pass_at or self.names)}
+        if counts != {num_rewards}:
+            raise ValueError(f"not every part has {num_rewards} rewards")
+        if {len(self.status), *map(len, self.keys.values())} != {num_rows}:
+            raise ValueError(f"not every part has {num_rows} rows")
+        if any(pair is not None and len(pair) != 2 for pair in [*self.ranges, *self.clips]):
+            raise ValueError("a range is not a lowest and a highest value")
+        gates = {gate for gates in self.gates for gate in gates}
+        strange = {name for row in self.status for name in row}.difference(RewardStatus.__members__)
+        if strange:
+            raise ValueError(f"no status {strange.pop()!r}")
+        if not gates <= set(range(num_rewards)):
+            raise ValueError("a gate that is no reward")
+        return self
+
+
 def load_step(path: Path | str) -> ScoredStep:
     """Return a saved step.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if the file is not a step's; it names the file.
+        UserError: if the file is not a step's; it names the file.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        table = _table_of(document)
-        metrics = {name: math.nan if value is None else value for name, value in document.get("metrics", {}).items()}
-        return ScoredStep(table=table, keys=document.get("keys", {}), metrics=metrics)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a reward table ({error}); delete it to score that step again") from error
-
-
-def _table_of(document: dict[str, Any]) -> RewardTable:
-    names = tuple(document["names"])
-    shape = (len(document["values"]), len(names))
-    values = np.array([[np.nan if v is None else v for v in row] for row in document["values"]], dtype=np.float64)
-    status = np.array([[RewardStatus[name] for name in row] for row in document["status"]], dtype=np.int8)
-    return RewardTable(
-        names=names,
-        values=values.reshape(shape),
-        status=status.reshape(shape),
-        weights=np.array(document["weights"], dtype=np.float64),
-        ranges=tuple((float(low), float(high)) for low, high in document["ranges"]),
-        clips=tuple(None if clip is None else (float(clip[0]), float(clip[1])) for clip in document.get("clips", ())),
-        gates=tuple(tuple(int(gate) for gate in gates) for gates in document.get("gates", ())),
-        pass_at=tuple(None if value is None else float(value) for value in document.get("pass_at", ())),
+        document = _Document.model_validate(parse_json(Path(path).read_bytes()))
+    except ValueError as error:
+        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise UserError(f"{path} is not a reward table ({problem}); delete it to score that step again") from error
+    shape = (len(document.values), len(document.names))
+    status = [[RewardStatus[name] for name in row] for row in document.status]
+    table = RewardTable(
+        names=tuple(document.names),
+        values=np.array(document.values, dtype=np.float64).reshape(shape),  # None becomes NaN
+        status=np.array(status, dtype=np.int8).reshape(shape),
+        weights=np.array(document.weights, dtype=np.float64),
+        ranges=tuple((low, high) for low, high in document.ranges),
+        clips=tuple(None if clip is None else (clip[0], clip[1]) for clip in document.clips),
+        gates=tuple(map(tuple, document.gates)),
+        pass_at=tuple(document.pass_at),
     )
+    metrics = {name: math.nan if value is None else value for name, value in document.metrics.items()}
+    return ScoredStep(table=table, keys=document.keys, metrics=metrics)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unigrpo.documents import parse_json
 from unigrpo.rewards.text.answers import after_thinking, cut_at_eos
 
 _LOGGER = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _listed(value: Any, name: str) -> list[Any]:
     """Return a column's list, which may be written as JSON; a text that is none is a list of one."""
     if isinstance(value, str):
         try:
-            read = json.loads(value)
+            read = parse_json(value)
         except ValueError:
             return [value]
         value = read if isinstance(read, list) else [value]

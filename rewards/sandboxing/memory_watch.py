@@ -10,6 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 PERIOD_S = 0.05
 """Between two looks: how long a box may be over its limit."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+SOCKET_BYTES = 2**18
+"""What may wait at one socket: net.core.wmem_default with the kernel's own record of it."""
+INODE_BYTES = 2**11
+"""A file in a tmpfs without content, with its name: an inode and a directory entry, rounded up."""
+_OWN_TMP = os.stat("/tmp").st_dev
+"""This process's own ``/tmp``, which is no box's."""
 
 
 class MemoryWatch:
@@ -55,7 +61,8 @@ class MemoryWatch:
     def _look(self) -> None:
         parents, resident = processes()
         for pid, end in self._boxes.items():
-            if held(family(pid, parents), resident, self._limit) > self._limit:
+            pids = family(pid, parents)
+            if held(pids, resident, self._limit) + held_by_kernel(pids) > self._limit:
                 end()
 
 
@@ -86,6 +93,25 @@ def held(pids: Sequence[int], resident: Mapping[int, int], limit: int) -> int:
     """Return the bytes that processes hold together; over a limit, pages that they share are counted once."""
     total = sum(resident.get(pid, 0) for pid in pids)
     return total if total <= limit else sum(_proportional(pid, resident.get(pid, 0)) for pid in pids)
+
+
+def held_by_kernel(pids: Sequence[int]) -> int:
+    """Return the bytes that the kernel may hold for processes and charges to none: at sockets, and for files' names.
+
+    Args:
+        pids: of one box; its ``/tmp`` is seen through each of them, and counted once.
+    """
+    num_sockets, inodes = 0, {}
+    for pid in pids:
+        with contextlib.suppress(OSError):  # It ended meanwhile, or does not let itself be looked at.
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    num_sockets += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
+            folder = f"/proc/{pid}/root/tmp"
+            if os.stat(folder).st_dev != _OWN_TMP:
+                found = os.statvfs(folder)
+                inodes[found.f_fsid] = found.f_files - found.f_ffree
+    return num_sockets * SOCKET_BYTES + sum(inodes.values()) * INODE_BYTES
 
 
 def _proportional(pid: int, resident: int) -> int:

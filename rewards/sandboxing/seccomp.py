@@ -1,7 +1,8 @@
 """The system calls that a box does not have, as a filter for the kernel.
 
 Left out is memory that no process is charged for, because it stays when its pages are dropped or its process ends
-(files in memory, System V segments, shared anonymous maps), and doors of the kernel that a program under test has no
+(files in memory, System V segments, shared anonymous maps, what waits at a socket with a name), and doors of the
+kernel that a program under test has no
 use for. A call that is left out fails with ENOSYS, as on a kernel without it.
 """
 
@@ -30,6 +31,9 @@ DENIED = {
     "ptrace": (101, 117),
     "unshare": (272, 97),
     "setns": (308, 268),
+    "bind": (49, 200),
+    "listen": (50, 201),
+    "setsockopt": (54, 208),
 }
 """Numbers on x86_64 and on aarch64 (the kernel's tables ``syscall_64.tbl`` and ``asm-generic/unistd.h``)."""
 MMAP = (9, 222)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from unigrpo.ray_start import start_ray
+from unigrpo.ray_start import SHUTDOWN_S, RayStalledError, lost_errors, start_ray, within
 from unigrpo.rollouts.actor import RolloutActor
 from unigrpo.rollouts.base import PolicyVersionMismatchError, RolloutActorsLostError, RolloutDeadlineError
 from unigrpo.rollouts.units import WorkUnit, joined
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
+SHORTEST_S = 20.0
+"""For a call into Ray, however short the deadline of the rollouts is."""
 WAIT_S = 10.0
 """Seconds between two lines that say what a long wait is waiting for."""
 
@@ -78,18 +80,34 @@ class RayPool:
         """
         import ray
 
+        self._lost = lost_errors()
         self._ray, self._recipe, self._on_wait = ray, recipe, on_wait
         self._is_owner = not ray.is_initialized()
         start_ray()
         self._num_restarts = 0
         self._weights: tuple[Any, PolicyVersion] | None = None
         self._actors = [self._start() for _ in range(recipe.rollouts.num_actors)]
-        self._wait([actor.process_id.remote() for actor in self._actors], "rollout actors to load the policy")
+        for index in range(len(self._actors)):
+            self._check_started(index)
 
     def _start(self) -> Any:
         settings = self._recipe.rollouts
         remote = self._ray.remote(num_cpus=1, num_gpus=settings.num_gpus, max_restarts=0)(RolloutActor)
-        return remote.remote(self._recipe.policy, self._recipe.lora, self._recipe.seed, settings.num_threads)
+        arguments = (self._recipe.policy, self._recipe.lora, self._recipe.seed, settings.num_threads)
+        return self._ask("start an actor", remote.remote, *arguments)
+
+    def _ask(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call into Ray, which may itself hang."""
+        return within(max(self._recipe.rollouts.deadline_s, SHORTEST_S), what, call, *arguments, **options)
+
+    def _check_started(self, index: int) -> None:
+        """Wait until an actor has loaded the policy; one that dies at it is replaced."""
+        while True:
+            try:
+                self._wait([self._actors[index].process_id.remote()], "rollout actors to load the policy")
+                return
+            except self._lost as error:
+                self._replace(index, error)
 
     def process_ids(self) -> list[int]:
         """Return the actors' process ids."""
@@ -102,13 +120,17 @@ class RayPool:
         """Return the results in order; say what is waited for; stop when none comes before the deadline."""
         timer, num_ready = self._stall_timer(), 0
         while num_ready < len(pending):
-            ready, missing = self._ray.wait(pending, num_returns=num_ready + 1, timeout=timer.wait_s)
+            ready, missing = self._look(pending, num_ready + 1, timer.wait_s)
             if len(ready) > num_ready:
                 num_ready = len(ready)
                 timer.note_finished()
             else:
                 timer.check(f"{len(missing)} of {len(pending)}: {what}")
-        return self._ray.get(pending)
+        return self._ask("hand over results", self._ray.get, pending)
+
+    def _look(self, pending: list[Any], num_returns: int, wait_s: float) -> tuple[list[Any], list[Any]]:
+        """Return what is ready after at most ``wait_s`` seconds, and what is not."""
+        return self._ask("look for results", self._ray.wait, pending, num_returns=num_returns, timeout=wait_s)
 
     def load(self, state: dict[str, torch.Tensor], version: PolicyVersion) -> None:
         """Put the weights into the object store once and check the version that each actor computes from what it got.
@@ -118,7 +140,7 @@ class RayPool:
         """
         from safetensors.torch import save
 
-        packed = self._ray.put(np.frombuffer(save(state), dtype=np.uint8))
+        packed = self._ask("take the weights", self._ray.put, np.frombuffer(save(state), dtype=np.uint8))
         self._weights = (packed, version)
         answers = [self._send(index) for index in range(len(self._actors))]  # all of them load at the same time
         for index, answer in enumerate(answers):
@@ -136,7 +158,7 @@ class RayPool:
             try:
                 (echoed,) = self._wait([answer], "an actor to take the weights")
                 break
-            except self._ray.exceptions.RayActorError as error:
+            except self._lost as error:
                 self._replace(index, error)
                 answer = self._send(index)
         _check_version(echoed, self._weights[1])
@@ -170,16 +192,17 @@ class RayPool:
         while len(done) < len(units):
             while queue and idle:
                 unit, actor = queue.pop(0), idle.pop(0)
-                running[self._actors[actor].generate.remote(units[unit])] = (unit, actor)
-            ready, _ = self._ray.wait(list(running), num_returns=1, timeout=timer.wait_s)
+                reference = self._ask("send a unit", self._actors[actor].generate.remote, units[unit])
+                running[reference] = (unit, actor)
+            ready, _ = self._look(list(running), 1, timer.wait_s)
             if not ready:
                 tasks = sorted({units[unit].prompts[0].task for unit, _ in running.values()})
                 timer.check(f"{len(running)} rollout units ({', '.join(tasks)})")
                 continue
             unit, actor = running.pop(ready[0])
             try:
-                done[unit] = self._ray.get(ready[0])
-            except self._ray.exceptions.RayActorError as error:
+                done[unit] = self._ask("hand over a unit", self._ray.get, ready[0])
+            except self._lost as error:
                 self._replace(actor, error)
                 self._check_loaded(actor, self._send(actor))
                 queue.insert(0, unit)
@@ -193,11 +216,14 @@ class RayPool:
 
     def close(self) -> None:
         """Stop the actors, and Ray where this pool started it."""
-        for actor in self._actors:
-            self._ray.kill(actor)
-        self._actors = []
-        if self._is_owner:
-            self._ray.shutdown()
+        actors, self._actors = self._actors, []
+        try:
+            for actor in actors:
+                within(SHUTDOWN_S, "end an actor", self._ray.kill, actor)
+            if self._is_owner:
+                within(SHUTDOWN_S, "shut down", self._ray.shutdown)
+        except RayStalledError as error:
+            logger.warning("%s", error)
 
 
 def _check_version(echoed: PolicyVersion, wanted: PolicyVersion) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,15 +28,13 @@ def make_tiny(
     seed: Annotated[int, typer.Option("--seed", help="Of the weights.")] = 0,
 ) -> None:
     """Write a random checkpoint in a family's released layout, with tokenizer: for tests and dry runs."""
-    import yaml
-
     from unigrpo.testing.tiny.make_tiny import make_tiny as write
 
     pairs = [change.partition("=") for change in changes or []]
     wrong = [key for key, sign, _ in pairs if not sign]
     if wrong:
         raise UserError(f"{', '.join(wrong)}: wanted KEY=VALUE, such as n_layers=4")
-    config = {key: yaml.safe_load(value) for key, _, value in pairs}
+    config = {key: _value(key, value) for key, _, value in pairs}
     write(
         family,
         out,
@@ -49,3 +47,14 @@ def make_tiny(
         seed=seed,
     )
     typer.echo(f"make-tiny: {out}")
+
+
+def _value(key: str, text: str) -> Any:
+    import yaml
+
+    from unigrpo.recipe.text import parse
+
+    try:
+        return parse(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}={text[:40]}: not YAML: {' '.join(str(error).split())}") from error

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.data.jsonl import is_deep, reserved_problem
+from unigrpo.data.jsonl import reserved_problem
+from unigrpo.documents import is_deep
 from unigrpo.errors import UserError
 from unigrpo.types import Prompt, TaskKind
 

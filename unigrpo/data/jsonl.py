@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
+from unigrpo.documents import parse_json
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import usable
 from unigrpo.sanitized import short_repr
 
 Role = Literal["system", "user", "assistant"]
 
-MAX_DEPTH = 100
-"""Lists and objects within each other that a value may have; what walks a value has room for so many calls."""
 RESERVED_NAMES = (
     "prompts",
     "completions",
@@ -59,63 +56,6 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
                 found = type(values).__name__
                 raise UserError(f"{path}:{number}: a JSON {found}; each line is an object with named columns")
             yield number, values
-
-
-def parse_json(raw: bytes) -> Any:
-    """Return the value of a JSON text in UTF-8, each number, text, list and object as it stands there.
-
-    Raises:
-        UserError: it is no JSON (NaN and Infinity are none), an object has a key twice, a number is beyond what a float
-            holds, or there are more than `MAX_DEPTH` lists and objects within each other.
-    """
-    try:
-        value = json.loads(
-            raw.decode("utf-8-sig"), object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant
-        )
-    except RecursionError as error:
-        raise UserError(_TOO_DEEP) from error
-    except UserError:
-        raise
-    except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
-        raise UserError(f"not JSON: {error}") from error
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
-        raise UserError(_TOO_DEEP)
-    return value
-
-
-_TOO_DEEP = f"more than {MAX_DEPTH} lists and objects within each other; write the value flatter, or as text"
-
-
-def is_deep(value: Any) -> bool:
-    """Return whether a value has more than `MAX_DEPTH` lists and mappings within each other."""
-    pending = [(value, 0)]
-    while pending:
-        one, depth = pending.pop()
-        if isinstance(one, Mapping | list | tuple):
-            if depth == MAX_DEPTH:
-                return True
-            parts: Iterable[Any] = one.values() if isinstance(one, Mapping) else one
-            pending.extend((part, depth + 1) for part in parts)
-    return False
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise UserError(f"the key {short_repr(twice)} stands twice in one object; leave one")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise UserError(f"the number {text[:40]} is beyond what a float holds; write it as text")
-    return number
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise UserError(f"not JSON: {name}; write null, or leave the column out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

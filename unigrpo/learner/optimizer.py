@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from unigrpo.errors import UserError
@@ -92,6 +94,11 @@ class Optimizer:
                 f"the optimizer state has weights that the policy does not train: {strange[:10]}; resume with the "
                 "recipe in the run directory"
             )
+        for name, values in found.items():
+            wanted = {"step": (), "exp_avg": self._weights[name].shape, "exp_avg_sq": self._weights[name].shape}
+            shapes = {kind: tuple(value.shape) for kind, value in values.items()}
+            if shapes != {kind: tuple(shape) for kind, shape in wanted.items()}:
+                raise UserError(f"the optimizer state of {name} has {shapes}; wanted the shapes {wanted}")
         self._adamw.state.clear()
         for name, values in found.items():
             weight = self._weights[name]
@@ -113,8 +120,15 @@ def load_training(policy: Policy, optimizer: Optimizer, folder: Path) -> None:
     """Take what `save_training` wrote.
 
     Raises:
-        UserError: if it belongs to other weights.
+        UserError: naming the file, if it cannot be read, is not finite or belongs to other weights.
     """
-    adapter = folder / ADAPTER / ADAPTER_WEIGHTS
-    set_trainable_state(policy, load_file(adapter if adapter.exists() else folder / MODEL))
-    optimizer.load_state(load_file(folder / OPTIMIZER))
+    weights = folder / ADAPTER / ADAPTER_WEIGHTS if policy.adapter is not None else folder / MODEL
+    for path, take in ((weights, partial(set_trainable_state, policy)), (folder / OPTIMIZER, optimizer.load_state)):
+        try:
+            state = load_file(path)
+            strange = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+            if strange:
+                raise UserError(f"{strange[0]} is not finite")
+            take(state)
+        except (OSError, SafetensorError, UserError) as error:
+            raise UserError(f"{path} cannot be gone on from: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from unigrpo.documents import TOO_DEEP, is_deep
 from unigrpo.errors import RecipeError
 from unigrpo.files import usable
 from unigrpo.recipe.messages import annotation_at, is_choice
@@ -66,13 +67,18 @@ def parse(text: str) -> Any:
     """Return the value of one YAML document, of plain types only.
 
     Raises:
-        yaml.YAMLError: if it is not YAML, uses a tag or repeats a key.
+        yaml.YAMLError: if it is not YAML, uses a tag, repeats a key or is nested too deep.
     """
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        value = loader.get_single_data()
+    except RecursionError:
+        raise yaml.YAMLError(TOO_DEEP) from None
     finally:
         loader.dispose()
+    if is_deep(value):
+        raise yaml.YAMLError(TOO_DEEP)
+    return value
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: list[str], model: type[BaseModel]) -> dict[str, Any]:

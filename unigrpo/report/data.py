@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,13 @@ from typing import Any
 
 import yaml
 
-from unigrpo.data.jsonl import as_text, parse_json
+from unigrpo.data.jsonl import as_text, read_objects
 from unigrpo.errors import UserError
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.nan_statistics import number_or_none
+from unigrpo.runs.records import Environment, FilmRecord, R, SampleRecord, Summary, read_record, record_of
+
+logger = logging.getLogger(__name__)
 
 MAX_PICTURE_BYTES = 4_000_000
 Z_95 = 1.96  # standard errors of a 95 % interval
@@ -122,14 +124,14 @@ def read_run(folder: Path) -> RunData:
     recipe_path = folder / "recipe.yaml"
     recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else ""
     recipe = yaml.safe_load(recipe_text) or {}
-    summary = _read_json(folder / "summary.json")
+    summary = _read(Summary, folder / "summary.json").model_dump()
     accuracy = (recipe.get("evaluate") or {}).get("accuracy") or {}
     return RunData(
         name=str(recipe.get("name") or folder.name),
         folder=folder,
         recipe=recipe,
         recipe_text=recipe_text,
-        environment=_read_json(folder / "environment.json"),
+        environment=_read(Environment, folder / "environment.json").model_dump(),
         summary=summary,
         records=tuple(read_metrics(folder)),
         changes=tuple(_changes(summary)),
@@ -151,27 +153,27 @@ def picture_url(folder: Path, name: object) -> str | None:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
+def _read(kind: type[R], path: Path) -> R:
+    """Return a record of the run; one of defaults where there is no file, or, with a warning, none that is right."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}  # the run died while it wrote; the report shows the rest
-    return value if isinstance(value, dict) else {}
+        return read_record(kind, path) if path.exists() else kind()
+    except UserError as error:
+        logger.warning("%s; left out of the report", error)
+        return kind()
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    records = []
-    for line in lines:
-        with contextlib.suppress(ValueError):  # torn line of a run that died
-            records.append(parse_json(line))
-    return [record for record in records if isinstance(record, dict)]
+def _read_samples(path: Path) -> list[dict[str, Any]]:
+    samples = []
+    try:
+        for number, values in read_objects(path, may_end_torn=True) if path.is_file() else ():
+            samples.append(record_of(SampleRecord, values, f"{path}:{number}").model_dump())
+    except UserError as error:
+        logger.warning("%s; the samples from there on are left out of the report", error)
+    return samples
 
 
 def _changes(summary: Mapping[str, Any]) -> list[Change]:
-    before, after = (summary.get(key) or {} for key in ("eval_before", "eval_after"))
+    before, after = summary["eval_before"], summary["eval_after"]
     names = [name for name in {**before, **after} if name.startswith("eval/") and name.count("/") >= 2]
     changes = []
     for name in names:
@@ -194,7 +196,7 @@ def score_of(metrics: Mapping[str, Any], name: str) -> Estimate | None:
 
 def _samples(folder: Path, accuracy: Mapping[str, str]) -> list[Sample]:
     """Pair the samples before and after by task and prompt; a sample without a partner stands alone."""
-    sides = {name: _read_lines(folder / f"eval_{name}" / "samples.jsonl") for name in ("before", "after")}
+    sides = {name: _read_samples(folder / f"eval_{name}" / "samples.jsonl") for name in ("before", "after")}
     paired: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for side, records in sides.items():
         for record in records:
@@ -230,11 +232,10 @@ def _side(folder: Path, record: Mapping[str, Any] | None, accuracy_reward: str |
 
 
 def _film(folder: Path) -> Film | None:
-    film = _read_json(folder / "film.json")
-    names, texts = film.get("frames") or [], film.get("texts") or []
+    film = _read(FilmRecord, folder / "film.json")
     frames = []
-    for place, name in enumerate(names):
+    for place, name in enumerate(film.frames):
         url = picture_url(folder, name)
         if url is not None:
-            frames.append((url, str(texts[place]) if place < len(texts) else f"step {place + 1}"))
-    return Film(prompt=str(film.get("prompt", "")), frames=tuple(frames)) if frames else None
+            frames.append((url, film.texts[place] if place < len(film.texts) else f"step {place + 1}"))
+    return Film(prompt=film.prompt, frames=tuple(frames)) if frames else None

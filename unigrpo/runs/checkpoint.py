@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unigrpo.errors import UserError
 from unigrpo.files import sha256_of, sync, sync_tree
+from unigrpo.runs.records import State, read_manifest, read_record, record_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Checkpoint:
 
     folder: Path
     step: int
-    state: dict[str, Any]
+    state: State
 
 
 def save_checkpoint(
@@ -51,35 +53,56 @@ def save_checkpoint(
     manifest = {str(path.relative_to(temporary)): sha256_of(path) for path in files}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     sync_tree(temporary)
-    folder = root / f"step_{step:06d}"
+    folder = root / name_of(step)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
     sync(root)
     for old in sorted(root.glob("step_*"))[:-keep]:
         shutil.rmtree(old)
-    return Checkpoint(folder=folder, step=step, state=state)
+    return Checkpoint(folder=folder, step=step, state=record_of(State, {**state, "step": step}, folder))
 
 
-def latest_checkpoint(run_dir: Path) -> Checkpoint | None:
-    """Return the newest checkpoint whose files are whole; a damaged one is passed over with a warning."""
-    for folder in sorted((run_dir / FOLDER).glob("step_*"), reverse=True):
-        problem = _problem(folder)
-        if problem is None:
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            return Checkpoint(folder=folder, step=state["step"], state=state)
-        logger.warning("checkpoint %s is damaged (%s); looking for an older one", folder, problem)
+def latest_checkpoint(run_dir: Path, load: Callable[[Path], None] = lambda folder: None) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole, and that ``load`` takes; None where none was written yet.
+
+    One that is damaged or does not fit is passed over, with a warning that names the file.
+
+    Raises:
+        UserError: if there are checkpoints and none can be used.
+    """
+    root = run_dir / FOLDER
+    problems = []
+    for folder in sorted(root.glob("step_*"), reverse=True):
+        try:
+            checkpoint = _whole(folder)
+            load(folder)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            logger.warning("%s; going on from %s instead", problem, folder)
+        return checkpoint
+    if problems:
+        raise UserError(
+            f"no checkpoint in {root} can be used: {'; '.join(problems)}; put a copy back, or delete {root} to begin "
+            "again at step 0"
+        )
     return None
 
 
-def _problem(folder: Path) -> str | None:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"no readable {MANIFEST}: {error}"
-    for name, expected in manifest.items():
+def _whole(folder: Path) -> Checkpoint:
+    for name, expected in read_manifest(folder / MANIFEST).items():
         if not (folder / name).is_file():
-            return f"{name} is missing"
+            raise UserError(f"{folder / name} is missing")
         if sha256_of(folder / name) != expected:
-            return f"{name} has changed since it was written"
-    return None
+            raise UserError(f"{folder / name} is damaged: it has changed since it was written")
+    state = read_record(State, folder / "state.json", "it says where the run was")
+    if folder.name != name_of(state.step):
+        raise UserError(f"{folder / 'state.json'} is of step {state.step}, and the folder of another")
+    return Checkpoint(folder=folder, step=state.step, state=state)
+
+
+def name_of(step: int) -> str:
+    """Return the name of a step's folder."""
+    return f"step_{step:06d}"

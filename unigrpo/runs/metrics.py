@@ -10,6 +10,7 @@ from typing import Any
 
 from unigrpo.data.jsonl import read_objects
 from unigrpo.errors import UserError
+from unigrpo.runs.records import MetricsRecord, record_of
 
 FILE_NAME = "metrics.jsonl"
 
@@ -26,8 +27,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     records = []
     try:
         for number, record in read_objects(path, may_end_torn=True):
-            if "step" not in record:
-                raise UserError(f"{path}:{number}: no record of a step")
+            record_of(MetricsRecord, record, f"{path}:{number}")
             records.append(record)
     except UserError as error:
         raise UserError(f"{error}; remove that line to go on") from error

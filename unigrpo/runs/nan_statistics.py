@@ -28,6 +28,9 @@ def standard_error(values: Any) -> float:
 
 
 def number_or_none(value: Any) -> float | None:
-    """Return a value as JSON may hold it: None in place of NaN and of what is no number."""
+    """Return a value as JSON may hold it: None in place of NaN, of what is no number and of what no float holds."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and not math.isnan(value) else None
+    try:
+        return float(value) if is_number and not math.isnan(value) else None
+    except OverflowError:
+        return None

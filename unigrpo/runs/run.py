@@ -107,11 +107,6 @@ class Run:
         state = {"wall_s": self.seconds(), "seed": self.recipe.seed}
         return save_checkpoint(self.run_dir, self.num_done, state, self.learner.save, self.recipe.checkpoint.keep)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take weights, optimiser and position from a checkpoint."""
-        self.learner.load(checkpoint.folder)
-        self.num_done, self.wall_s = checkpoint.step, checkpoint.state["wall_s"]
-
 
 @contextmanager
 def open_run(
@@ -148,7 +143,8 @@ def open_run(
         policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
         if weights_of is None:
             refuse_untrained(policy, [task.kind for task in recipe.tasks.values()])
-        checkpoint = latest_checkpoint(weights_of or run_dir)
+        learner = _learner(recipe, policy)
+        checkpoint = latest_checkpoint(weights_of or run_dir, learner.load)
         trackers.phase("starting rollout actors" if recipe.rollouts.num_actors else "preparing")
         pool = open_pool(recipe, policy, trackers.phase)
         stack.callback(pool.close)
@@ -157,16 +153,16 @@ def open_run(
             recipe=recipe,
             run_dir=run_dir,
             trackers=trackers,
-            learner=_learner(recipe, policy),
+            learner=learner,
             advantage=make(recipe.advantages),
             pool=pool,
             rewards=rewards,
             prompts=prompts,
             eval_prompts=eval_prompts,
             alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
+            num_done=checkpoint.step if checkpoint else 0,
+            wall_s=checkpoint.state.wall_s if checkpoint else 0.0,
         )
-        if checkpoint is not None:
-            run.restore(checkpoint)
         trackers.phase("waiting for the rewards to load")
         rewards.wait_until_loaded()
         run.remember_rewards()

@@ -10,6 +10,7 @@ from typing import Any
 from unigrpo.files import write_atomically
 from unigrpo.rollouts.units import plan_units
 from unigrpo.runs.directory import SUMMARY
+from unigrpo.runs.records import Summary, read_evaluation, read_record
 from unigrpo.runs.run import Run
 from unigrpo.runs.samples import write_film
 
@@ -19,21 +20,27 @@ def save_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float]) -> N
     write_atomically(run_dir / f"eval_{name}" / "metrics.json", json.dumps(metrics, indent=1))
 
 
-def saved_evaluation(run_dir: Path, name: str) -> dict[str, float]:
-    """Return an evaluation that was finished earlier; empty where there is none."""
-    return _read(run_dir / f"eval_{name}" / "metrics.json") or {}
+def saved_evaluation(run_dir: Path, name: str) -> dict[str, float | None]:
+    """Return an evaluation that was finished earlier; empty where there is none.
+
+    Raises:
+        UserError: if somebody has touched it.
+    """
+    path = run_dir / f"eval_{name}" / "metrics.json"
+    return read_evaluation(path) if path.exists() else {}
 
 
-def finished_summary(run_dir: Path) -> dict[str, Any] | None:
-    """Return the summary of a run that has ended; None while there is more to do."""
-    return _read(run_dir / SUMMARY)
+def finished_summary(run_dir: Path) -> Summary | None:
+    """Return the summary of a run that has ended; None while there is more to do.
+
+    Raises:
+        UserError: if somebody has touched it.
+    """
+    path = run_dir / SUMMARY
+    return read_record(Summary, path, "delete it and resume the run, to write it again") if path.exists() else None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) -> Mapping[str, Any]:
+def finish(run: Run, before: Mapping[str, float | None], after: Mapping[str, float | None]) -> Mapping[str, Any]:
     """Write the film and the summary; return the summary."""
     pictures = next((name for name in run.eval_prompts if run.recipe.tasks[name].kind == "imagine"), None)
     if pictures is not None:

@@ -30,7 +30,7 @@ from unigrpo.learner.optimizer import Optimizer, load_training, save_training
 from unigrpo.models.adapter import save_adapter, save_merged
 from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.recipe.doubts import doubts_of_supervision
-from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from unigrpo.runs.checkpoint import latest_checkpoint, save_checkpoint
 from unigrpo.runs.directory import SUMMARY, clear_without_result, create_run_dir, locked
 from unigrpo.runs.identity import check_identity, record_identity
 from unigrpo.runs.stopping import stop_requests
@@ -75,25 +75,22 @@ def run_sft(
             gradient is not finite.
     """
     if is_resumed:
-        if (summary := finished_summary(out)) is not None and summary["num_steps"] >= recipe.num_steps:
+        if (summary := finished_summary(out)) is not None and summary.num_steps >= recipe.num_steps:
             Trackers([], tracker).phase("this run has finished already")
-            return summary
+            return summary.model_dump(exclude_unset=True)
         with locked(out):
-            checkpoint = latest_checkpoint(out)
-            if checkpoint is None:
-                raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
             check_identity(recipe, out, accepts_changes=accepts_changes)
-            return _run(recipe, out, tracker, checkpoint)
+            return _run(recipe, out, tracker, is_resumed=True)
     create_run_dir(recipe, out)
     try:
         with locked(out):
             record_identity(recipe, out)
-            return _run(recipe, out, tracker, None)
+            return _run(recipe, out, tracker, is_resumed=False)
     finally:
         clear_without_result(out)
 
 
-def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, checkpoint: Checkpoint | None) -> dict[str, Any]:
+def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, *, is_resumed: bool) -> dict[str, Any]:
     start = time.perf_counter()
     for doubt in doubts_of_supervision(recipe):
         logger.warning(doubt)
@@ -105,9 +102,11 @@ def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, checkpoint: Chec
         trackers.phase("loading the policy")
         training = Training(recipe)
         first_step, means = 0, _Means({})
-        if checkpoint is not None:
-            first_step, means = checkpoint.step, _Means(checkpoint.state.get("unlogged", {}))
-            load_training(training.policy, training.optimizer, checkpoint.folder)
+        if is_resumed:
+            checkpoint = latest_checkpoint(out, partial(load_training, training.policy, training.optimizer))
+            if checkpoint is None:
+                raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
+            first_step, means = checkpoint.step, _Means(checkpoint.state.unlogged)
         trackers.phase("training")
         trackers.start(recipe, out, first_step)
         metrics: dict[str, Any] = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from unigrpo.assets import PREFIX, asset_folder
-from unigrpo.errors import MissingFileError, UserError
+from unigrpo.documents import read_object
+from unigrpo.errors import MissingFileError
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
@@ -45,10 +45,4 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: naming the file, if it holds no JSON object.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
-        raise UserError(f"{path} is not JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a JSON {type(content).__name__}; wanted an object with named values")
-    return content
+    return read_object(path, "download it again")

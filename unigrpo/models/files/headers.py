@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unigrpo.documents import parse_json
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.models.files.folders import read_json
 
@@ -104,7 +104,7 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
         if not 2 <= length <= MAX_HEADER_BYTES:
             raise UserError(f"a header of {length:,} bytes")
         text = file.read(length)
-    entries: dict[str, Any] = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+    entries: dict[str, Any] = {name: entry for name, entry in parse_json(text).items() if name != "__metadata__"}
     end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     if path.stat().st_size != 8 + length + end:
         raise UserError(f"its header asks for {8 + length + end:,} bytes")

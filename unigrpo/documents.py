@@ -1,0 +1,95 @@
+"""JSON that somebody else wrote: numbers that JSON knows, a bounded depth, no file that cannot be read to its end."""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from unigrpo.errors import UserError
+from unigrpo.files import usable
+from unigrpo.sanitized import short_repr
+
+MAX_DEPTH = 100
+"""Lists and objects inside one another. No format that is read here goes beyond ten; Python's own limit is met at about
+a thousand, by whoever walks the value next."""
+TOO_DEEP = f"more than {MAX_DEPTH} lists and objects within each other; write the value flatter, or as text"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text, each number, text, list and object as it stands there.
+
+    Raises:
+        UserError: it is not UTF-8 or not JSON (NaN and Infinity are none), an object has a key twice, a number is
+            beyond what a float holds, or more than ``MAX_DEPTH`` lists and objects lie within each other.
+    """
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise UserError(TOO_DEEP) from None
+    except UserError:
+        raise
+    except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
+        raise UserError(f"not JSON: {error}") from error
+    if text.count("[") + text.count("{") > MAX_DEPTH and is_deep(value):
+        raise UserError(TOO_DEEP)
+    return value
+
+
+def is_deep(value: Any) -> bool:
+    """Return whether more than ``MAX_DEPTH`` lists and mappings lie within each other."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = list({id(part): part for one in level for part in _parts(one)}.values())  # an alias of YAML once
+        if not level:
+            return False
+    return any(isinstance(one, Mapping | list | tuple) for one in level)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise UserError(f"the key {short_repr(twice)} stands twice in one object; leave one")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise UserError(f"the number {text[:40]} is beyond what a float holds; write it as text")
+    return number
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise UserError(f"not JSON: {name}; write null, or leave the value out")
+
+
+def read_object(path: Path, way_out: str = "") -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        UserError: naming the file, if it is no regular file, cannot be read or holds no JSON object; with the way out.
+    """
+    with usable(path):
+        is_regular = stat.S_ISREG(path.stat().st_mode)
+        content = path.read_bytes() if is_regular else b""
+    if not is_regular:
+        raise UserError(f"{path} is no file{way_out and f'; {way_out}'}")
+    try:
+        value = parse_json(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}{way_out and f'; {way_out}'}") from error
+    if not isinstance(value, dict):
+        found = type(value).__name__
+        raise UserError(f"{path} holds a JSON {found}; wanted an object with named values{way_out and f'; {way_out}'}")
+    return value
