@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,16 +15,14 @@ from PIL import Image
 
 from unigrpo.data.jsonl import Line, as_text, mapped, read_objects
 from unigrpo.errors import UserError
-from unigrpo.pictures import PictureError, check_picture, open_picture
+from unigrpo.pictures import MAX_PIXELS, PictureError, as_rgb, check_picture, open_picture
 from unigrpo.plugin import resolve
 from unigrpo.settings.tasks import DataSettings
-from unigrpo.types import Message, Prompt, TaskKind
+from unigrpo.types import ImageFit, Message, Prompt, TaskKind
 
 Split = Literal["train", "eval"]
 Demonstration = str | Image.Image
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_IMAGE_PIXELS = 16_000_000
 COLUMN_NAMES = ("prompt", "answer", "image", "id", "completion")
 """Our names of a JSONL file's columns; every other column goes to the rewards under its own."""
 _WAY_OUT = "map ours to them in data.columns"
@@ -70,22 +69,33 @@ def load_prompts(settings: DataSettings, task: str, kind: TaskKind, split: Split
             inspect.signature(make).bind(split, seed, **settings.arguments)
         except TypeError as error:
             raise UserError(f"{settings.use} is called with (split, seed, **data.arguments): {error}") from error
-        return GeneratedPrompts(settings.use, make(split, seed, **settings.arguments), task, kind)
+        return GeneratedPrompts(settings.use, make(split, seed, **settings.arguments), task, kind, settings)
     if settings.arguments:
         raise UserError(f"data.arguments {sorted(settings.arguments)} belong to `use`; a JSONL file takes none")
     path = settings.jsonl if split == "train" else settings.eval_jsonl
     if path is None:
         key = "jsonl" if split == "train" else "eval_jsonl"
         raise UserError(f"task {task!r} has no {split} prompts; set data.{key}")
-    return JsonlPrompts(Path(path), task, kind, split, seed, columns=settings.columns, template=settings.template)
+    return JsonlPrompts(
+        Path(path),
+        task,
+        kind,
+        split,
+        seed,
+        columns=settings.columns,
+        template=settings.template,
+        image_fit=settings.image_fit,
+        max_pixels=settings.max_pixels,
+    )
 
 
 class GeneratedPrompts:
-    """Prompts of a user's class, checked for their kind and given the name of their task."""
+    """Prompts of a user's class, checked for their kind, given the name of their task, their pictures as 8-bit RGB."""
 
-    def __init__(self, use: str, source: Any, task: str, kind: TaskKind) -> None:
+    def __init__(self, use: str, source: Any, task: str, kind: TaskKind, settings: DataSettings) -> None:
         """Wrap a source that was made from ``use``."""
         self._use, self._source, self._task, self._kind = use, source, task, kind
+        self._image_fit, self._max_pixels = settings.image_fit, settings.max_pixels
 
     @property
     def num_prompts(self) -> int | None:
@@ -97,8 +107,7 @@ class GeneratedPrompts:
         """Return the prompt at a place of the order.
 
         Raises:
-            UserError: if its kind is not the task's.
-            TypeError: if it is no ``Prompt``.
+            UserError: if it is no ``Prompt``, if its kind is not the task's, or if a picture of it cannot be used.
         """
         prompt = self._source[index]
         if not isinstance(prompt, Prompt):
@@ -108,7 +117,17 @@ class GeneratedPrompts:
                 f"{self._use} makes prompts of kind {prompt.kind!r}, but the task {self._task!r} is of kind "
                 f"{self._kind!r}"
             )
-        return replace(prompt, task=self._task)
+        messages = tuple(
+            replace(message, images=tuple(self._rgb(picture, prompt) for picture in message.images))
+            for message in prompt.messages
+        )
+        return replace(prompt, task=self._task, messages=messages, image_fit=prompt.image_fit or self._image_fit)
+
+    def _rgb(self, picture: Any, prompt: Prompt) -> Image.Image:
+        try:
+            return as_rgb(picture, self._max_pixels)
+        except PictureError as error:
+            raise UserError(f"{self._use}: prompt {prompt.id!r}: {error}") from error
 
     def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float = 0.0) -> Demonstration:
         """Return the source's completion of a prompt.
@@ -120,7 +139,7 @@ class GeneratedPrompts:
         if demonstrate is None:
             raise UserError(f"{self._use} has no method demonstration(prompt, generator, noise); sft needs one")
         completion: Demonstration = demonstrate(prompt, generator, noise)
-        return completion
+        return completion if isinstance(completion, str) else self._rgb(completion, prompt)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +166,8 @@ class JsonlPrompts:
         *,
         columns: Mapping[str, str],
         template: str | None,
+        image_fit: ImageFit | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Read and check the file, with the headers of its pictures; their pixels are read when they are needed."""
         if template is not None and "{prompt}" not in template:
@@ -155,7 +176,7 @@ class JsonlPrompts:
         if unknown:
             raise UserError(f"data.columns maps {unknown}, which are not ours; ours are {', '.join(COLUMN_NAMES)}")
         self._path, self._task, self._kind, self._split, self._seed = path, task, kind, split, seed
-        self._file = _JsonlFile(path, kind, columns, template)
+        self._file = _JsonlFile(path, kind, columns, template, image_fit, max_pixels)
         self._rows = list(self._file.rows())
         self._row_of = {row.id: row for row in self._rows}
         self._epoch_order: tuple[int, np.ndarray] | None = None
@@ -206,7 +227,13 @@ class JsonlPrompts:
 
 
 def check_jsonl(
-    path: Path, kind: TaskKind, columns: Mapping[str, str], *, max_lines: int = 5_000, max_s: float = 0.2
+    path: Path,
+    kind: TaskKind,
+    columns: Mapping[str, str],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_lines: int = 5_000,
+    max_s: float = 0.2,
 ) -> None:
     """Read the first lines of a JSONL file as training would, pictures' headers included.
 
@@ -218,7 +245,7 @@ def check_jsonl(
     """
     ours = {name: column for name, column in columns.items() if name in COLUMN_NAMES}
     deadline = time.monotonic() + max_s
-    for row in _JsonlFile(path, kind, ours, None).rows():
+    for row in _JsonlFile(path, kind, ours, None, max_pixels=max_pixels).rows():
         if row.line.number >= max_lines or time.monotonic() > deadline:
             break
 
@@ -226,9 +253,18 @@ def check_jsonl(
 class _JsonlFile:
     """The lines of one file, checked one by one."""
 
-    def __init__(self, path: Path, kind: TaskKind, columns: Mapping[str, str], template: str | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kind: TaskKind,
+        columns: Mapping[str, str],
+        template: str | None,
+        image_fit: ImageFit | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         self._path, self._kind, self._template = path, kind, template
-        self._folders = (path.resolve().parent,)
+        self._image_fit, self._max_pixels = image_fit, max_pixels
+        self._folders = (Path(os.path.realpath(path)).parent,)  # `resolve` raises for a loop of links
         self._needed = ("prompt", *(name for name in columns if name != "prompt"))
         self._columns = mapped(COLUMN_NAMES, columns)
         self._seen_pictures: set[Path] = set()
@@ -265,6 +301,7 @@ class _JsonlFile:
             messages=tuple(messages),
             answer=row.line.text("answer"),
             columns=row.line.others(),
+            image_fit=self._image_fit,
         )
 
     def pictures(self, row: _Row) -> tuple[Image.Image, ...]:
@@ -272,7 +309,7 @@ class _JsonlFile:
         pictures = []
         for path in self._picture_files(row.line):
             try:
-                pictures.append(prompt_picture(path))
+                pictures.append(open_picture(path, max_pixels=self._max_pixels))
             except (ValueError, FileNotFoundError) as error:
                 raise row.line.error(str(error)) from error
         return tuple(pictures)
@@ -287,24 +324,11 @@ class _JsonlFile:
         for path in self._picture_files(line):
             if path not in self._seen_pictures:
                 try:
-                    check_picture(path, max_pixels=MAX_IMAGE_PIXELS, formats=IMAGE_FORMATS)
+                    check_picture(path, max_pixels=self._max_pixels)
                 except PictureError as error:
-                    raise line.error(f"{path}: {error}") from error
+                    raise line.error(str(error)) from error
                 self._seen_pictures.add(path)
         return _Row(id=as_text(given), line=line)
 
     def _picture_files(self, line: Line) -> tuple[Path, ...]:
         return line.images(line.get("image"), self._folders)
-
-
-def prompt_picture(path: Path) -> Image.Image:
-    """Return a prompt's picture as 8-bit RGB, fully read.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        UserError: for a format other than PNG, JPEG and WEBP, a truncated file, or more than 16 million pixels.
-    """
-    try:
-        return open_picture(path, max_pixels=MAX_IMAGE_PIXELS, formats=IMAGE_FORMATS)
-    except PictureError as error:
-        raise UserError(f"{path}: {error}") from error

@@ -22,6 +22,7 @@ from unigrpo.models.layers.siglip import SiglipTower, tower_config
 from unigrpo.models.layers.transformers_body import fill_buffers
 from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, lay_out, pool
 from unigrpo.models.text_policy import TextPolicy
+from unigrpo.pictures import as_rgb
 from unigrpo.types import Message, ModelInput
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class VisionEncoder:
 
     def features(self, picture: Image) -> Tensor:
         """Return [F, D]: the picture as the body reads it."""
+        picture = as_rgb(picture)  # a camera's rotation changes its size
         return self.tile_features(cut_tiles(picture, self.tiles), picture.size)
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
@@ -160,11 +161,11 @@ def _data(data: DataSettings, kind: TaskKind, key: str, *, needs_eval: bool) -> 
     elif data.arguments:
         yield f"{key}.arguments: there is no `use` that would take them"
     if data.jsonl is not None:
-        yield from _jsonl(data.jsonl, kind, data.columns, f"{key}.jsonl")
+        yield from _jsonl(data.jsonl, kind, data, f"{key}.jsonl")
         if needs_eval and data.eval_jsonl is None:
             yield f"{key}.eval_jsonl: missing; name held-out prompts, or set evaluate.enabled to false"
     if data.eval_jsonl is not None:
-        yield from _jsonl(data.eval_jsonl, kind, data.columns, f"{key}.eval_jsonl")
+        yield from _jsonl(data.eval_jsonl, kind, data, f"{key}.eval_jsonl")
     yield from _wording(data, key)
 
 
@@ -176,12 +177,12 @@ def _wording(data: DataSettings, key: str) -> Iterator[str]:
         yield f"{key}.template: {data.template!r} does not hold {{prompt}}, so that every prompt would be the same"
 
 
-def _jsonl(path: str, kind: TaskKind, columns: dict[str, str], key: str) -> Iterator[str]:
-    if not Path(path).is_file():
+def _jsonl(path: str, kind: TaskKind, data: DataSettings, key: str) -> Iterator[str]:
+    if not os.path.lexists(path):
         yield f"{key}: there is no file {path}"
         return
     try:
-        check_jsonl(Path(path), kind, columns)
+        check_jsonl(Path(path), kind, data.columns, max_pixels=data.max_pixels)
     except (ValueError, OSError) as error:
         yield f"{key}: {error}"
 

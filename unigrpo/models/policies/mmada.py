@@ -33,7 +33,9 @@ where the tokenizer brings none, and replaces the file's own in the release, as 
 class MmadaPolicy(PictureCodesPolicy):
     """MMaDA behind the policy contract: text and pictures in, text or a picture out."""
 
-    abilities = Abilities(tasks=("reason", "understand", "imagine"), pictures="codes")
+    # Pictures are cropped by app.py, the released evaluation and inference_mmu.py, which squashes those of data sets
+    # named ai2d, clevr, docvqa, geo or llava; training does so by the same names, and pads Geo170K in its stage 4.
+    abilities = Abilities(tasks=("reason", "understand", "imagine"), pictures="codes", image_fit="crop")
     model_types = ("mmada",)
     architectures = ("MMadaModelLM",)
     released_sizes = """
@@ -102,5 +104,5 @@ class MmadaPolicy(PictureCodesPolicy):
             mmu, soi, eoi = self._special("mmu", "soi", "eoi")
             pieces.append(([mmu], None))
             for picture in prompt.images:
-                pieces += [([soi], None), (self._picture_ids(picture), "image_slot"), ([eoi], None)]
+                pieces += [([soi], None), (self._picture_ids(picture, prompt.image_fit), "image_slot"), ([eoi], None)]
         return [*pieces, (self._chat_ids(prompt), None)]
