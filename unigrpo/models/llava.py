@@ -131,12 +131,17 @@ class LlavaPolicy(TextPolicy):
 
         Raises:
             UserError: a text-to-image prompt, no picture where the task needs one, or ``<image>`` as many times as
-                there are no pictures.
+                there are no pictures, or a way to make squares of them.
         """
         if prompt.kind == "imagine" or (prompt.kind == "understand") != bool(prompt.images):
             raise UserError(
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; wanted reason "
                 "without pictures or understand with at least one"
+            )
+        if prompt.image_fit is not None:
+            raise UserError(
+                f"prompt {prompt.id!r} has image_fit {prompt.image_fit!r}; this family cuts pictures into tiles: leave "
+                "data.image_fit out"
             )
         features = [self.module.vision_encoder.features(image) for image in prompt.images]
         pieces: list[Piece] = []

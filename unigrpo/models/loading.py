@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from unigrpo.errors import MissingFileError, UserError
+from unigrpo.files import optional_file
 from unigrpo.models.families import policy_family
 from unigrpo.models.files import weights
 from unigrpo.models.files.folders import read_json, resolve_folder
@@ -39,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: it is no JSON object.
     """
     path = folder / "config.json"
-    if not path.is_file():
+    if not optional_file(path):
         raise MissingFileError(f"{folder} has no config.json; wanted a checkpoint folder in the released layout")
     return read_json(path)
 

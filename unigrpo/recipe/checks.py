@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
+from unigrpo.files import optional_file
 from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
 from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, nearest
@@ -85,8 +86,24 @@ def reads_pixels(path: str, use: str | None = None) -> bool:
 
     A folder's or asset's config.json tells, or the name of a hub id; ``use`` is the family, where it is given.
     """
-    family = use or (family_named_by(path) if is_hub_id(path) else find_family(_config(path)))
+    family = _family(path, use)
     return family is not None and abilities(family).pictures == "pixels"
+
+
+def image_fit(policy: PolicySettings, task: KindSettings) -> str | None:
+    """Return in words how the pictures of a task's data become squares; None where none do, or it is not known."""
+    family = _family(policy.path, policy.use)
+    if family is None or abilities(family).pictures != "codes":
+        return None
+    if task.data.image_fit is not None:
+        return f"{task.data.image_fit}, by data.image_fit"
+    if policy.image_fit is not None:
+        return f"{policy.image_fit}, by policy.image_fit"
+    return f"{abilities(family).image_fit}, as in the release"
+
+
+def _family(path: str, use: str | None) -> str | None:
+    return use or (family_named_by(path) if is_hub_id(path) else find_family(_config(path)))
 
 
 def _config(path: str) -> dict[str, Any]:
@@ -97,7 +114,7 @@ def _config(path: str) -> dict[str, Any]:
         file = (resolve_folder(path) if path.startswith("asset:") else Path(path)) / "config.json"
     except FileNotFoundError:
         return {}  # `_folder` says so
-    return read_json(file) if file.is_file() else {}
+    return read_json(file) if optional_file(file) else {}
 
 
 def _untrained(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iterator[str]:
@@ -128,6 +145,13 @@ def _policy(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iter
         kinds = set(PICTURE_KINDS) - ({"understand"} if has_pixels else set())
         for name in sorted(name for name, task in tasks.items() if task.kind in kinds):
             yield f"policy.image_tokenizer: missing; the task {name} needs one to turn pictures into codes"
+    if not wrong and (family := _family(settings.path, settings.use)) and abilities(family).pictures != "codes":
+        fits = {"policy": settings.image_fit} | {
+            f"tasks.{name}.data": task.data.image_fit for name, task in tasks.items()
+        }
+        for key, fit in fits.items():
+            if fit is not None:
+                yield f"{key}.image_fit: {fit}, and {settings.path} makes no squares of pictures; leave it out"
     if settings.adapter is not None:
         yield from _folder(settings.adapter, "policy.adapter", "adapter_model.safetensors", "a PEFT adapter")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.device):

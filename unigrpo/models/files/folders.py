@@ -9,6 +9,7 @@ from typing import Any
 
 from unigrpo.assets import PREFIX, asset_folder
 from unigrpo.errors import MissingFileError, UserError
+from unigrpo.files import open_regular
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
@@ -43,10 +44,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a checkpoint's JSON file.
 
     Raises:
-        UserError: naming the file, if it holds no JSON object.
+        UserError: naming the file, if it is no regular file or holds no JSON object.
     """
+    with open_regular(path) as file:
+        text = file.read()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
     except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
         raise UserError(f"{path} is not JSON ({error}); download it again") from error
     if not isinstance(content, dict):

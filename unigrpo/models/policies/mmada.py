@@ -38,6 +38,7 @@ class MmadaPolicy(PictureCodesPolicy):
     abilities = Abilities(tasks=("reason", "understand", "imagine"), pictures="codes", image_fit="crop")
     model_types = ("mmada",)
     architectures = ("MMadaModelLM",)
+    hub_names = ("mmada",)
     released_sizes = """
     mmada-8b: {num_layers: 32, width: 4096, mlp_width: 12288, vocabulary: 134656, num_parameters: 8082690048, linears: {
         q_proj: 262144, k_proj: 262144, v_proj: 262144, attn_out: 262144, ff_proj: 524288, up_proj: 524288,

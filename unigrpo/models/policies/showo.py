@@ -91,6 +91,7 @@ class ShowoPolicy(PictureCodesPolicy):
         image_fit="crop",  # image_transform of training/utils.py, in training and inference
     )
     architectures = ("Showo",)
+    hub_names = ("show-o",)
     layouts = r"""
     showo:
       title: Show-o
