@@ -152,6 +152,8 @@ def test_pictures_of_a_users_class_are_read_alike(tmp_path):
     assert not prompt.images[0].info
     with pytest.raises(UserError, match=r"Turned: prompt '1': .*limit of 4; resize it"):
         load_prompts(DataSettings(use=f"{__file__}:Turned", max_pixels=4), "x", "understand", "train", 0)[1]
+    with pytest.raises(UserError, match=r"Turned: prompt '2' has a str for a picture; give PIL images"):
+        source[2]
 
 
 class Turned:
@@ -163,7 +165,7 @@ class Turned:
     def __getitem__(self, index):
         exif = Image.Exif()
         exif[0x0112] = 6
-        picture = tagged(Image.new("RGB", (6, 2)), exif)
+        picture = tagged(Image.new("RGB", (6, 2)), exif) if index < 2 else "a.png"
         return Prompt(id=str(index), kind="understand", messages=(Message(role="user", text="?", images=(picture,)),))
 
 

@@ -124,6 +124,9 @@ class GeneratedPrompts:
         return replace(prompt, task=self._task, messages=messages, image_fit=prompt.image_fit or self._image_fit)
 
     def _rgb(self, picture: Any, prompt: Prompt) -> Image.Image:
+        if not isinstance(picture, Image.Image | np.ndarray):
+            given = type(picture).__name__
+            raise UserError(f"{self._use}: prompt {prompt.id!r} has a {given} for a picture; give PIL images or arrays")
         try:
             return as_rgb(picture, self._max_pixels)
         except PictureError as error:
