@@ -277,7 +277,7 @@ def test_demonstrations_are_looked_at_when_the_file_is_read(tmp_path: Path, line
 
 
 def generated(source: object, *, repeats: bool = True) -> GeneratedPrompts:
-    return GeneratedPrompts("mine.py:make", source, "reason", "reason", repeats=repeats)
+    return GeneratedPrompts(DataSettings(use="mine.py:make"), source, "reason", "reason", repeats=repeats)
 
 
 def test_a_list_of_prompts_begins_anew_in_training_and_ends_in_evaluation(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from unigrpo.errors import UserError
 from unigrpo.models import load_policy
 from unigrpo.models.families import policy_family
 from unigrpo.models.files import weights
@@ -202,6 +204,15 @@ def test_tied_parameters_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     assert module["embedding"].weight is module["decoder"].weight
     assert module["embedding"].weight.dtype == torch.bfloat16
     assert module.get_buffer("count").tolist() == [7]
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_what_is_no_regular_file_is_refused_by_name_and_never_waited_for(folder: Path, name: str) -> None:
+    for make, why in ((os.mkfifo, "is a named pipe"), (lambda path: os.symlink(name, path), "too many levels")):
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+        with pytest.raises(UserError, match=rf"{re.escape(name)}:? {why}"):
+            load_policy(folder, dtype="float32")
 
 
 def test_folder_without_weights_or_config(folder: Path) -> None:

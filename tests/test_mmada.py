@@ -18,7 +18,7 @@ from unigrpo.models.files.vocabulary import RELEASE_IDS, RELEASE_LENGTH, resolve
 from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
 from unigrpo.models.policies.mmada import CHAT_TEMPLATE, MmadaPolicy
 from unigrpo.settings.tasks import SamplingSettings, ScheduleChoice
-from unigrpo.types import Message, Prompt, Span
+from unigrpo.types import ImageFit, Message, Prompt, Span
 
 GOLDEN = Path(__file__).parent / "golden"
 LENGTH = 505
@@ -211,14 +211,22 @@ def test_pixels_are_cropped_from_the_center_and_scaled() -> None:
     assert np.asarray(pixels_to_picture(wide))[0, :, 0].tolist() == [0, 0, 128, 128, 255, 255]
 
 
-def test_pixels_equal_the_transforms_of_the_reference() -> None:
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [(61, 37), (37, 61), (16, 16), (16, 7), (480, 320)])
+def test_pixels_equal_the_transforms_of_the_reference(size: tuple[int, int], fit: ImageFit) -> None:
     from torchvision import transforms
 
-    noise = np.random.default_rng(0).integers(0, 256, (37, 61, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
-    steps = [transforms.Resize(16, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(16)]
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture, bicubic = Image.fromarray(noise), transforms.InterpolationMode.BICUBIC
+    across, down = max(size) - size[0], max(size) - size[1]
+    bars = [across // 2, down // 2, across - across // 2, down - down // 2]
+    steps = {
+        "crop": [transforms.Resize(16, bicubic), transforms.CenterCrop(16)],
+        "squash": [transforms.Resize((16, 16), bicubic)],
+        "pad": [transforms.Pad(bars, fill=(255, 255, 255)), transforms.Resize((16, 16), bicubic)],
+    }[fit]
     wanted = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])(picture)
-    torch.testing.assert_close(picture_to_pixels(picture, 16), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(picture_to_pixels(picture, 16, fit), wanted, atol=1e-6, rtol=0)
 
 
 def test_ids_of_the_golden_by_vocabulary_alone(tmp_path: Path) -> None:

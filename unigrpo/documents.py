@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from unigrpo.errors import UserError
-from unigrpo.files import usable
+from unigrpo.files import open_regular
 from unigrpo.sanitized import short_repr
 
 MAX_DEPTH = 100
@@ -80,11 +79,8 @@ def read_object(path: Path, way_out: str = "") -> dict[str, Any]:
     Raises:
         UserError: naming the file, if it is no regular file, cannot be read or holds no JSON object; with the way out.
     """
-    with usable(path):
-        is_regular = stat.S_ISREG(path.stat().st_mode)
-        content = path.read_bytes() if is_regular else b""
-    if not is_regular:
-        raise UserError(f"{path} is no file{way_out and f'; {way_out}'}")
+    with open_regular(path) as file:
+        content = file.read()
     try:
         value = parse_json(content)
     except UserError as error:

@@ -87,6 +87,7 @@ def _use(recipe: Recipe, is_adapter: bool) -> list[str]:
     if recipe.policy.image_tokenizer:
         tokenizer = _public_name(recipe.policy.image_tokenizer)
         settings += f', image_tokenizer="{tokenizer}", image_size={recipe.policy.image_size}'
+        settings += f', image_fit="{recipe.policy.image_fit}"' if recipe.policy.image_fit else ""
     if not is_adapter:
         command = ["```", 'unigrpo sample FOLDER --task reason --prompt "..."', "```", ""]
         code = ["from unigrpo.models import load_policy", "", f'policy = load_policy("FOLDER", {settings})']

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
-from unigrpo.errors import UserError
+from unigrpo.errors import MissingFileError, UserError
+
+_LONGEST_SHOWN = 300
+_NO_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @contextmanager
@@ -25,6 +36,47 @@ def usable(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise UserError(f"{error.filename or path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def regular_file(path: Path) -> Path:
+    """Return the path of something to read, links followed: reading a pipe, a socket or a device may never end.
+
+    Raises:
+        MissingFileError: if nothing is there.
+        UserError: naming the path, if it is anything but a regular file, a loop of links included.
+    """
+    shown = text if len(text := str(path)) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFileError(f"there is no file {shown}") from error
+    except OSError as error:
+        raise UserError(f"{shown}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:  # a zero byte
+        raise UserError(f"{shown!r} is no path: {error}") from error
+    if kind != stat.S_IFREG:
+        raise UserError(f"{shown} is {_NO_FILES.get(kind, 'no regular file')}; wanted a regular file")
+    return path
+
+
+def optional_file(path: Path) -> Path | None:
+    """Return the path of a file that may be absent, else None; what is there and cannot be read is refused.
+
+    Raises:
+        UserError: as :func:`regular_file`; also for a link that leads nowhere.
+    """
+    return regular_file(path) if os.path.lexists(path) else None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a user's file for reading.
+
+    Raises:
+        MissingFileError: if nothing is there.
+        UserError: naming the path, if it is no regular file or may not be read.
+    """
+    with usable(path):
+        return regular_file(path).open("rb")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+ImageFit = Literal["squash", "pad", "crop"]
+"""How a picture becomes a square: both sides resized to it, bars beside the shorter one, or the longer one cut."""
 TaskKind = Literal["reason", "understand", "imagine"]
 """Text to text; pictures and text to text; text to a picture. A recipe may have several tasks of a kind."""
 SpanKind = Literal["prompt", "image_slot", "text", "image_codes"]
@@ -59,6 +61,8 @@ class Prompt:
     """What a correct completion says, as the data has it: text, number, list, ...; None where there is no answer."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The data set's other columns, handed to every reward by name."""
+    image_fit: ImageFit | None = None
+    """How its pictures become squares; None leaves it to the policy. Rewards see them as they are."""
 
     def __post_init__(self) -> None:
         """Take the kind for the name where none is given."""

@@ -33,6 +33,12 @@ and values that the sampler keeps, always with the tokens of a full pass. All fa
 
 - Tags of a thought (`<think>`) may be one token or several. Where a tokenizer marks them as special, no reward would
   see them: MMaDA, whose format needs them, is refused then; other families load with a warning.
+- Pictures are read from PNG, JPEG, WebP, GIF, BMP and TIFF, of several frames the first, up to `data.max_pixels`; they
+  are turned as the camera says, 16-bit gray is scaled and transparency laid on white, for policies and rewards alike.
+- Pictures that are read by codes become squares: MMaDA's and Show-o's releases crop the middle, so that is the default.
+  MMaDA's own scripts squash pictures whose file or data set has `ai2d`, `clevr`, `docvqa`, `geo` or `llava` in its
+  name, and pad Geo170K with white in stage 4: set `data.image_fit: squash` or `pad` for these. LLaDA-V and LaViDa cut
+  pictures into tiles and have no such setting.
 - MMaDA-Parallel-M has MMaDA's own classes in its published code; MMaDA-Parallel-A and Lumina-DiMOO are another layout
   and are refused.
 """

@@ -7,16 +7,14 @@ text) and of picture placeholders are taken out with invisible characters; and t
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unigrpo.pictures import as_rgb
+from unigrpo.pictures import as_rgb, as_url
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -125,7 +123,4 @@ def _picture(picture: Image.Image, max_side: int) -> dict[str, Any]:
     if max(image.size) > max_side:
         image = image.copy()
         image.thumbnail((max_side, max_side))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    return {"type": "image_url", "image_url": {"url": as_url(image)}}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.pictures import MAX_PIXELS, PictureError, RefusalKind, as_rgb
+from unigrpo.pictures import PictureError, RefusalKind, as_rgb
 from unigrpo.plugin import PluginError, resolve
 
 _PLAIN_MODES = ("L", "RGB", "RGBA")
@@ -48,7 +48,7 @@ def settled(picture: Any) -> Image.Image | RefusedPicture:
 def portable(picture: Any) -> Image.Image | RefusedPicture:
     """Return a picture that can cross to another process as mode, size and bytes; plain ones in memory as they are."""
     is_plain = type(picture) is Image.Image and picture.mode in _PLAIN_MODES and not picture.info
-    return picture if is_plain and picture.width * picture.height <= MAX_PIXELS else settled(picture)
+    return picture if is_plain else settled(picture)
 
 
 def read_pictures(

@@ -19,6 +19,10 @@ OutDir = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="New directory; runs/NAME-SEED-N if not given.")
 ]
 
+MaxPixels = Annotated[
+    int | None, typer.Option("--max-pixels", min=1, help="Pixels that a picture may have; 64 million if not given.")
+]
+
 
 def new_directory(out: Path | None, name: str, seed: int) -> Path:
     """Return the directory of a new run; makes nothing.

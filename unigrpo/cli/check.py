@@ -10,6 +10,7 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Check a recipe without running anything; show its batch arithmetic and memory."""
     from rich.console import Console
 
+    from unigrpo.recipe.checks import image_fit
     from unigrpo.recipe.doubts import doubts_of_supervision, doubts_of_training
     from unigrpo.recipe.load import find_recipe, is_supervised, load_recipe, load_sft_recipe
     from unigrpo.sizing.arithmetic import batch_arithmetic
@@ -19,7 +20,9 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
         supervised = load_sft_recipe(recipe, overrides or [])
         doubts = list(doubts_of_supervision(supervised))
         for name, task in supervised.tasks.items():
-            console.print(f"{name}: {task.kind}, {task.batch_size} demonstrations a step", markup=False)
+            fit = image_fit(supervised.policy, task) if task.kind != "reason" else None
+            pictures = f", pictures become squares of {supervised.policy.image_size} pixels by {fit}" if fit else ""
+            console.print(f"{name}: {task.kind}, {task.batch_size} demonstrations a step{pictures}", markup=False)
     else:
         checked = load_recipe(recipe, overrides or [])
         doubts = list(doubts_of_training(checked))

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unigrpo.data.sources import prompt_picture
 from unigrpo.errors import UserError
 from unigrpo.export import adapter_folder
 from unigrpo.models import load_policy
+from unigrpo.pictures import MAX_PIXELS, open_picture
 from unigrpo.rollouts import sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unigrpo.settings.tasks import SamplingSettings
-    from unigrpo.types import Canvas, Prompt
+    from unigrpo.types import Canvas, ImageFit, Prompt
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, as fractions of the picture."""
@@ -67,18 +67,18 @@ def open_cells_of_box(box: Box, side: int) -> np.ndarray:
     return is_open
 
 
-def open_cells_of_mask(mask: Image, side: int) -> np.ndarray:
-    """Return [side, side] bool: the codes with a white pixel of the mask among theirs.
+def open_cells_of_mask(mask: Image, side: int, fit: ImageFit = "crop") -> np.ndarray:
+    """Return [side, side] bool: the codes with a white pixel of the mask among theirs, the mask fitted as its picture.
 
     Raises:
         UserError: if nothing is white.
     """
-    width, height = mask.size
-    edge = min(width, height)
-    left, top = (width - edge) // 2, (height - edge) // 2
-    y, x = np.nonzero(np.asarray(mask.convert("L").crop((left, top, left + edge, top + edge))) > 127)
+    from unigrpo.models.pictures.pixels import square_box
+
+    left, top, right, bottom = square_box(mask.size, fit)
+    y, x = np.nonzero(np.asarray(mask.convert("L").crop((left, top, right, bottom))) > 127)
     is_open = np.zeros((side, side), dtype=bool)
-    is_open[y * side // edge, x * side // edge] = True
+    is_open[y * side // (bottom - top), x * side // (right - left)] = True
     if not is_open.any():
         raise UserError("--mask: nothing in it is white; white marks what to fill")
     return is_open
@@ -124,6 +124,7 @@ def complete_picture(
     region: Box | Path | None,
     direction: str | None,
     seed: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> Image:
     """Return a given picture, filled in or grown.
 
@@ -131,16 +132,17 @@ def complete_picture(
         policy: one with an image tokenizer.
         prompt: of task imagine.
         sampling: steps, temperature and guidance; the picture gives the number of codes.
-        image: the given picture; cropped to a square and resized to the policy's size.
+        image: the given picture; it becomes a square of the policy's size in the policy's way.
         region: inpainting: a box in fractions, or the path of a mask picture; None extrapolates.
         direction: extrapolation: left, right, up or down.
         seed: of the row.
+        max_pixels: of the given picture and mask.
     """
     import torch
 
     from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
 
-    pixels = picture_to_pixels(prompt_picture(image), policy.image_size)
+    pixels = picture_to_pixels(open_picture(image, max_pixels=max_pixels), policy.image_size, policy.image_fit)
     with torch.no_grad():
         codes = policy.image_tokenizer.encode(pixels[None])[0].cpu().numpy()
     side = math.isqrt(len(codes))
@@ -148,7 +150,7 @@ def complete_picture(
     if direction is not None:
         grid, cells = shifted_codes(grid, direction)
     elif isinstance(region, Path):
-        cells = open_cells_of_mask(prompt_picture(region), side)
+        cells = open_cells_of_mask(open_picture(region, max_pixels=max_pixels), side, policy.image_fit)
     else:
         assert region is not None  # the command line refuses neither
         cells = open_cells_of_box(region, side)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unigrpo.cli.arguments import MaxPixels
 from unigrpo.errors import UserError
-from unigrpo.files import replacing, write_atomically
+from unigrpo.files import regular_file, replacing, write_atomically
+from unigrpo.types import ImageFit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +44,10 @@ def sample(
         str | None, typer.Option("--image-tokenizer", help="MAGVIT-v2 folder or hub id.")
     ] = None,
     image_size: Annotated[int, typer.Option("--image-size", help="Side in pixels of given pictures.")] = 512,
+    image_fit: Annotated[
+        ImageFit | None, typer.Option("--image-fit", help="How they become squares; as the release if not given.")
+    ] = None,
+    max_pixels: MaxPixels = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where to write the picture, or the text.")] = None,
     length: Annotated[int | None, typer.Option("--length", help="Tokens to fill; 256 of text, 1024 codes.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps; 1 a 2 tokens, 15 a picture.")] = None,
@@ -54,12 +60,13 @@ def sample(
 ) -> None:
     """Sample one completion from a policy."""
     is_picture = task in (Kind.imagine, Kind.inpaint, Kind.extrapolate)
+    from unigrpo.pictures import MAX_PIXELS
     from unigrpo.recipe.checks import reads_pixels
 
     needs_codes = task is not Kind.reason and not (task is Kind.understand and reads_pixels(model))
     if needs_codes and image_tokenizer is None:
         raise UserError(f"--task {task.value} needs --image-tokenizer: the folder or hub id of the MAGVIT-v2 tokenizer")
-    images = image or []
+    images, limit = image or [], max_pixels or MAX_PIXELS
     _check_options(task, prompt, images, mask, box, out)
     _check_places(is_picture, length, out)
     region = mask if box is None else parse_box(box)
@@ -71,18 +78,24 @@ def sample(
         temperature=temperature,
         guidance_scale=guidance,
     )
-    asked = _prompt(task, prompt, images)
+    asked = _prompt(task, prompt, images, limit)
     from unigrpo.cli.pictures import complete, complete_picture, load_with_adapters
 
     policy = load_with_adapters(
-        model, adapter or [], dtype=dtype, device=device, image_tokenizer=image_tokenizer, image_size=image_size
+        model,
+        adapter or [],
+        dtype=dtype,
+        device=device,
+        image_tokenizer=image_tokenizer,
+        image_size=image_size,
+        image_fit=image_fit,
     )
     if task in (Kind.inpaint, Kind.extrapolate):
         if "imagine" not in policy.abilities.tasks:
             raise UserError(f"--task {task.value}: {model} writes no pictures; MMaDA and Show-o checkpoints do")
         towards = direction.value if task is Kind.extrapolate else None
         made: str | Image = complete_picture(
-            policy, asked, settings, image=images[0], region=region, direction=towards, seed=seed
+            policy, asked, settings, image=images[0], region=region, direction=towards, seed=seed, max_pixels=limit
         )
     else:
         made = complete(policy, policy.encode(asked, settings), settings, seed)
@@ -115,9 +128,11 @@ def _check_options(
         raise UserError(f"--task {task.value} {'needs' if needs_image else 'takes no'} --image")
     if len(images) > 1 and task is not Kind.understand:
         raise UserError(f"--task {task.value} takes one --image, given {len(images)}")
-    absent = [str(path) for path in images if not path.is_file()]
-    if absent:
-        raise UserError(f"--image: there is no file {', '.join(absent)}")
+    for name, path in [*(("--image", image) for image in images), *([("--mask", mask)] if mask else [])]:
+        try:
+            regular_file(path)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
     if task is Kind.inpaint and (mask is None) == (box is None):
         raise UserError("--task inpaint needs either --mask FILE or --box LEFT,TOP,RIGHT,BOTTOM")
     if task is not Kind.inpaint and (mask is not None or box is not None):
@@ -157,11 +172,11 @@ def _settings(is_picture: bool, length: int | None, **given: float | None) -> Sa
         raise RecipeError("sample", describe(error, SamplingSettings)) from None
 
 
-def _prompt(task: Kind, text: str, paths: list[Path]) -> Prompt:
-    from unigrpo.data.sources import prompt_picture
+def _prompt(task: Kind, text: str, paths: list[Path], max_pixels: int) -> Prompt:
+    from unigrpo.pictures import open_picture
     from unigrpo.types import Message, Prompt
 
-    images = tuple(map(prompt_picture, paths)) if task is Kind.understand else ()
+    images = tuple(open_picture(path, max_pixels=max_pixels) for path in paths) if task is Kind.understand else ()
     kinds: dict[Kind, TaskKind] = {Kind.reason: "reason", Kind.understand: "understand"}
     message = Message(role="user", text=text, images=images)
     return Prompt(id="sample", kind=kinds.get(task, "imagine"), messages=(message,))

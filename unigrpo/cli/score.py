@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unigrpo.cli.arguments import Overrides
+from unigrpo.cli.arguments import MaxPixels, Overrides
 from unigrpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def score(
     prompts: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="Of a folder: JSONL, or .txt, one prompt a line.")
     ] = None,
+    max_pixels: MaxPixels = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Items scored together.")] = 32,
     bench: Annotated[bool, typer.Option("--bench", help="Only measure each reward's throughput, alone.")] = False,
 ) -> None:
@@ -53,12 +54,19 @@ def score(
     """
     from rich.console import Console
 
+    from unigrpo.pictures import MAX_PIXELS
     from unigrpo.recipe.load import load_rewards
     from unigrpo.scoring.items import read_items
 
     _check_places(out, html, bench)
     settings = load_rewards(rewards, overrides or [])
-    items = read_items(file, columns=dict(_column(pair) for pair in column or []), task=task, prompts=prompts)
+    items = read_items(
+        file,
+        columns=dict(_column(pair) for pair in column or []),
+        task=task,
+        prompts=prompts,
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
     console = Console()
     from unigrpo.scoring.page import write_score_page
     from unigrpo.scoring.score import bench_rewards, score_items, write_scores

@@ -11,6 +11,8 @@ from PIL import Image
 from unigrpo.data.jsonl import reserved_problem
 from unigrpo.documents import is_deep
 from unigrpo.errors import UserError
+from unigrpo.pictures import PictureError, as_rgb
+from unigrpo.settings.tasks import DataSettings
 from unigrpo.types import Prompt, TaskKind
 
 Demonstration = str | Image.Image
@@ -24,13 +26,15 @@ class GeneratedPrompts:
     the same order. One that says neither never ends.
     """
 
-    def __init__(self, use: str, source: Any, task: str, kind: TaskKind, *, repeats: bool) -> None:
-        """Wrap a source that was made from ``use``; ``repeats`` is whether it begins anew at its end.
+    def __init__(self, settings: DataSettings, source: Any, task: str, kind: TaskKind, *, repeats: bool) -> None:
+        """Wrap a source that was made from ``data.use``; ``repeats`` is whether it begins anew at its end.
 
         Raises:
             UserError: if it cannot be indexed, or is empty.
         """
-        self._use, self._source, self._task, self._kind, self._repeats = use, source, task, kind, repeats
+        use = self._use = str(settings.use)
+        self._image_fit, self._max_pixels = settings.image_fit, settings.max_pixels
+        self._source, self._task, self._kind, self._repeats = source, task, kind, repeats
         if not hasattr(source, "__getitem__") or isinstance(source, str | bytes | dict):
             more = ", which can only be iterated: return a list of it" if hasattr(source, "__iter__") else ""
             raise UserError(
@@ -48,31 +52,8 @@ class GeneratedPrompts:
         """Return the prompt at a place of the order.
 
         Raises:
-            UserError: if there is none, it is no ``Prompt``, its kind is not the task's, or a reward could not get one
-                of its columns.
-        """
-        place = index % self._num_prompts if self._repeats and self._num_prompts else index
-        try:
-            prompt = self._source[place]
-        except LookupError as error:
-            raise UserError(
-                f"{self._use}[{place}]: {type(error).__name__}: {error}; if it ends there, let its num_prompts or its "
-                "length say how many prompts it has"
-            ) from error
-        if not isinstance(prompt, Prompt):
-            raise UserError(f"{self._use}[{place}] is a {type(prompt).__name__}; return a unigrpo.types.Prompt")
-        if prompt.kind != self._kind:
-            raise UserError(
-                f"{self._use} makes prompts of kind {prompt.kind!r}, but the task {self._task!r} is of kind "
-                f"{self._kind!r}"
-            )
-        if problem := reserved_problem(prompt.columns):
-            raise UserError(f"{self._use}[{place}]: {problem}")
-        if is_deep([prompt.answer, prompt.columns]):
-            raise UserError(f"{self._use}[{place}]: its answer or columns are nested too deeply; write them flatter")
-        return replace(prompt, task=self._task)
-
-    def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float = 0.0) -> Demonstration:
+            UserError: if there is none, it is no ``Prompt``, its kind is not the task's, a picture of it cannot be
+                used, or a reward could not get one of its columns.
         """Return the source's completion of a prompt.
 
         Raises:
@@ -82,7 +63,7 @@ class GeneratedPrompts:
         if demonstrate is None:
             raise UserError(f"{self._use} has no method demonstration(prompt, generator, noise); sft needs one")
         completion: Demonstration = demonstrate(prompt, generator, noise)
-        return completion
+        return completion if isinstance(completion, str) else self._rgb(completion, prompt)
 
     def _count(self) -> int | None:
         count = getattr(self._source, "num_prompts", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from unigrpo.documents import parse_json
 from unigrpo.errors import MissingFileError, UserError
-from unigrpo.files import usable
+from unigrpo.files import open_regular, regular_file
 from unigrpo.sanitized import short_repr
 
 Role = Literal["system", "user", "assistant"]
@@ -38,11 +39,13 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: naming the file and the line that is wrong.
+        UserError: naming what is no regular file, or the file and the line that is wrong.
     """
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist or is no file; give a JSONL file (here: {Path.cwd()})")
-    with usable(path), path.open("rb") as file:
+    try:
+        opened = open_regular(path)
+    except MissingFileError as error:
+        raise MissingFileError(f"{error}; give a JSONL file (here: {Path.cwd()})") from error
+    with opened as file:
         for number, raw in enumerate(file, start=1):
             if not raw.strip():
                 continue
@@ -171,16 +174,25 @@ class Line:
         """Return the first picture of that name that lies in one of the resolved folders.
 
         Raises:
-            UserError: if there is none, or all lie outside, a link's target included.
+            UserError: if there is none, if it is no regular file, or if all lie outside, a link's target included.
         """
         either = " or ".join(map(str, dict.fromkeys(folders)))
-        inside = [path for folder in folders if (path := (folder / name).resolve()).is_relative_to(folder)]
+        shown = short_repr(name)
+        try:
+            places = [(folder, Path(os.path.realpath(folder / name))) for folder in folders]
+        except ValueError as error:  # a zero byte, which no path holds
+            raise self.error(f"picture {shown} is no path: {error}") from error
+        inside = [path for folder, path in places if path.is_relative_to(folder)]
         if not inside:
-            raise self.error(f"picture {name!r} lies outside {either}; move it inside")
+            raise self.error(f"picture {shown} lies outside {either}; move it inside")
         for path in inside:
-            if path.is_file():
-                return path
-        raise self.error(f"there is no picture {name!r} in {either}; {way_out}")
+            try:
+                return regular_file(path)
+            except MissingFileError:
+                continue
+            except UserError as error:
+                raise self.error(f"picture {error}") from error
+        raise self.error(f"there is no picture {shown} in {either}; {way_out}")
 
 
 def mapped(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -16,16 +17,14 @@ from PIL import Image
 from unigrpo.data.generated import Demonstration, GeneratedPrompts
 from unigrpo.data.jsonl import Line, Role, mapped, read_objects
 from unigrpo.errors import UserError
-from unigrpo.pictures import PictureError, check_picture, open_picture
+from unigrpo.pictures import MAX_PIXELS, PictureError, check_picture, open_picture
 from unigrpo.plugin import resolve
 from unigrpo.sanitized import short_repr
 from unigrpo.settings.tasks import DataSettings
-from unigrpo.types import Message, Prompt, TaskKind
+from unigrpo.types import ImageFit, Message, Prompt, TaskKind
 
 Split = Literal["train", "eval"]
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_IMAGE_PIXELS = 16_000_000
 COLUMN_NAMES = ("prompt", "answer", "image", "id", "completion")
 """Our names of a JSONL file's columns; every other column goes to the rewards under its own."""
 _WAY_OUT = "map ours to them in data.columns"
@@ -78,14 +77,14 @@ def load_prompts(
         except TypeError as error:
             raise UserError(f"{settings.use} is called with (split, seed, **data.arguments): {error}") from error
         source = make(split, seed, **settings.arguments)
-        return GeneratedPrompts(settings.use, source, task, kind, repeats=split == "train")
+        return GeneratedPrompts(settings, source, task, kind, repeats=split == "train")
     if settings.arguments:
         raise UserError(f"data.arguments {sorted(settings.arguments)} belong to `use`; a JSONL file takes none")
     path = settings.jsonl if split == "train" else settings.eval_jsonl
     if path is None:
         key = "jsonl" if split == "train" else "eval_jsonl"
         raise UserError(f"task {task!r} has no {split} prompts; set data.{key}")
-    source = JsonlPrompts(Path(path), task, kind, split, seed, columns=settings.columns, template=settings.template)
+    source = JsonlPrompts(Path(path), task, kind, split, seed, settings)
     if are_taught:
         source.check_demonstrations()
     return source
@@ -128,25 +127,16 @@ class JsonlPrompts:
     image is one path or a list, inside the folder of the file. Every other column goes to the rewards.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        task: str,
-        kind: TaskKind,
-        split: Split,
-        seed: int,
-        *,
-        columns: Mapping[str, str],
-        template: str | None,
-    ) -> None:
+    def __init__(self, path: Path, task: str, kind: TaskKind, split: Split, seed: int, settings: DataSettings) -> None:
         """Read and check the file, with the headers of its pictures; their pixels are read when they are needed."""
+        columns, template = settings.columns, settings.template
         if problem := template_problem(template):
             raise UserError(f"data.template: {problem}")
         unknown = sorted(set(columns) - set(COLUMN_NAMES))
         if unknown:
             raise UserError(f"data.columns maps {unknown}, which are not ours; ours are {', '.join(COLUMN_NAMES)}")
         self._path, self._task, self._kind, self._split, self._seed = path, task, kind, split, seed
-        self._file = _JsonlFile(path, task, kind, columns, template)
+        self._file = _JsonlFile(path, task, kind, columns, template, settings.image_fit, settings.max_pixels)
         self._rows = list(self._file.rows())
         self._row_of = {row.id: row for row in self._rows}
         self._epoch_order: tuple[int, np.ndarray] | None = None
@@ -212,6 +202,7 @@ def check_jsonl(
     columns: Mapping[str, str],
     *,
     task: str | None = None,
+    max_pixels: int = MAX_PIXELS,
     max_lines: int = 5_000,
     max_s: float = 0.2,
 ) -> list[Asked]:
@@ -228,7 +219,7 @@ def check_jsonl(
     """
     ours = {name: column for name, column in columns.items() if name in COLUMN_NAMES}
     deadline = time.monotonic() + max_s
-    file, found = _JsonlFile(path, task, kind, ours, None), list[Asked]()
+    file, found = _JsonlFile(path, task, kind, ours, None, max_pixels=max_pixels), list[Asked]()
     for row in file.rows():
         found.append(file.asked(row))
         if row.line.number >= max_lines or time.monotonic() > deadline:
@@ -240,10 +231,18 @@ class _JsonlFile:
     """The lines of one file, checked one by one."""
 
     def __init__(
-        self, path: Path, task: str | None, kind: TaskKind, columns: Mapping[str, str], template: str | None
+        self,
+        path: Path,
+        task: str | None,
+        kind: TaskKind,
+        columns: Mapping[str, str],
+        template: str | None,
+        image_fit: ImageFit | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._path, self._task, self._kind, self._template = path, task, kind, template
-        self._folders = (path.resolve().parent,)
+        self._image_fit, self._max_pixels = image_fit, max_pixels
+        self._folders = (Path(os.path.realpath(path)).parent,)  # `resolve` raises for a loop of links
         self._needed = ("prompt", *(name for name in columns if name != "prompt"))
         self._columns = mapped(COLUMN_NAMES, columns)
         self._seen_pictures: set[Path] = set()
@@ -276,6 +275,7 @@ class _JsonlFile:
             messages=tuple(messages),
             answer=row.line.get("answer"),
             columns=row.line.others(),
+            image_fit=self._image_fit,
         )
 
     def check_taught(self, row: _Row) -> None:
@@ -303,7 +303,7 @@ class _JsonlFile:
         pictures = []
         for path in self.picture_files(row.line):
             try:
-                pictures.append(prompt_picture(path))
+                pictures.append(open_picture(path, max_pixels=self._max_pixels))
             except (ValueError, FileNotFoundError) as error:
                 raise row.line.error(str(error)) from error
         return tuple(pictures)
@@ -330,9 +330,9 @@ class _JsonlFile:
         for path in pictures:
             if path not in self._seen_pictures:
                 try:
-                    check_picture(path, max_pixels=MAX_IMAGE_PIXELS, formats=IMAGE_FORMATS)
+                    check_picture(path, max_pixels=self._max_pixels)
                 except PictureError as error:
-                    raise line.error(f"{path}: {error}") from error
+                    raise line.error(str(error)) from error
                 self._seen_pictures.add(path)
         return _Row(id=name, line=line)
 
@@ -343,16 +343,3 @@ class _JsonlFile:
         if not last.strip():
             raise line.error("the prompt is empty; ask something, in data.template if it is the same of every line")
         return tuple((role, line.encodable(text, "prompt")) for role, text in (*before, (role, last)))
-
-
-def prompt_picture(path: Path) -> Image.Image:
-    """Return a prompt's picture as 8-bit RGB, fully read.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        UserError: for a format other than PNG, JPEG and WEBP, a truncated file, or more than 16 million pixels.
-    """
-    try:
-        return open_picture(path, max_pixels=MAX_IMAGE_PIXELS, formats=IMAGE_FORMATS)
-    except PictureError as error:
-        raise UserError(f"{path}: {error}") from error

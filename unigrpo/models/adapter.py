@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.errors import MissingFileError, UserError
-from unigrpo.files import replacing
+from unigrpo.files import optional_file, replacing
 from unigrpo.models.files import headers, weights
 from unigrpo.models.files.folders import read_json, resolve_folder
 from unigrpo.models.loading import HUB_FILES, read_config
@@ -264,7 +264,7 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
         raise UserError(f"{policy.source} has an adapter of its own; merge {folder} before add_lora")
     path = resolve_folder(folder, files=HUB_FILES)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (path / name).is_file():
+        if not optional_file(path / name):
             raise MissingFileError(f"{path} has no {name}; wanted an adapter in PEFT layout, safetensors only")
     rank, scale = _read_rank_and_scale(path / ADAPTER_CONFIG)
     shapes = headers.read_shapes([path / ADAPTER_WEIGHTS])

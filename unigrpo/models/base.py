@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unigrpo.models.files.tokenizer import TextTokenizer
     from unigrpo.settings.policy import LoraSettings
     from unigrpo.settings.tasks import SamplingSettings
-    from unigrpo.types import Canvas, ModelInput, Prompt, Span, TaskKind
+    from unigrpo.types import Canvas, ImageFit, ModelInput, Prompt, Span, TaskKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +54,8 @@ class Abilities:
     """What noise puts at a position: the mask token, or a random id; then the mask token only marks what is open."""
     pictures: Literal["none", "codes", "pixels"] = "none"
     """How pictures are read: by the codes of an image tokenizer, or by a vision encoder of the policy's own."""
+    image_fit: ImageFit = "crop"
+    """How the release makes a square of a picture that is read by codes, where the data does not say."""
 
     @property
     def cached(self) -> str | None:
@@ -93,7 +95,9 @@ class Policy(Protocol):
     banned_ids: tuple[int, ...]
     """Ids that the released sampler never draws; log-probs are of the distribution with them."""
     image_size: int
-    """Side in pixels to which the pictures of prompts are resized and cropped."""
+    """Side in pixels of the squares that pictures become."""
+    image_fit: ImageFit
+    """How they become squares, where a prompt does not say."""
     image_tokenizer: Any
     """encode(pixels [N, 3, H, W] in [-1, 1]) -> codes [N, K]; decode(codes, grid=None) -> pixels; None without one."""
     frozen_parts: tuple[str, ...]

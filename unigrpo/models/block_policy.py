@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unigrpo.errors import UserError
+from unigrpo.files import optional_file
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.attention import mask_pieces, piece_bounds, positions_of
 from unigrpo.models.layers.block_cache import BlockCache, block_rows, doubled_rows, sees_block
@@ -43,7 +44,7 @@ class BlockPolicy(TextPolicy):
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """Return the config with the id that ends a turn, the first one of generation_config.json, as its EOS."""
         path = folder / "generation_config.json"
-        found = read_json(path).get("eos_token_id") if path.is_file() else None
+        found = read_json(path).get("eos_token_id") if optional_file(path) else None
         ids = found if isinstance(found, list) else [found]
         return dict(config) if not ids or ids[0] is None else dict(config) | {"eos_token_id": ids[0]}
 

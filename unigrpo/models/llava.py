@@ -22,6 +22,7 @@ from unigrpo.models.layers.siglip import SiglipTower, tower_config
 from unigrpo.models.layers.transformers_body import fill_buffers
 from unigrpo.models.pictures.tiles import TileSettings, count_features, cut_tiles, lay_out, pool
 from unigrpo.models.text_policy import TextPolicy
+from unigrpo.pictures import as_rgb
 from unigrpo.types import Message, ModelInput
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class VisionEncoder:
 
     def features(self, picture: Image) -> Tensor:
         """Return [F, D]: the picture as the body reads it."""
+        picture = as_rgb(picture)  # a camera's rotation changes its size
         return self.tile_features(cut_tiles(picture, self.tiles), picture.size)
 
     @torch.no_grad()
@@ -129,12 +131,17 @@ class LlavaPolicy(TextPolicy):
 
         Raises:
             UserError: a text-to-image prompt, no picture where the task needs one, or ``<image>`` as many times as
-                there are no pictures.
+                there are no pictures, or a way to make squares of them.
         """
         if prompt.kind == "imagine" or (prompt.kind == "understand") != bool(prompt.images):
             raise UserError(
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; wanted reason "
                 "without pictures or understand with at least one"
+            )
+        if prompt.image_fit is not None:
+            raise UserError(
+                f"prompt {prompt.id!r} has image_fit {prompt.image_fit!r}; this family cuts pictures into tiles: leave "
+                "data.image_fit out"
             )
         features = [self.module.vision_encoder.features(image) for image in prompt.images]
         pieces: list[Piece] = []

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from unigrpo.errors import MissingFileError, UserError
+from unigrpo.files import optional_file
 from unigrpo.models.families import policy_family
 from unigrpo.models.files import weights
 from unigrpo.models.files.folders import read_json, resolve_folder
@@ -18,6 +19,7 @@ from unigrpo.models.files.tokenizer import TextTokenizer, has_tokenizer
 from unigrpo.models.files.vocabulary import resolve_vocabulary
 from unigrpo.models.layers.packed_experts import pack_experts
 from unigrpo.models.text_policy import TextPolicy
+from unigrpo.types import ImageFit
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: it is no JSON object.
     """
     path = folder / "config.json"
-    if not path.is_file():
+    if not optional_file(path):
         raise MissingFileError(f"{folder} has no config.json; wanted a checkpoint folder in the released layout")
     return read_json(path)
 
@@ -142,6 +144,7 @@ def load_policy(
     vocabulary: Mapping[str, int] | None = None,
     image_tokenizer: Any = None,
     image_size: int = 512,
+    image_fit: ImageFit | None = None,
     revision: str | None = None,
     gradient_checkpointing: bool = False,
     compiled: bool = False,
@@ -158,7 +161,8 @@ def load_policy(
         tokenizer: a folder with tokenizer.json, where the checkpoint's own has none.
         vocabulary: ids by name (mask_token_id, eos_token_id, soi, image_offset, ...); they win over the files'.
         image_tokenizer: folder or hub id of the MAGVIT-v2 tokenizer, or an object with encode and decode.
-        image_size: side in pixels to which the pictures of prompts are resized and cropped.
+        image_size: side in pixels of the squares that pictures become.
+        image_fit: how they become squares; None is as the family's release does.
         revision: branch, tag or commit of a hub id.
         gradient_checkpointing: compute each block again in backward.
         compiled: run each block through torch.compile, at its first call; sums may round differently with and without
@@ -177,6 +181,8 @@ def load_policy(
     folder = resolve_folder(path, files=HUB_FILES, revision=revision)
     config = read_config(folder)
     family = policy_family(config, use)
+    if image_fit is not None and family.abilities.pictures != "codes":
+        raise UserError(f"image_fit {image_fit!r}: {path} makes no squares of pictures; leave it out")
     config = family.complete_config(config, folder)
     module = empty_module(family, config)
     text_tokenizer = _find_tokenizer(folder, tokenizer)
@@ -194,7 +200,14 @@ def load_policy(
     pack_experts(module)
     if compiled:
         compile_blocks(module)
-    policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)
+    policy = family(
+        module=module,
+        vocabulary=ids,
+        tokenizer=text_tokenizer,
+        source=str(path),
+        image_size=image_size,
+        image_fit=image_fit,
+    )
     policy.folder, policy.revision = folder, revision
     policy.recompute_blocks(gradient_checkpointing)
     if isinstance(image_tokenizer, str | Path):

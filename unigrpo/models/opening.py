@@ -31,6 +31,7 @@ def open_policy(settings: PolicySettings, lora: LoraSettings, seed: int, is_froz
         device=settings.device,
         image_tokenizer=settings.image_tokenizer,
         image_size=settings.image_size,
+        image_fit=settings.image_fit,
         revision=settings.revision,
         gradient_checkpointing=settings.gradient_checkpointing,
         compiled=settings.compiled,

@@ -18,7 +18,7 @@ from unigrpo.errors import UserError
 from unigrpo.models.canvas import Piece, given_spans, open_span, text_canvas
 from unigrpo.models.pictures.pixels import picture_to_pixels, pixels_to_picture
 from unigrpo.models.text_policy import TextPolicy
-from unigrpo.types import Canvas, Prompt, Span
+from unigrpo.types import Canvas, ImageFit, Prompt, Span
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,10 +114,10 @@ class PictureCodesPolicy(TextPolicy):
             )
         return [special[name] for name in names]
 
-    def _picture_ids(self, picture: Image) -> list[int]:
+    def _picture_ids(self, picture: Image, fit: ImageFit | None) -> list[int]:
         import torch
 
-        pixels = picture_to_pixels(picture, self.image_size)
+        pixels = picture_to_pixels(picture, self.image_size, fit or self.image_fit)
         with torch.no_grad():
             codes = self._picture_codec.encode(pixels[None])[0]
         start, stop = self._image_range

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unigrpo.models.files.tokenizer import TextTokenizer
     from unigrpo.settings.policy import LoraSettings
     from unigrpo.settings.tasks import SamplingSettings
-    from unigrpo.types import Canvas, Prompt, Span
+    from unigrpo.types import Canvas, ImageFit, Prompt, Span
 
 
 class TextPolicy(ABC):
@@ -43,6 +43,7 @@ class TextPolicy(ABC):
         tokenizer: text to ids; None for a checkpoint without tokenizer files, which then takes ids only.
         source: the folder or hub id that the weights came from; adapters name it as their base.
         image_size: side in pixels of the pictures in prompts, where the family reads pictures.
+        image_fit: how they become squares; None is the release's way.
     """
 
     abilities: Abilities = Abilities()
@@ -88,9 +89,10 @@ class TextPolicy(ABC):
         tokenizer: TextTokenizer | None = None,
         source: str = "",
         image_size: int = 512,
+        image_fit: ImageFit | None = None,
     ) -> None:
         self.module, self.vocabulary, self.tokenizer, self.source = module, vocabulary, tokenizer, source
-        self.image_size = image_size
+        self.image_size, self.image_fit = image_size, image_fit or self.abilities.image_fit
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl, template_problem
+from unigrpo.files import optional_file
 from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
 from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, nearest
@@ -86,8 +88,24 @@ def reads_pixels(path: str, use: str | None = None) -> bool:
 
     A folder's or asset's config.json tells, or the name of a hub id; ``use`` is the family, where it is given.
     """
-    family = use or (family_named_by(path) if is_hub_id(path) else find_family(_config(path)))
+    family = _family(path, use)
     return family is not None and abilities(family).pictures == "pixels"
+
+
+def image_fit(policy: PolicySettings, task: KindSettings) -> str | None:
+    """Return in words how the pictures of a task's data become squares; None where none do, or it is not known."""
+    family = _family(policy.path, policy.use)
+    if family is None or abilities(family).pictures != "codes":
+        return None
+    if task.data.image_fit is not None:
+        return f"{task.data.image_fit}, by data.image_fit"
+    if policy.image_fit is not None:
+        return f"{policy.image_fit}, by policy.image_fit"
+    return f"{abilities(family).image_fit}, as in the release"
+
+
+def _family(path: str, use: str | None) -> str | None:
+    return use or (family_named_by(path) if is_hub_id(path) else find_family(_config(path)))
 
 
 def _config(path: str) -> dict[str, Any]:
@@ -98,7 +116,7 @@ def _config(path: str) -> dict[str, Any]:
         file = (resolve_folder(path) if path.startswith("asset:") else Path(path)) / "config.json"
     except FileNotFoundError:
         return {}  # `_folder` says so
-    return read_json(file) if file.is_file() else {}
+    return read_json(file) if optional_file(file) else {}
 
 
 def _untrained(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iterator[str]:
@@ -129,6 +147,13 @@ def _policy(settings: PolicySettings, tasks: Mapping[str, KindSettings]) -> Iter
         kinds = set(PICTURE_KINDS) - ({"understand"} if has_pixels else set())
         for name in sorted(name for name, task in tasks.items() if task.kind in kinds):
             yield f"policy.image_tokenizer: missing; the task {name} needs one to turn pictures into codes"
+    if not wrong and (family := _family(settings.path, settings.use)) and abilities(family).pictures != "codes":
+        fits = {"policy": settings.image_fit} | {
+            f"tasks.{name}.data": task.data.image_fit for name, task in tasks.items()
+        }
+        for key, fit in fits.items():
+            if fit is not None:
+                yield f"{key}.image_fit: {fit}, and {settings.path} makes no squares of pictures; leave it out"
     if settings.adapter is not None:
         yield from _folder(settings.adapter, "policy.adapter", "adapter_model.safetensors", "a PEFT adapter")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.device):
@@ -163,11 +188,11 @@ def _data(data: DataSettings, task: str, kind: TaskKind, *, needs_eval: bool) ->
     elif data.arguments:
         yield f"{key}.arguments: there is no `use` that would take them"
     if data.jsonl is not None:
-        yield from _jsonl(data.jsonl, task, kind, data.columns, f"{key}.jsonl")
+        yield from _jsonl(data.jsonl, task, kind, data, f"{key}.jsonl")
         if needs_eval and data.eval_jsonl is None:
             yield f"{key}.eval_jsonl: missing; name held-out prompts, or set evaluate.enabled to false"
     if data.eval_jsonl is not None:
-        yield from _jsonl(data.eval_jsonl, task, kind, data.columns, f"{key}.eval_jsonl")
+        yield from _jsonl(data.eval_jsonl, task, kind, data, f"{key}.eval_jsonl")
     yield from _wording(data, key)
 
 
@@ -179,12 +204,12 @@ def _wording(data: DataSettings, key: str) -> Iterator[str]:
         yield f"{key}.template: {problem}"
 
 
-def _jsonl(path: str, task: str, kind: TaskKind, columns: dict[str, str], key: str) -> Iterator[str]:
-    if not Path(path).is_file():
+def _jsonl(path: str, task: str, kind: TaskKind, data: DataSettings, key: str) -> Iterator[str]:
+    if not os.path.lexists(path):
         yield f"{key}: there is no file {path}"
         return
     try:
-        check_jsonl(Path(path), kind, columns, task=task)
+        check_jsonl(Path(path), kind, data.columns, task=task, max_pixels=data.max_pixels)
     except (ValueError, OSError) as error:
         yield f"{key}: {error}"
 

@@ -6,6 +6,7 @@ the recipe that comes back, so that the copy in a run directory means the same f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -16,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from unigrpo.errors import RecipeError
-from unigrpo.files import write_atomically
+from unigrpo.files import regular_file, write_atomically
 from unigrpo.plugin import locate, parse_reference
 from unigrpo.recipe.checks import (
     problems_of_evaluation,
@@ -157,8 +158,8 @@ def find_recipe(source: str) -> Path:
         RecipeError: naming the packaged recipes, if there is neither.
     """
     path = Path(source)
-    if path.is_file():
-        return path
+    if os.path.lexists(path) and not path.is_dir():
+        return regular_file(path)
     if path.name == source:
         packaged = resources.files("unigrpo.recipes").joinpath(f"{source.removesuffix('.yaml')}.yaml")
         if packaged.is_file():

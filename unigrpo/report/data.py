@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import yaml
 
 from unigrpo.data.jsonl import as_text, read_objects
 from unigrpo.errors import UserError
+from unigrpo.files import regular_file
+from unigrpo.pictures import as_url, open_picture
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.runs.records import Environment, FilmRecord, R, SampleRecord, Summary, read_record, record_of
@@ -141,16 +142,16 @@ def read_run(folder: Path) -> RunData:
 
 
 def picture_url(folder: Path, name: object) -> str | None:
-    """Return a PNG of a folder as a data URL; None if the name leads out of the folder or to no small PNG."""
+    """Return a picture of a folder as a data URL; None if the name leads out of it or to no small picture."""
     if not isinstance(name, str):
         return None
-    path = folder / name
-    if path.resolve().parent != folder.resolve() or not path.is_file() or path.stat().st_size > MAX_PICTURE_BYTES:
+    try:
+        path = regular_file(folder / name)
+        if path.resolve().parent != folder.resolve() or path.stat().st_size > MAX_PICTURE_BYTES:
+            return None
+        return as_url(open_picture(path))
+    except UserError:
         return None
-    content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return None
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def _read(kind: type[R], path: Path) -> R:

@@ -8,6 +8,7 @@ leaves in ``rollouts/`` are understood as they are.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import numpy as np
 
 from unigrpo.data.jsonl import Line, Role, mapped, read_objects, reserved_problem
 from unigrpo.errors import UserError
-from unigrpo.pictures import PictureError, open_picture
+from unigrpo.files import open_regular
+from unigrpo.pictures import MAX_PIXELS, PICTURE_SUFFIXES, PictureError, open_picture
 from unigrpo.runs.samples import DATA_COLUMNS, SAVED_NAMES
 from unigrpo.sanitized import short_repr
 from unigrpo.types import Message, PolicyVersion, Prompt, Rollout, TaskKind
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 COLUMN_NAMES = ("prompt", "completion", "answer", "image", "id", "task", "completion_ids", "is_truncated")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _SAVED_NAMES = frozenset(SAVED_NAMES).difference(COLUMN_NAMES)
 """Further columns of a run's own rollouts, which are not the data's."""
 _OF_A_ROLLOUT = frozenset({"reward", "seed"})
@@ -61,6 +62,8 @@ class ScoreItem:
     columns: Mapping[str, Any]
     completion_ids: tuple[int, ...] | None
     is_truncated: bool
+    max_pixels: int = MAX_PIXELS
+    """Of a picture; one with more is refused."""
 
     @property
     def prompt_text(self) -> str:
@@ -75,7 +78,7 @@ class ScoreItem:
         """
         *before, (role, text) = self.turns
         messages = [Message(role=role, text=text) for role, text in before]
-        images = tuple(read_picture(path) for path in self.images)
+        images = tuple(read_picture(path, self.max_pixels) for path in self.images)
         prompt = Prompt(
             id=self.id,
             kind=self.kind,
@@ -94,7 +97,7 @@ class ScoreItem:
             committed_step=np.zeros(len(ids), dtype=np.int32),
             committed_logprobs=np.zeros(len(ids), dtype=np.float32),
             text=self.text,
-            image=None if self.picture is None else np.asarray(read_picture(self.picture)),
+            image=None if self.picture is None else np.asarray(read_picture(self.picture, self.max_pixels)),
             seed=0,
             policy_version=PolicyVersion(step=0, kind="full", sha256=""),
             is_truncated=self.is_truncated,
@@ -102,7 +105,12 @@ class ScoreItem:
 
 
 def read_items(
-    source: Path, *, columns: Mapping[str, str] | None = None, task: str | None = None, prompts: Path | None = None
+    source: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    task: str | None = None,
+    prompts: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[ScoreItem]:
     """Return the items of a JSONL file, or of a folder of pictures, in order.
 
@@ -117,11 +125,12 @@ def read_items(
             Where it is no kind, the kind is told from the completion and the image.
         prompts: of a folder: a JSONL file, or a text file of one prompt a line, in the order of the pictures' names;
             where there are k times as many pictures, k in a row belong to each prompt.
+        max_pixels: of a picture; one that has more is refused when it is read.
 
     Raises:
         UserError: naming the file and the line that is wrong.
     """
-    reader = _Reader(columns or {}, task)
+    reader = _Reader(columns or {}, task, max_pixels)
     if source.is_dir():
         if prompts is None:
             raise UserError(f"{source} is a folder of pictures; give the file of their prompts with --prompts")
@@ -141,9 +150,11 @@ def _of_folder(folder: Path, prompts: Path, reader: _Reader) -> Iterator[ScoreIt
     pictures = sorted((path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES), key=_natural)
     if not pictures:
         raise UserError(f"{folder} holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
-    if prompts.suffix == ".txt" and prompts.is_file():
+    if prompts.suffix == ".txt":
+        with open_regular(prompts) as file:
+            content = file.read()
         try:
-            texts = prompts.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+            texts = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{prompts} is not UTF-8 text ({error.reason} at byte {error.start})") from error
         rows = [(line, {"prompt": text}) for line, text in enumerate(texts, start=1) if text.strip()]
@@ -167,12 +178,12 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 class _Reader:
     """The rows of one source, checked one by one."""
 
-    def __init__(self, columns: Mapping[str, str], task: str | None) -> None:
+    def __init__(self, columns: Mapping[str, str], task: str | None, max_pixels: int) -> None:
         unknown = sorted(set(columns) - set(COLUMN_NAMES))
         if unknown:
             raise UserError(f"--column {unknown[0]}: not a name of ours; wanted one of {', '.join(COLUMN_NAMES)}")
         self._columns = mapped(COLUMN_NAMES, columns)
-        self._task = task
+        self._task, self._max_pixels = task, max_pixels
 
     def items(
         self,
@@ -181,7 +192,8 @@ class _Reader:
         pictures: Sequence[Path] | None,
         folder: Path | None = None,
     ) -> Iterator[ScoreItem]:
-        folders = [place.resolve() for place in (folder, path.resolve().parent) if place is not None]
+        parent = Path(os.path.realpath(path)).parent
+        folders = [place for place in (folder and folder.resolve(), parent) if place is not None]
         last: tuple[Any, ...] | None = None
         group, sample_index = "", 0
         for place, (number, values) in enumerate(rows):
@@ -193,7 +205,7 @@ class _Reader:
             if key != last:
                 last, group = key, f"{path.stem}-{number}" if given is None else given
             item = self._item(line, folders, None if pictures is None else pictures[place])
-            yield ScoreItem(**item, id=group, sample_index=sample_index)
+            yield ScoreItem(**item, id=group, sample_index=sample_index, max_pixels=self._max_pixels)
 
     def _item(self, line: Line, folders: Sequence[Path], picture: Path | None) -> dict[str, Any]:
         turns = line.turns(_needed(line, "prompt"))
@@ -269,16 +281,16 @@ def _needed(line: Line, name: str) -> Any:
     return line.needed(name, f"say which with --column {name}=IT")
 
 
-def read_picture(path: Path) -> Image:
+def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
     """Return a picture as 8-bit RGB.
 
     Raises:
-        PictureRefusedError: if it has no pixels to judge.
+        PictureRefusedError: naming the file, if it has no pixels to judge.
     """
     try:
-        return open_picture(path)
+        return open_picture(path, max_pixels=max_pixels)
     except PictureError as error:
-        raise PictureRefusedError(f"{path.name}: {error}") from error
+        raise PictureRefusedError(str(error).replace(str(path), path.name, 1)) from error
 
 
 def _shown(path: Path | None) -> str:

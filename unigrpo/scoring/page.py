@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from unigrpo.data.jsonl import as_text
+from unigrpo.pictures import MAX_PIXELS, as_url
 from unigrpo.report.page import write_page
 from unigrpo.sanitized import sanitized
 from unigrpo.scoring.items import PictureRefusedError, ScoreItem, read_picture
@@ -90,23 +89,21 @@ def _cards(items: Sequence[ItemScores], name: str) -> Iterator[dict[str, Any]]:
             "source": item.source,
             "others": " · ".join(others) if len(others) > 1 else "",
             "prompt": item.prompt_text[:MAX_TEXT],
-            "prompt_pictures": [url for path in item.images if (url := thumbnail(path))],
-            "picture": None if item.picture is None else thumbnail(item.picture),
+            "prompt_pictures": [url for path in item.images if (url := thumbnail(path, item.max_pixels))],
+            "picture": None if item.picture is None else thumbnail(item.picture, item.max_pixels),
             "text": scored.refusal or (item.text or "")[:MAX_TEXT],
             "answer": "" if item.answer is None else as_text(item.answer)[:MAX_TEXT],
         }
 
 
-def thumbnail(path: Path) -> str | None:
+def thumbnail(path: Path, max_pixels: int = MAX_PIXELS) -> str | None:
     """Return a small PNG of a picture as a data URL; None where it cannot be read."""
     try:
-        picture = read_picture(path)
+        picture = read_picture(path, max_pixels)
     except PictureRefusedError:
         return None
     picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return as_url(picture)
 
 
 def histogram(values: Sequence[float]) -> str:

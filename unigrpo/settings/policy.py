@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from unigrpo.settings.base import Settings
+from unigrpo.types import ImageFit
 
 
 class PolicySettings(Settings):
@@ -15,7 +16,8 @@ class PolicySettings(Settings):
     path: str = Field(description="Folder or hub id of the checkpoint; `asset:NAME` is one that ships with the package.")
     use: str | None = Field(None, description='The family: a file of unigrpo/models/policies, or "path/file.py:Class"; null is the one that config.json names.')
     image_tokenizer: str | None = Field(None, description="Folder or hub id of the MAGVIT-v2 tokenizer; needed for pictures.")
-    image_size: int = Field(512, ge=16, multiple_of=16, description="Side in pixels to which the pictures of prompts are resized and cropped.")
+    image_size: int = Field(512, ge=16, multiple_of=16, description="Side in pixels of the squares that pictures become, those of prompts and those to learn from.")
+    image_fit: ImageFit | None = Field(None, description="How a picture becomes such a square, where a task's data.image_fit is null: squash (both sides alike), pad (white bars) or crop (the middle); null is as the family's release does. For families that read pictures by codes.")
     adapter: str | None = Field(None, description="A LoRA adapter of a supervised stage, merged into the base before training.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

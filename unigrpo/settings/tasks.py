@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import Field
 
 from unigrpo.settings.base import Choice, Settings
-from unigrpo.types import TaskKind
+from unigrpo.types import ImageFit, TaskKind
 
 
 class ScheduleChoice(Choice):
@@ -50,6 +50,8 @@ class DataSettings(Settings):
     eval_jsonl: str | None = Field(None, description="A JSONL file of held-out prompts.")
     columns: dict[str, str] = Field(default_factory=dict, description="Our name (prompt, answer, image, id, completion) -> the file's column.")
     template: str | None = Field(None, description="Text with {prompt}, put in place of each prompt.")
+    image_fit: ImageFit | None = Field(None, description="How this task's pictures become squares; null is policy.image_fit.")
+    max_pixels: int = Field(64_000_000, ge=1, le=178_956_970, description="Of a picture; one that has more is refused by its header, before it is unpacked (at 64 million to 192 MB). Phones take 12 to 50 million; Pillow opens none above the upper bound.")
 
 
 class KindSettings(Settings):

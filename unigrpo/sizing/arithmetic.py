@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from unigrpo.models.files.folders import resolve_folder
 from unigrpo.plugin import facts
-from unigrpo.recipe.checks import is_hub_id
+from unigrpo.recipe.checks import image_fit, is_hub_id
 from unigrpo.settings.recipe import Recipe
 from unigrpo.settings.tasks import TaskSettings
 from unigrpo.sizing.model_size import ModelSize, released_sizes
@@ -65,6 +65,8 @@ def _task_rows(recipe: Recipe) -> list[Row]:
             f"in {sampling.num_denoising_steps} denoising steps{twice}: {_rollout_rows(recipe, task):,} rows through "
             "the model"
         )
+        if task.kind == "understand" and (fit := image_fit(recipe.policy, task)):
+            explanation += f"; pictures become squares of {recipe.policy.image_size} pixels by {fit}"
         rows.append(Row(title, f"{count:,} rollouts", explanation))
     return rows
 

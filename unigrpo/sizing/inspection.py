@@ -219,6 +219,9 @@ def _task_rows(family: type[TextPolicy]) -> list[Row]:
             rows.append(Row(task, "generates only", can.why_untrained))
         else:
             rows.append(Row(task, "generates, trains", titles[task]))
+    if can.pictures == "codes":
+        why = "the release's way to make a square of a picture; policy.image_fit and data.image_fit change it"
+        rows.append(Row("image fit", can.image_fit, why))
     return rows
 
 

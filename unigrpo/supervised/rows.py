@@ -127,7 +127,7 @@ class Demonstrations:
             clean = canvas.unconditional_ids.copy()
             if canvas.unconditional_is_padding is not None:
                 is_padding = canvas.unconditional_is_padding
-        ids = self._text_ids(prompt, completion) if isinstance(completion, str) else self._image_ids(completion)
+        ids = self._text_ids(prompt, completion) if isinstance(completion, str) else self._image_ids(prompt, completion)
         if len(ids) != is_open.sum():
             raise UserError(
                 f"the demonstration of prompt {prompt.id!r} has {len(ids)} tokens for {is_open.sum()} open positions; "
@@ -138,10 +138,10 @@ class Demonstrations:
 
     def _encode_together(self, prompts: list[Prompt]) -> None:
         """Encode the pictures of a batch in one call; the policy then finds each remembered."""
-        pictures = [picture for prompt in prompts for picture in prompt.images]
-        if pictures and isinstance(self._policy.image_tokenizer, CachedCodes):
-            pixels = torch.stack([picture_to_pixels(picture, self._policy.image_size) for picture in pictures])
-            self._policy.image_tokenizer.encode(pixels)
+        if isinstance(self._policy.image_tokenizer, CachedCodes):
+            pixels = [self._pixels(picture, prompt) for prompt in prompts for picture in prompt.images]
+            if pixels:
+                self._policy.image_tokenizer.encode(torch.stack(pixels))
 
     def _canvas(self, prompt: Prompt) -> Canvas:
         """Return the canvas of a prompt; those without pictures are kept, since chat templates are slow."""
@@ -162,8 +162,11 @@ class Demonstrations:
             )
         return np.array(ids + [eos] * (length - len(ids)), dtype=np.int64)
 
-    def _image_ids(self, picture: Image.Image) -> np.ndarray:
-        pixels = picture_to_pixels(picture, self._policy.image_size)
+    def _pixels(self, picture: Image.Image, prompt: Prompt) -> torch.Tensor:
+        return picture_to_pixels(picture, self._policy.image_size, prompt.image_fit or self._policy.image_fit)
+
+    def _image_ids(self, prompt: Prompt, picture: Image.Image) -> np.ndarray:
+        pixels = self._pixels(picture, prompt)
         codes = self._policy.image_tokenizer.encode(pixels[None].to(self._policy.device))[0]
         return codes.cpu().numpy() + self._policy.vocabulary.image_range[0]
 

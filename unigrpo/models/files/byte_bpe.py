@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unigrpo.errors import UserError
+from unigrpo.files import optional_file
 from unigrpo.models.files.folders import read_json
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ QWEN2_WORDS = (
 
 def has_byte_bpe(folder: Path) -> bool:
     """Return whether a folder holds both files."""
-    return (folder / VOCABULARY).is_file() and (folder / MERGES).is_file()
+    return all(optional_file(folder / name) for name in (VOCABULARY, MERGES))
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
@@ -48,7 +49,7 @@ def _added_tokens(folder: Path, config: dict[str, Any]) -> list[tuple[int, dict[
     if listed:
         return [(int(index), listed[index]) for index in sorted(listed, key=int)]
     path = folder / "added_tokens.json"
-    named = read_json(path) if path.is_file() else {}
+    named = read_json(path) if optional_file(path) else {}
     return sorted(
         ((int(index), {"content": text, "special": True}) for text, index in named.items()), key=lambda e: e[0]
     )

@@ -43,6 +43,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a checkpoint's JSON file.
 
     Raises:
-        UserError: naming the file, if it holds no JSON object.
+        UserError: naming the file, if it is no regular file or holds no JSON object.
     """
     return read_object(path, "download it again")

@@ -8,6 +8,7 @@ from typing import Any
 
 from unigrpo.documents import parse_json
 from unigrpo.errors import MissingFileError, UserError
+from unigrpo.files import optional_file
 from unigrpo.models.files.folders import read_json
 
 WEIGHTS = "model.safetensors"
@@ -36,9 +37,9 @@ def weight_files(folder: Path) -> list[Path]:
     """
     for stem in STEMS:
         single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-        if single.is_file():
+        if optional_file(single):
             return [single]
-        if index.is_file():
+        if optional_file(index):
             return _shards(index)
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickled:
@@ -61,7 +62,7 @@ def _shards(index: Path) -> list[Path]:
     if outside:
         raise UserError(f"{index} names {describe(outside)}; wanted names of files beside it, without a folder")
     files = [index.parent / name for name in names]
-    absent = [path.name for path in files if not path.is_file()]
+    absent = [path.name for path in files if not optional_file(path)]
     if absent:
         raise MissingFileError(f"{index} names {describe(absent)}, not in the folder; download them again")
     return files

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unigrpo.errors import MissingFileError, UserError
+from unigrpo.files import optional_file
 from unigrpo.models.files.byte_bpe import has_byte_bpe, read_byte_bpe
 from unigrpo.models.files.folders import read_json
 from unigrpo.types import Message
@@ -39,7 +40,7 @@ def _token_text(entry: Any) -> str:
 
 def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
     template_file = folder / "chat_template.jinja"
-    if template_file.is_file():
+    if optional_file(template_file):
         return template_file.read_text(encoding="utf-8")
     template = config.get("chat_template")
     if isinstance(template, list):
@@ -62,7 +63,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 def has_tokenizer(folder: Path) -> bool:
     """Return whether a folder holds a tokenizer.json, or vocab.json and merges.txt."""
-    return (folder / "tokenizer.json").is_file() or has_byte_bpe(folder)
+    return optional_file(folder / "tokenizer.json") is not None or has_byte_bpe(folder)
 
 
 class TextTokenizer:
@@ -95,9 +96,9 @@ class TextTokenizer:
                 "has them as load_policy(tokenizer=FOLDER)"
             )
         config_path = folder / "tokenizer_config.json"
-        config = read_json(config_path) if config_path.is_file() else {}
+        config = read_json(config_path) if optional_file(config_path) else {}
         text_tokenizer = cls(
-            _read_tokenizer(path) if path.is_file() else read_byte_bpe(folder, config),
+            _read_tokenizer(path) if optional_file(path) else read_byte_bpe(folder, config),
             chat_template=_read_template(folder, config),
             bos_token=_token_text(config.get("bos_token")),
             eos_token=_token_text(config.get("eos_token")),

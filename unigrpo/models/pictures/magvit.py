@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unigrpo.errors import MissingFileError, UserError
+from unigrpo.files import optional_file
 from unigrpo.models.files.folders import resolve_folder
 
 FILES = ("pytorch_model.safetensors", "model.safetensors")
@@ -377,7 +378,7 @@ def load_image_tokenizer(
     from safetensors.torch import load_file
 
     folder = resolve_folder(path, files=(*FILES, "config.json"), revision=revision)
-    file = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    file = next((folder / name for name in FILES if optional_file(folder / name)), None)
     if file is None:
         pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         hint = f"; {', '.join(pickles)} may run code when opened: convert it to safetensors" if pickles else ""

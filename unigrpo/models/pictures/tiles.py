@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unigrpo.errors import UserError
+from unigrpo.pictures import as_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,7 +93,7 @@ def cut_tiles(picture: Image, settings: TileSettings) -> Tensor:
     """Return [T, 3, S, S] float32 pixels in [-1, 1]: the whole squeezed to a tile, then the tiles row by row."""
     from PIL import Image as images
 
-    picture = picture.convert("RGB")
+    picture = as_rgb(picture)
     width, height = fit(picture.size, settings)
     across, down = width / picture.width, height / picture.height
     if across < down:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.errors import UserError
+from unigrpo.files import optional_file
 from unigrpo.models.base import Abilities, UniformSampling
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.layers.attention import positions_of
@@ -133,7 +134,7 @@ class DiffusionGemmaPolicy(TextPolicy):
         """Return the config with the ids of its text part, and the sampler's settings of generation_config.json."""
         text = config.get("text_config") or {}
         path = folder / "generation_config.json"
-        generation = read_json(path) if path.is_file() else {}
+        generation = read_json(path) if optional_file(path) else {}
         ends = generation.get("eos_token_id", config.get("eos_token_id", text.get("eos_token_id")))
         if isinstance(ends, list):  # of a chat model: the end of a text, the end of a turn, in any order
             ends = next((end for end in ends if end != text.get("eos_token_id")), text.get("eos_token_id"))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.errors import UserError
+from unigrpo.files import optional_file
 from unigrpo.models import canvas as layout
 from unigrpo.models.base import Abilities
 from unigrpo.models.files.folders import read_json
@@ -138,12 +139,12 @@ class MaskedLmPolicy(TextPolicy):
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """Return the config with the ids of the tokenizer's own mask, end, padding and start tokens."""
-        if not (folder / "tokenizer.json").is_file():
+        if not optional_file(folder / "tokenizer.json"):
             return dict(config)
         tokenizer = TextTokenizer.from_folder(folder)
         texts: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            if (folder / name).is_file():
+            if optional_file(folder / name):
                 texts |= read_json(folder / name)
         ids: dict[str, int] = {}
         for role, names in TOKEN_ROLES.items():

@@ -33,9 +33,12 @@ where the tokenizer brings none, and replaces the file's own in the release, as 
 class MmadaPolicy(PictureCodesPolicy):
     """MMaDA behind the policy contract: text and pictures in, text or a picture out."""
 
-    abilities = Abilities(tasks=("reason", "understand", "imagine"), pictures="codes")
+    # Pictures are cropped by app.py, the released evaluation and inference_mmu.py, which squashes those of data sets
+    # named ai2d, clevr, docvqa, geo or llava; training does so by the same names, and pads Geo170K in its stage 4.
+    abilities = Abilities(tasks=("reason", "understand", "imagine"), pictures="codes", image_fit="crop")
     model_types = ("mmada",)
     architectures = ("MMadaModelLM",)
+    hub_names = ("mmada",)
     released_sizes = """
     mmada-8b: {num_layers: 32, width: 4096, mlp_width: 12288, vocabulary: 134656, num_parameters: 8082690048, linears: {
         q_proj: 262144, k_proj: 262144, v_proj: 262144, attn_out: 262144, ff_proj: 524288, up_proj: 524288,
@@ -102,5 +105,5 @@ class MmadaPolicy(PictureCodesPolicy):
             mmu, soi, eoi = self._special("mmu", "soi", "eoi")
             pieces.append(([mmu], None))
             for picture in prompt.images:
-                pieces += [([soi], None), (self._picture_ids(picture), "image_slot"), ([eoi], None)]
+                pieces += [([soi], None), (self._picture_ids(picture, prompt.image_fit), "image_slot"), ([eoi], None)]
         return [*pieces, (self._chat_ids(prompt), None)]

@@ -88,8 +88,10 @@ class ShowoPolicy(PictureCodesPolicy):
         "text can be evaluated, its pictures train",
         attention="omni",
         pictures="codes",
+        image_fit="crop",  # image_transform of training/utils.py, in training and inference
     )
     architectures = ("Showo",)
+    hub_names = ("show-o",)
     layouts = r"""
     showo:
       title: Show-o
@@ -217,5 +219,5 @@ class ShowoPolicy(PictureCodesPolicy):
             )
         mmu, soi, eoi, bos = self._special("mmu", "soi", "eoi", "bos")
         question = self.text_tokenizer.encode(f"USER: \n{prompt.text} ASSISTANT:")
-        picture = self._picture_ids(prompt.images[0])
+        picture = self._picture_ids(prompt.images[0], prompt.image_fit)
         return [([mmu, soi], None), (picture, "image_slot"), ([eoi, bos, *question], None)]
