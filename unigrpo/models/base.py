@@ -35,6 +35,18 @@ class Vocabulary:
     """Half-open range of the image codes; None for a text-only policy."""
     special: dict[str, int] | None = None
     """Named ids: bos, soi, eoi, t2i, mmu, ipad, start_header, end_header, eot."""
+    other_ends: tuple[int, ...] = ()
+    """Further ids that end a text: a chat model ends a turn, or the whole text."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Return every id that ends a text, the one that fills a tail first."""
+        return tuple(dict.fromkeys((self.eos_token_id, *self.other_ends)))
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Return the ids that mean something of their own, so that no text may hold them."""
+        return frozenset((self.mask_token_id, self.pad_token_id, *self.ends, *(self.special or {}).values()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +149,7 @@ class Policy(Protocol):
         """Return [N, L, V]: head after hidden, for checks and small models."""
 
     def decode_text(self, token_ids: np.ndarray) -> str:
-        """Return the text of a span's ids, up to the first EOS."""
+        """Return the text of a span's ids, up to the first of the vocabulary's ends."""
 
     def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
         """Return the picture of an image span's ids."""

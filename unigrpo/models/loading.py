@@ -15,7 +15,7 @@ from unigrpo.models.families import policy_family
 from unigrpo.models.files import weights
 from unigrpo.models.files.folders import read_json, resolve_folder
 from unigrpo.models.files.tokenizer import TextTokenizer, has_tokenizer
-from unigrpo.models.files.vocabulary import resolve_vocabulary
+from unigrpo.models.files.vocabulary import resolve_vocabulary, stored_ends
 from unigrpo.models.layers.packed_experts import pack_experts
 from unigrpo.models.text_policy import TextPolicy
 
@@ -83,7 +83,7 @@ def _check_text(tokenizer: TextTokenizer | None, required: Sequence[str]) -> Non
     """
     if tokenizer is None or tokenizer.folder is None:
         return
-    lost = [text for text in (*required, *THOUGHT) if tokenizer.decode(tokenizer.encode(text)) != text]
+    lost = [text for text in (*required, *THOUGHT) if tokenizer.decode(tokenizer.encode_markup(text)) != text]
     if lost and not required:
         _LOGGER.warning(
             "the tokenizer in %s loses %s: encoded and decoded, it does not come back, so a reward that looks for it "
@@ -175,9 +175,9 @@ def load_policy(
         raise UserError(f"dtype {dtype!r} is not supported; wanted {' or '.join(DTYPES)}")
     place = _checked_device(device)
     folder = resolve_folder(path, files=HUB_FILES, revision=revision)
-    config = read_config(folder)
-    family = policy_family(config, use)
-    config = family.complete_config(config, folder)
+    stored = read_config(folder)
+    family = policy_family(stored, use)
+    config = family.complete_config(stored, folder)
     module = empty_module(family, config)
     text_tokenizer = _find_tokenizer(folder, tokenizer)
     _check_text(text_tokenizer, family.required_text)
@@ -188,6 +188,7 @@ def load_policy(
         overrides=vocabulary,
         codebook_size=family.codebook_size(config),
         token_text=family.token_text,
+        ends=stored_ends(folder, config, stored),
     )
     weights.fill(module, folder, DTYPES[dtype], place, family.module_name)
     module.eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,6 +92,8 @@ class TextPolicy(ABC):
     ) -> None:
         self.module, self.vocabulary, self.tokenizer, self.source = module, vocabulary, tokenizer, source
         self.image_size = image_size
+        if tokenizer is not None:
+            tokenizer.reserve(vocabulary.reserved)
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -204,11 +207,9 @@ class TextPolicy(ABC):
         return self.tokenizer
 
     def decode_text(self, token_ids: np.ndarray) -> str:
-        """Return the text of a span's ids, up to the first EOS, without special tokens."""
-        ids = [int(token) for token in token_ids]
-        if self.vocabulary.eos_token_id in ids:
-            ids = ids[: ids.index(self.vocabulary.eos_token_id)]
-        return self.text_tokenizer.decode(ids)
+        """Return the text of a span's ids, up to the first one that ends a text, without special tokens."""
+        ends = self.vocabulary.ends
+        return self.text_tokenizer.decode(list(takewhile(lambda token: token not in ends, map(int, token_ids))))
 
     def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
         """Refuse: the vocabulary has no image codes.

@@ -51,7 +51,7 @@ class DreamPolicy(TextPolicy):
           num_attention_heads: 28, num_key_value_heads: 4, vocab_size: 152064}
     """
 
-    token_text = TOKEN_TEXT | {"mask": "<|mask|>"}
+    token_text = TOKEN_TEXT | {"mask": "<|mask|>", "eot": "<|im_end|>"}
     module: Decoder
 
     @classmethod
