@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from unigrpo.errors import UserError
+from unigrpo.learner.batch import collate
 from unigrpo.models import load_policy
 from unigrpo.models.files.tokenizer import TextTokenizer
+from unigrpo.models.files.vocabulary import stored_ends
 from unigrpo.models.text_policy import TextPolicy
+from unigrpo.rollouts.units import generate, plan_units
 from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.testing.tiny.make_tiny import make_tiny
-from unigrpo.types import Canvas, Message, Prompt
+from unigrpo.types import Canvas, Message, PolicyVersion, Prompt
 
 Load = Callable[[str], TextPolicy]
 PICTURE = Image.new("RGB", (64, 64), "red")
@@ -42,9 +47,7 @@ OTHERS = (
 class Codes:
     """An image tokenizer of 16 codes a picture."""
 
-    def encode(self, pixels):
-        import torch
-
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(pixels), 16, dtype=torch.int64)
 
 
@@ -174,3 +177,92 @@ def test_an_added_token_that_is_neither_special_nor_reserved_is_text() -> None:
     tokenizer._tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False)])
     tokenizer.reserve([0])
     assert tokenizer.encode("<think>") == [tokenizer.token_id("<think>")]
+
+
+END_OF_TURN = {
+    "llada": "<|eot_id|>",
+    "mmada": "<|eot_id|>",
+    "lavida": "<|eot_id|>",
+    "llada_v": "<|eot_id|>",
+    "dream": "<|im_end|>",
+    "sdar": "<|im_end|>",
+    "llada2": "<|role_end|>",
+    "llada_moe": "<|role_end|>",
+    "diffusion_gemma": "<turn|>",
+}
+
+
+@pytest.mark.parametrize(("family", "name"), END_OF_TURN.items())
+def test_text_ends_at_the_end_of_the_text_and_at_the_end_of_the_turn(load: Load, family: str, name: str) -> None:
+    policy = load(family)
+    tokenizer = policy.text_tokenizer
+    said, more = tokenizer.encode("the answer is 5"), tokenizer.encode("user 6")
+    end_of_text = tokenizer.token_id(layouts()[family].eos_token)
+    assert {tokenizer.token_id(name), end_of_text} <= set(policy.vocabulary.ends)
+    for end in policy.vocabulary.ends:
+        assert policy.decode_text(torch.tensor([*said, end, *more]).numpy()) == "the answer is 5"
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "mmada"])
+def test_rollout_is_scored_and_rewarded_up_to_the_first_end_of_any_kind(load: Load, family: str) -> None:
+    policy = copy.copy(load(family))
+    tokenizer = policy.text_tokenizer
+    asked = prompt(policy, "2+3?")
+    turn = tokenizer.token_id(END_OF_TURN[family])
+    said = [*tokenizer.encode("5"), turn, *tokenizer.encode("user 6"), policy.vocabulary.eos_token_id]
+    sampling = SamplingSettings(completion_length=len(said), num_denoising_steps=len(said), temperature=0.0)
+    start = policy.encode(asked, sampling).open_spans[0].start
+
+    def hidden(model_input):
+        """The wanted token is by far the likeliest; the first ones are the surest."""
+        wanted = torch.zeros(*model_input.token_ids.shape, policy.vocabulary.size)
+        for place, token in enumerate(said):
+            wanted[:, start + place, token] = 50.0 - place
+        return wanted
+
+    policy.hidden = hidden
+    policy.head = lambda states, ids=None: states if ids is None else states[..., ids[0] : ids[1]]
+    (unit,) = plan_units([(asked, sampling)], group_size=2, rows_per_unit=2, seed=0, step=0)
+    rollouts = generate(policy, unit, PolicyVersion(step=0, kind="full", sha256=""))
+    batch = collate(rollouts, torch.zeros(2), policy.vocabulary.pad_token_id)
+    length = len(tokenizer.encode("5")) + 1
+    for row, rollout in enumerate(rollouts):
+        assert (rollout.text, rollout.completion_length, rollout.is_truncated) == ("5", length, False)
+        assert (rollout.token_ids[start + length :] == policy.vocabulary.eos_token_id).all()
+        assert batch.is_completion[row].nonzero().flatten().tolist() == list(range(start, start + length))
+        assert batch.is_tail[row].nonzero().flatten().tolist() == list(range(start + length, start + len(said)))
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "wanted"),
+    [
+        ({"eos_token_id": 7}, None, (7,)),
+        ({"eos_token_id": [7, 9]}, {"eos_token_id": 9}, (7, 9)),
+        ({"eos_token_id": None}, {"eos_token_id": [9, 7]}, (9, 7)),
+        ({"text_config": {"eos_token_id": [1, 2]}}, {"eos_token_id": [1, 106]}, (1, 106, 2)),
+        ({}, {}, ()),
+    ],
+)
+def test_ends_are_read_from_all_files_as_an_id_or_a_list(
+    tmp_path: Path, config: dict[str, object], generation: dict[str, object] | None, wanted: tuple[int, ...]
+) -> None:
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert stored_ends(tmp_path, config) == wanted
+
+
+def test_ends_that_are_no_ids_are_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="wanted an id, or a list of ids"):
+        stored_ends(tmp_path, {"eos_token_id": ["<|eot_id|>"]})
+
+
+def test_list_of_ends_in_both_files_loads_and_the_first_fills_tails(tmp_path: Path) -> None:
+    folder = make_tiny("llada", tmp_path / "llada")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": [config["eos_token_id"], 3]}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 100_000]}))
+    ids = load_policy(folder, dtype="float32").vocabulary
+    assert ids.eos_token_id == config["eos_token_id"]
+    assert set(ids.ends) == {config["eos_token_id"], 3, 5, ids.special["eot"]}
+    given = load_policy(folder, dtype="float32", vocabulary={"eos_token_id": 9}).vocabulary
+    assert given.ends == (9, ids.special["eot"])

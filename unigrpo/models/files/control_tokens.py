@@ -1,7 +1,7 @@
 """What no text of a user's may become: the control tokens of a tokenizer, and texts read without them.
 
-A control token is one that the tokenizer marks as special, or one whose id the vocabulary reserves (mask, ends, padding,
-start, headers, picture marks), whether it is marked or not. Other added tokens, such as the tags of a thought, are text.
+A control token is one that the tokenizer marks as special, or one whose id the vocabulary reserves (mask, ends,
+padding, start, headers, picture marks), marked or not. Other added tokens, such as the tags of a thought, are text.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class ControlTokens:
         self._tokenizer = tokenizer
         self._twin: Tokenizer | None = None
         model = tokenizer.model
-        unknown = getattr(model, "unk_token", None)
+        unknown: str | None = getattr(model, "unk_token", None)
         added = tokenizer.get_added_tokens_decoder()
         texts = {token.content: number for number, token in added.items() if token.special}
         texts |= {text: number for number in reserved if (text := tokenizer.id_to_token(number))}
         self.unknown = unknown if unknown in texts else None
         """The text of the token for what has none, which any text may become."""
-        texts.pop(self.unknown, None)
-        self.texts: dict[str, int] = texts
+        self.texts = {text: number for text, number in texts.items() if text != unknown}
+        texts = self.texts
         self.ids = frozenset(texts.values())
         ordered = "|".join(sorted(map(re.escape, texts), key=len, reverse=True)) or r"(?!)"
         self._hidden_pattern = re.compile(f"{ordered}|{MARK}")
