@@ -104,6 +104,8 @@ class Policy(Protocol):
     """Where config.json and the tokenizer files are."""
     banned_ids: tuple[int, ...]
     """Ids that the released sampler never draws; log-probs are of the distribution with them."""
+    context_length: int | None
+    """Tokens of the longest row that the checkpoint was made for; None where its files do not say."""
     image_size: int
     """Side in pixels to which the pictures of prompts are resized and cropped."""
     image_tokenizer: Any
@@ -129,6 +131,9 @@ class Policy(Protocol):
 
     def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
         """Return the canvas of a prompt: chat template, image codes, open spans, the unconditional twin."""
+
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt gives; pictures are counted by their sizes, not read."""
 
     def image_features(self, images: Sequence[Image]) -> torch.Tensor | None:
         """Return [F, D]: a prompt's pictures as its canvas holds them; None for a family that reads no pixels."""

@@ -151,6 +151,11 @@ class LlavaPolicy(TextPolicy):
         canvas = text_canvas(pieces, sampling, self.vocabulary)
         return replace(canvas, image_features=torch.cat(features) if features else None)
 
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt gives, its pictures' features included; nothing is computed."""
+        num_features = sum(self.module.vision_encoder.count(image.size) for image in prompt.images)
+        return sum(map(len, self._text_chunks(prompt))) + num_features
+
     def _text_chunks(self, prompt: Prompt) -> list[list[int]]:
         """Return the ids of the text before, between and after the pictures, each chunk tokenized by itself."""
         num_marks = sum(message.text.count(PICTURE) for message in prompt.messages)

@@ -13,6 +13,7 @@ from torch import nn
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.models.families import policy_family
 from unigrpo.models.files import weights
+from unigrpo.models.files.config_file import context_length
 from unigrpo.models.files.folders import read_json, resolve_folder
 from unigrpo.models.files.tokenizer import TextTokenizer, has_tokenizer
 from unigrpo.models.files.vocabulary import resolve_vocabulary, stored_ends
@@ -197,6 +198,7 @@ def load_policy(
         compile_blocks(module)
     policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)
     policy.folder, policy.revision = folder, revision
+    policy.context_length = policy.context_length or context_length(config)
     policy.recompute_blocks(gradient_checkpointing)
     if isinstance(image_tokenizer, str | Path):
         from unigrpo.models.pictures.magvit import load_image_tokenizer

@@ -72,6 +72,9 @@ class TextPolicy(ABC):
     banned_ids: tuple[int, ...] = ()
     """Ids that the released sampler never draws; log-probs are of the distribution with them."""
 
+    context_length: int | None = None
+    """Tokens of the longest row that the checkpoint was made for; None where its files do not say."""
+
     adapter: LoraSettings | None = None
     """The adapter that `unigrpo.models.adapter` put on, its targets as full names; None: all weights train."""
     revision: str | None = None
@@ -189,8 +192,14 @@ class TextPolicy(ABC):
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; this policy "
                 "is for text only. MMaDA, LLaDA-V, LaViDa and Show-o read pictures; MMaDA and Show-o write them"
             )
-        ids = self.text_tokenizer.encode_chat(prompt.messages)
-        return layout.text_canvas(((ids, None),), sampling, self.vocabulary)
+        return layout.text_canvas(((self._prompt_ids(prompt), None),), sampling, self.vocabulary)
+
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt gives; pictures are counted, not read."""
+        return len(self._prompt_ids(prompt))
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        return self.text_tokenizer.encode_chat(prompt.messages)
 
     @property
     def text_tokenizer(self) -> TextTokenizer:

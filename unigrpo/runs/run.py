@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from unigrpo.data.limits import within_limits
 from unigrpo.data.sources import PromptSource, load_prompts
 from unigrpo.learner.learner import Learner
 from unigrpo.methods.advantages.base import Advantage
@@ -137,11 +138,13 @@ def open_run(
         rewards = stack.enter_context(RewardPool(recipe.rewards))
         rewards.start()
         trackers.phase("reading prompts")
-        prompts = _prompts(recipe, "train")
+        prompts, eval_prompts = _prompts(recipe, "train"), _prompts(recipe, "eval")
         trackers.phase("loading the policy")
         policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
         if weights_of is None:
             refuse_untrained(policy, [task.kind for task in recipe.tasks.values()])
+        trackers.phase("measuring prompts")
+        prompts, eval_prompts = (_limited(recipe, policy, sources) for sources in (prompts, eval_prompts))
         checkpoint = latest_checkpoint(weights_of or run_dir)
         trackers.phase("starting rollout actors" if recipe.rollouts.num_actors else "preparing")
         pool = open_pool(recipe, policy, trackers.phase)
@@ -156,7 +159,7 @@ def open_run(
             pool=pool,
             rewards=rewards,
             prompts=prompts,
-            eval_prompts=_prompts(recipe, "eval"),
+            eval_prompts=eval_prompts,
             alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
         )
         if checkpoint is not None:
@@ -173,6 +176,20 @@ def _prompts(recipe: Recipe, split: Literal["train", "eval"]) -> dict[str, Promp
         task: load_prompts(part.data, task, part.kind, split, recipe.seed)
         for task, part in recipe.tasks.items()
         if split == "train" or (recipe.evaluate.enabled and (part.data.use or part.data.eval_jsonl) is not None)
+    }
+
+
+def _limited(recipe: Recipe, policy: Policy, sources: dict[str, PromptSource]) -> dict[str, PromptSource]:
+    """Return the prompts of each task, none of them too long for the policy."""
+    return {
+        task: within_limits(
+            source,
+            policy,
+            recipe.tasks[task].data,
+            task=task,
+            completion_length=recipe.tasks[task].sampling.completion_length,
+        )
+        for task, source in sources.items()
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -50,6 +50,8 @@ class DataSettings(Settings):
     eval_jsonl: str | None = Field(None, description="A JSONL file of held-out prompts.")
     columns: dict[str, str] = Field(default_factory=dict, description="Our name (prompt, answer, image, id) -> the file's column.")
     template: str | None = Field(None, description="Text with {prompt}, put in place of each prompt.")
+    max_prompt_tokens: int | None = Field(None, ge=1, description="Tokens of a prompt at most, template and pictures counted; null, and above it, is what the checkpoint's context leaves beside the completion.")
+    too_long: Literal["refuse", "skip", "cut"] = Field("refuse", description="What becomes of a longer prompt: an error with file and line before the first step, left out and counted, or the beginning of the user's text cut off.")
 
 
 class KindSettings(Settings):
