@@ -85,6 +85,7 @@ class SamplerState:
             guidance_scale=self.sampling.guidance_scale,
             uniforms=uniforms,
             banned_id=self.mask if is_mask_banned else None,
+            top_p=self.sampling.top_p,
             score=self.order.score if reads_logits(self.order) else None,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,6 +104,8 @@ class Policy(Protocol):
     """Where config.json and the tokenizer files are."""
     banned_ids: tuple[int, ...]
     """Ids that the released sampler never draws; log-probs are of the distribution with them."""
+    greedy: ClassVar[Mapping[str, Any]]
+    """What a task's sampling settings become where evaluation takes a completion for the policy's best."""
     context_length: int | None
     """Tokens of the longest row that the checkpoint was made for; None where its files do not say."""
     image_size: int

@@ -66,6 +66,8 @@ class TextPolicy(ABC):
     """The tokens by which the family's tokenizer file names the ids (mask, eos, ...)."""
     required_text: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer must bring back from its own ids, such as the tags of a thought."""
+    greedy: ClassVar[Mapping[str, Any]] = {"temperature": 0.0, "remasking_temperature": 0.0}
+    """What a task's sampling settings become where evaluation takes a completion for the policy's best."""
     frozen_parts: tuple[str, ...] = ()
     """How the names of the parts of the module begin that never train, so that an adapter there gets no gradient."""
 

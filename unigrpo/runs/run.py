@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class Run:
     prompts: dict[str, PromptSource]
     eval_prompts: dict[str, PromptSource]
     alarms: Alarms
+    greedy: Mapping[str, Any]
+    """The family's settings of evaluation's greedy pass."""
     num_done: int = 0
     """Learner steps that are in the weights."""
     wall_s: float = 0.0
@@ -161,6 +163,7 @@ def open_run(
             prompts=prompts,
             eval_prompts=eval_prompts,
             alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
+            greedy=policy.greedy,
         )
         if checkpoint is not None:
             run.restore(checkpoint)

@@ -32,6 +32,7 @@ class SamplingSettings(Settings):
     num_denoising_steps: int = Field(ge=1, description="Total over all blocks.")
     block_length: int | None = Field(None, ge=1, description="null is one block.")
     temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1, description="Tokens are drawn from the likeliest ones that together have this probability, at the temperature; 1 is all. What is trained is scored without it.")
     guidance_scale: float = Field(0.0, ge=0)
     remasking: OrderChoice = Field(OrderChoice(), description="Which positions a step commits; origin commits each by itself, with the schedule's probability.")
     remasking_temperature: float = Field(0.0, ge=0)
