@@ -38,6 +38,7 @@ def sample_tokens(
     guidance_scale: float,
     uniforms: torch.Tensor,
     banned_id: int | None = None,
+    top_p: float = 1.0,
     score: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] | None = None,
 ) -> SampledTokens:
     """Sample one token at each position.
@@ -55,6 +56,7 @@ def sample_tokens(
         guidance_scale: 0 is no guidance.
         uniforms: [S] float64 in (0, 1).
         banned_id: never sampled; it keeps its share of confidence and log-probs, as in the released samplers.
+        top_p: probability of the likeliest tokens that are drawn from, at the temperature; an order's score is of them.
         score: an order's, `unigrpo.rollouts.orders.base.LogitOrder`; None is the log-prob of the token.
     """
     size = policy.vocabulary.size if vocabulary_range is None else vocabulary_range[1] - vocabulary_range[0]
@@ -69,10 +71,13 @@ def sample_tokens(
             guided = base + (1.0 + guidance_scale) * (logits - base)
         guided = _without(guided, policy.banned_ids, vocabulary_range, torch.finfo(guided.dtype).min)
         allowed = guided if banned_id is None else _without(guided, (banned_id,), vocabulary_range, -torch.inf)
+        scored = guided
+        if top_p < 1 and temperature > 0:
+            allowed, scored = (_nucleus(each, temperature, top_p) for each in (allowed, guided))
         sampled = sample_logits(allowed, temperature, uniforms[chunk])
         confidence = _logprob(guided, sampled)
         logprobs = confidence if guided is logits else _logprob(logits, sampled)
-        parts.append((sampled, confidence if score is None else score(guided, sampled, temperature), logprobs))
+        parts.append((sampled, confidence if score is None else score(scored, sampled, temperature), logprobs))
     token_ids, confidence, logprobs = (torch.cat(column) for column in zip(*parts, strict=True))
     offset = 0 if vocabulary_range is None else vocabulary_range[0]
     return SampledTokens(token_ids=token_ids + offset, confidence=confidence, logprobs=logprobs)
@@ -85,6 +90,14 @@ def _without(
     start, stop = vocabulary_range or (0, logits.shape[-1])
     columns = [banned_id - start for banned_id in banned_ids if start <= banned_id < stop]
     return logits.index_fill(-1, torch.tensor(columns, device=logits.device), value) if columns else logits
+
+
+def _nucleus(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """Return logits [S, V] without all but the likeliest tokens that first have more than ``top_p`` together."""
+    ordered, order = torch.softmax(logits / temperature, dim=-1).sort(dim=-1, descending=True, stable=True)
+    is_beyond = torch.zeros_like(ordered, dtype=torch.bool).scatter_(-1, order, ordered.cumsum(-1) - ordered > top_p)
+    lowest = torch.finfo(logits.dtype).min / 1e3 * min(temperature, 1.0)  # finite at the temperature
+    return logits.masked_fill(is_beyond, lowest)
 
 
 def sample_logits(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,7 @@ class SamplerState:
         self.order: Order = make(sampling.remasking)
         self.mask = policy.vocabulary.mask_token_id
         self.ids = layout.token_ids.clone()
+        self.ends = torch.tensor(policy.vocabulary.ends, device=self.ids.device)
         self.committed_step = torch.full_like(self.ids, -1, dtype=torch.int32)
         self.committed_logprobs = torch.zeros(self.ids.shape, dtype=torch.float32, device=self.ids.device)
         self.num_forward_rows = 0
@@ -84,6 +85,7 @@ class SamplerState:
             guidance_scale=self.sampling.guidance_scale,
             uniforms=uniforms,
             banned_id=self.mask if is_mask_banned else None,
+            top_p=self.sampling.top_p,
             score=self.order.score if reads_logits(self.order) else None,
         )
 
@@ -132,19 +134,19 @@ class SamplerState:
             self.committed_step[row_of, column_of] = step[:, None].expand_as(is_committed)[is_committed].int()
 
     def is_finished(self, plan: FillPlan, rows: torch.Tensor) -> torch.Tensor:
-        """Return [n] bool: whether a row's text span has every token up to its first EOS."""
+        """Return [n] bool: whether a row's text span has every token up to its first end."""
         if not (self.sampling.stop_at_eos and plan.is_text):
             return torch.zeros_like(rows, dtype=torch.bool)
         span = self.ids[rows].gather(1, plan.positions[rows])
-        is_stop = (span == self.mask) | (span == self.policy.vocabulary.eos_token_id)
+        is_stop = (span == self.mask) | torch.isin(span, self.ends)
         first = is_stop.to(torch.int8).argmax(dim=1, keepdim=True)
         return is_stop.any(1) & (span.gather(1, first).squeeze(1) != self.mask)
 
     def fill_tail(self, plan: FillPlan) -> None:
-        """Put EOS at every open position after the first EOS of a text span."""
+        """Put EOS at every open position after the first end of a text span."""
         span = self.ids.gather(1, plan.positions)
-        is_eos = span == self.policy.vocabulary.eos_token_id
-        is_tail = (is_eos.cumsum(1) - is_eos.long()) > 0
+        is_end = torch.isin(span, self.ends)
+        is_tail = (is_end.cumsum(1) - is_end.long()) > 0
         is_tail &= self.layout.is_open.gather(1, plan.positions)
         row, slot = is_tail.nonzero(as_tuple=True)
         column = plan.positions[row, slot]

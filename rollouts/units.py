@@ -118,9 +118,9 @@ def _rollout(
         if span.kind == "image_codes":
             image = np.asarray(policy.decode_image(token_ids[span.start : span.stop], span))
             continue
-        stop = _end_of_text(token_ids, span, policy.vocabulary.eos_token_id)
+        stop = _end_of_text(token_ids, span, policy.vocabulary.ends)
         is_completion[stop : span.stop] = False
-        is_truncated |= stop == span.stop and token_ids[stop - 1] != policy.vocabulary.eos_token_id
+        is_truncated |= stop == span.stop and token_ids[stop - 1] not in policy.vocabulary.ends
         texts.append(policy.decode_text(token_ids[span.start : stop]))
     return Rollout(
         prompt=unit.prompts[row // unit.group_size],
@@ -138,7 +138,7 @@ def _rollout(
     )
 
 
-def _end_of_text(token_ids: np.ndarray, span: Span, eos_token_id: int) -> int:
-    """Return the position after the span's first EOS, or its stop."""
-    found = np.flatnonzero(token_ids[span.start : span.stop] == eos_token_id)
+def _end_of_text(token_ids: np.ndarray, span: Span, ends: tuple[int, ...]) -> int:
+    """Return the position after the first of the ids that end a text, or the span's stop."""
+    found = np.flatnonzero(np.isin(token_ids[span.start : span.stop], ends))
     return span.start + int(found[0]) + 1 if len(found) else span.stop

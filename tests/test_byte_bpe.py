@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,10 @@ def test_ids_equal_those_of_transformers(folder: Path, text: str) -> None:
     reference = Qwen2Tokenizer(vocab=vocabulary, merges=pairs)
     reference.add_special_tokens({"additional_special_tokens": ADDED[1:]})
     ours = TextTokenizer.from_folder(folder)
-    assert ours.encode(text) == reference.encode(text, add_special_tokens=False)
-    assert ours.decode(ours.encode(text)) == reference.decode(reference.encode(text), skip_special_tokens=True)
+    assert ours.encode_markup(text) == reference.encode(text, add_special_tokens=False)
+    assert ours.encode(text) == reference.encode(text, add_special_tokens=False, split_special_tokens=True)
+    assert ours.decode(ours.encode_markup(text)) == reference.decode(reference.encode(text), skip_special_tokens=True)
+    assert ours.decode(ours.encode(text)) == unicodedata.normalize("NFC", text)
 
 
 def test_added_tokens_have_the_ids_of_the_config(folder: Path) -> None:
@@ -66,7 +69,7 @@ def test_added_tokens_may_stand_in_their_own_file(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "added_tokens.json").write_text(json.dumps({"<|mask|>": 267, "<|endoftext|>": 266}))
     tokenizer = TextTokenizer.from_folder(folder)
-    assert tokenizer.encode("<|mask|>hello") == [267, tokenizer.token_id("hello")]
+    assert tokenizer.encode_markup("<|mask|>hello") == [267, tokenizer.token_id("hello")]
 
 
 def test_files_of_two_checkpoints_are_refused(folder: Path) -> None:

@@ -35,7 +35,8 @@ def folder(tmp_path: Path) -> Path:
 def test_letters_have_their_ids_and_nothing_is_added(folder: Path) -> None:
     tokenizer = TextTokenizer.from_folder(folder)
     assert tokenizer.encode("dab") == [3, 0, 1]
-    assert tokenizer.encode("<s>a</s>") == [261, 0, 262]
+    assert tokenizer.encode_markup("<s>a</s>") == [261, 0, 262]
+    assert tokenizer.encode("<s>a</s>") == [5 + byte for byte in b"<s>"] + [0] + [5 + byte for byte in b"</s>"]
     assert tokenizer.encode("") == []
     assert len(tokenizer) == 263
     assert tokenizer.token_id("</s>") == 262

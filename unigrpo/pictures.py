@@ -180,6 +180,13 @@ def _undecodable(why: object) -> PictureError:
     return PictureError("unreadable", said)
 
 
+def shown_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a picture file as it is shown, by its header alone."""
+    with Image.open(path) as picture:
+        is_turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+        return (picture.height, picture.width) if is_turned else picture.size
+
+
 def as_rgb(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return a picture as 8-bit RGB.
 

@@ -138,26 +138,26 @@ class Rollout:
     sample_index: int
     """0..G-1 within its group."""
     token_ids: np.ndarray
-    """[L] int64, no padding: prompt and filled completion; after the first EOS of a text span, EOS."""
+    """[L] int64, no padding: prompt and filled completion; after the first end of a text span, EOS."""
     spans: tuple[Span, ...]
     is_completion: np.ndarray
-    """[L] bool: open positions up to and including the first EOS of their span (image codes: all)."""
+    """[L] bool: open positions up to and including the first end of their span (image codes: all)."""
     committed_step: np.ndarray
     """[L] int32: the denoising step that committed the token; -1 where it was given."""
     committed_logprobs: np.ndarray
     """[L] float32, nats: of the token when committed, un-tempered, unguided, over the span's range; 0 where given."""
     text: str | None
-    """Decoded text of the open text spans, up to the first EOS; None for a picture without text."""
+    """Decoded text of the open text spans, up to the first end; None for a picture without text."""
     image: np.ndarray | None
     """[H, W, 3] uint8 picture of the open image span; None for text."""
     seed: int
     policy_version: PolicyVersion
     is_truncated: bool
-    """Whether a text span ended without EOS."""
+    """Whether a text span ended without an end."""
 
     @property
     def completion_length(self) -> int:
-        """Return the number of open positions up to and including the first EOS."""
+        """Return the number of open positions up to and including the first end."""
         return int(self.is_completion.sum())
 
 
@@ -219,7 +219,7 @@ class Batch:
     is_prompt: torch.Tensor
     """[N, L] bool: given positions, never noised."""
     is_completion: torch.Tensor
-    """[N, L] bool: open positions up to and including the first EOS of their span."""
+    """[N, L] bool: open positions up to and including the first end of their span."""
     is_tail: torch.Tensor
     """[N, L] bool: open positions after it: visible to attention, noised, never scored."""
     is_padding: torch.Tensor

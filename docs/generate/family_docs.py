@@ -6,9 +6,10 @@ All of it is read from the families' classes, so that the page cannot say more t
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import get_args
 
-from unigrpo.models.families import abilities
+from unigrpo.models.families import abilities, known_families
 from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.types import TaskKind
 
@@ -27,6 +28,10 @@ inspect MODEL` says the same of one checkpoint, and what memory it needs.
 | family | load | text | understand | image | cache | train | golden | released |
 |---|---|---|---|---|---|---|---|---|
 """
+_GREEDY = """\
+- Evaluation's greedy pass takes each completion at temperature 0, with the task's other settings. Where a family's
+  release evaluates with settings of its own, these take their place there, and there alone (`greedy` of its class):
+"""
 _LEGEND = """
 *text*: chat in, text out; *understand*: pictures and text in, text out; *image*: text in, a picture out. *cache*: keys
 and values that the sampler keeps, always with the tokens of a full pass. All families load in float32 and bfloat16.
@@ -39,6 +44,15 @@ and values that the sampler keeps, always with the tokens of a full pass. All fa
   MMaDA's own scripts squash pictures whose file or data set has `ai2d`, `clevr`, `docvqa`, `geo` or `llava` in its
   name, and pad Geo170K with white in stage 4: set `data.image_fit: squash` or `pad` for these. LLaDA-V and LaViDa cut
   pictures into tiles and have no such setting.
+- Only the chat template makes control tokens: the name of one in a prompt, an earlier turn, a caption or a
+  demonstration is tokenized as plain text, as with transformers' `split_special_tokens`. Control tokens are those that
+  the tokenizer marks as special, and those whose ids the vocabulary reserves (mask, ends, padding, start, headers,
+  picture marks), marked or not. Where a message has a picture, `<image>` in its text says where it stands.
+- A text ends at the first of all its ends: every `eos_token_id` of config.json and generation_config.json, an id or a
+  list, and the end of a turn (`<|eot_id|>`, `<|im_end|>`, `<|role_end|>`, `<turn|>`). What follows is tail: neither
+  scored nor shown to a reward.
+- A prompt may have what `max_sequence_length` or `max_position_embeddings` leaves beside the completion, or
+  `data.max_prompt_tokens`; `data.too_long` says whether a longer one is refused, left out or cut.
 - MMaDA-Parallel-M has MMaDA's own classes in its published code; MMaDA-Parallel-A and Lumina-DiMOO are another layout
   and are refused.
 """
@@ -70,8 +84,15 @@ def render() -> str:
             layout.checkpoints,
         )
         lines.append(f"| {' | '.join(cells)} |\n")
-    notes = "".join(f"- {reason}.\n" for reason in reasons)
+    notes = "".join(f"- {reason}.\n" for reason in reasons) + _GREEDY + "".join(_greedy())
     return f"{_INTRODUCTION}{''.join(lines)}{_LEGEND}{notes}\n{_sizes()}"
+
+
+def _greedy() -> Iterator[str]:
+    """Say with which settings a family is evaluated, where it has its own."""
+    for name, said in known_families().items():
+        if "greedy" in said:
+            yield f"  `{name}` {', '.join(f'{key} {value}' for key, value in said['greedy'].items())}.\n"
 
 
 def _sizes() -> str:

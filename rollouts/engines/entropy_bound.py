@@ -222,6 +222,8 @@ def _only_plan(state: SamplerState) -> FillPlan:
             f"{len(plans)} open spans, guidance_scale {state.sampling.guidance_scale}, editing_threshold "
             f"{state.sampling.editing_threshold}; a policy of blocks fills one span of text, without guidance"
         )
+    if state.sampling.top_p < 1:
+        raise UserError(f"top_p is {state.sampling.top_p}; a policy of blocks draws from all tokens: leave it out")
     (plan,) = plans
     is_given = ~layout.is_open
     if layout.is_padding is not None:

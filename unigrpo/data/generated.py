@@ -54,6 +54,42 @@ class GeneratedPrompts:
         Raises:
             UserError: if there is none, it is no ``Prompt``, its kind is not the task's, a picture of it cannot be
                 used, or a reward could not get one of its columns.
+        """
+        place = index % self._num_prompts if self._repeats and self._num_prompts else index
+        try:
+            prompt = self._source[place]
+        except LookupError as error:
+            raise UserError(
+                f"{self._use}[{place}]: {type(error).__name__}: {error}; if it ends there, let its num_prompts or its "
+                "length say how many prompts it has"
+            ) from error
+        if not isinstance(prompt, Prompt):
+            raise UserError(f"{self._use}[{place}] is a {type(prompt).__name__}; return a unigrpo.types.Prompt")
+        if prompt.kind != self._kind:
+            raise UserError(
+                f"{self._use} makes prompts of kind {prompt.kind!r}, but the task {self._task!r} is of kind "
+                f"{self._kind!r}"
+            )
+        if problem := reserved_problem(prompt.columns):
+            raise UserError(f"{self._use}[{place}]: {problem}")
+        if is_deep([prompt.answer, prompt.columns]):
+            raise UserError(f"{self._use}[{place}]: its answer or columns are nested too deeply; write them flatter")
+        messages = tuple(
+            replace(message, images=tuple(self._rgb(picture, prompt) for picture in message.images))
+            for message in prompt.messages
+        )
+        return replace(prompt, task=self._task, messages=messages, image_fit=prompt.image_fit or self._image_fit)
+
+    def _rgb(self, picture: Any, prompt: Prompt) -> Image.Image:
+        if not isinstance(picture, Image.Image | np.ndarray):
+            given = type(picture).__name__
+            raise UserError(f"{self._use}: prompt {prompt.id!r} has a {given} for a picture; give PIL images or arrays")
+        try:
+            return as_rgb(picture, self._max_pixels)
+        except PictureError as error:
+            raise UserError(f"{self._use}: prompt {prompt.id!r}: {error}") from error
+
+    def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float = 0.0) -> Demonstration:
         """Return the source's completion of a prompt.
 
         Raises:

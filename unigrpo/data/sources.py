@@ -6,8 +6,9 @@ import inspect
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,7 +18,7 @@ from PIL import Image
 from unigrpo.data.generated import Demonstration, GeneratedPrompts
 from unigrpo.data.jsonl import Line, Role, mapped, read_objects
 from unigrpo.errors import UserError
-from unigrpo.pictures import MAX_PIXELS, PictureError, check_picture, open_picture
+from unigrpo.pictures import MAX_PIXELS, PictureError, check_picture, open_picture, shown_size
 from unigrpo.plugin import resolve
 from unigrpo.sanitized import short_repr
 from unigrpo.settings.tasks import DataSettings
@@ -163,6 +164,30 @@ class JsonlPrompts:
             self._epoch_order = (epoch, order)
         return self._file.prompt(self._rows[int(self._epoch_order[1][place])], self._task)
 
+    def sketches(self) -> Iterator[tuple[str, str, Prompt]]:
+        """Yield id, file and line, and prompt of every row; pictures are blank ones of the same size."""
+        for row in self._rows:
+            yield row.id, row.line.where, self.sketch(row.id, None)
+
+    def sketch(self, row_id: str, texts: Sequence[str] | None) -> Prompt:
+        """Return a row's prompt with blank pictures, and other texts of its turns where they are given."""
+        return self._file.prompt(self._row_of[row_id], self._task, texts, is_blank=True)
+
+    def texts(self, row_id: str) -> tuple[tuple[str, str], ...]:
+        """Return role and text of each turn of a row's prompt, before the template."""
+        line = self._row_of[row_id].line
+        return line.turns(line.get("prompt"))
+
+    def write(self, row_id: str, texts: Sequence[str]) -> None:
+        """Put other texts in place of those of a row's turns."""
+        self._file.texts[row_id] = tuple(texts)
+
+    def drop(self, row_ids: Container[str]) -> int:
+        """Leave rows out; return how many are left."""
+        self._rows = [row for row in self._rows if row.id not in row_ids]
+        self._epoch_order = None
+        return len(self._rows)
+
     def demonstration(self, prompt: Prompt, generator: np.random.Generator, noise: float = 0.0) -> Demonstration:
         """Return the ``completion`` column, else ``answer``; for text-to-image the picture of the ``image`` column.
 
@@ -246,6 +271,8 @@ class _JsonlFile:
         self._needed = ("prompt", *(name for name in columns if name != "prompt"))
         self._columns = mapped(COLUMN_NAMES, columns)
         self._seen_pictures: set[Path] = set()
+        self.texts: dict[str, Sequence[str]] = {}
+        """By a row's id, what stands in place of the texts of its turns."""
 
     def rows(self) -> Iterator[_Row]:
         """Yield the rows of the file in order."""
@@ -259,10 +286,12 @@ class _JsonlFile:
         if not number_of_id:
             raise UserError(f"{self._path} holds no prompts; write one JSON object a line")
 
-    def prompt(self, row: _Row, task: str) -> Prompt:
-        """Return the prompt of a row for the task of a name, with its pictures read."""
-        pictures = () if self._kind == "imagine" else self.pictures(row)
-        turns = self._turns(row.line)
+    def prompt(self, row: _Row, task: str, texts: Sequence[str] | None = None, *, is_blank: bool = False) -> Prompt:
+        """Return the prompt of a row for the task of a name, with its pictures read, or blank ones of their sizes."""
+        pictures: tuple[Image.Image, ...] = ()
+        if self._kind != "imagine":
+            pictures = self._blank_pictures(row) if is_blank else self.pictures(row)
+        turns = self._turns(row.line, texts or self.texts.get(row.id))
         last = len(turns) - 1
         messages = (
             Message(role=role, text=text, images=pictures if place == last else ())
@@ -312,6 +341,9 @@ class _JsonlFile:
         """Return the files of a row's pictures."""
         return line.images(line.get("image"), self._folders)
 
+    def _blank_pictures(self, row: _Row) -> tuple[Image.Image, ...]:
+        return tuple(_blank(shown_size(path)) for path in self.picture_files(row.line))
+
     def _checked(self, line: Line) -> _Row:
         for name in self._needed:
             line.needed(name, _WAY_OUT)
@@ -336,10 +368,19 @@ class _JsonlFile:
                 self._seen_pictures.add(path)
         return _Row(id=name, line=line)
 
-    def _turns(self, line: Line) -> tuple[tuple[Role, str], ...]:
-        """Return the turns of a row as they are asked: the last one in the template."""
-        *before, (role, text) = line.turns(line.get("prompt"))
+    def _turns(self, line: Line, texts: Sequence[str] | None = None) -> tuple[tuple[Role, str], ...]:
+        """Return the turns of a row as they are asked, or with other texts; the last one in the template."""
+        turns = line.turns(line.get("prompt"))
+        if texts is not None:
+            turns = tuple((role, text) for (role, _), text in zip(turns, texts, strict=True))
+        *before, (role, text) = turns
         last = text if self._template is None else self._template.replace("{prompt}", text)
         if not last.strip():
             raise line.error("the prompt is empty; ask something, in data.template if it is the same of every line")
         return tuple((role, line.encodable(text, "prompt")) for role, text in (*before, (role, last)))
+
+
+@lru_cache(maxsize=8)
+def _blank(size: tuple[int, int]) -> Image.Image:
+    """Return a picture of which only the size is looked at."""
+    return Image.new("1", size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from unigrpo.runs.trackers.base import Samples, Tracker
 from unigrpo.seeding import fold
 from unigrpo.settings.recipe import Recipe
 from unigrpo.settings.runs import TrackerChoice, TrackingSettings
+from unigrpo.settings.tasks import SamplingSettings
 from unigrpo.types import Rollout, Rollouts
 
 EVAL_STEP = -1
@@ -87,8 +88,8 @@ def _score(run: Run, task: str) -> TaskScores:
     count = count if source.num_prompts is None else min(count, source.num_prompts)
     prompts = [source[index] for index in range(count)]
 
-    def rollouts(**changes: Any) -> Rollouts:
-        sampling = settings.model_copy(update=changes)
+    def rollouts(changes: Mapping[str, Any]) -> Rollouts:
+        sampling = SamplingSettings.model_validate({**dict(settings), **changes})
         units = plan_units(
             [(prompt, sampling) for prompt in prompts],
             group_size=1,
@@ -98,7 +99,7 @@ def _score(run: Run, task: str) -> TaskScores:
         )
         return run.pool.generate(units)
 
-    sampled, greedy = rollouts(temperature=1.0), rollouts(temperature=0.0, remasking_temperature=0.0)
+    sampled, greedy = rollouts({"temperature": 1.0}), rollouts(run.greedy)
     table = run.rewards.score([*sampled, *greedy]).table  # Not remembered: a resumed run may not evaluate again.
     return TaskScores(
         sampled=sampled,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +35,18 @@ class Vocabulary:
     """Half-open range of the image codes; None for a text-only policy."""
     special: dict[str, int] | None = None
     """Named ids: bos, soi, eoi, t2i, mmu, ipad, start_header, end_header, eot."""
+    other_ends: tuple[int, ...] = ()
+    """Further ids that end a text: a chat model ends a turn, or the whole text."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Return every id that ends a text, the one that fills a tail first."""
+        return tuple(dict.fromkeys((self.eos_token_id, *self.other_ends)))
+
+    @property
+    def reserved(self) -> frozenset[int]:
+        """Return the ids that mean something of their own, so that no text may hold them."""
+        return frozenset((self.mask_token_id, self.pad_token_id, *self.ends, *(self.special or {}).values()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +106,10 @@ class Policy(Protocol):
     """Where config.json and the tokenizer files are."""
     banned_ids: tuple[int, ...]
     """Ids that the released sampler never draws; log-probs are of the distribution with them."""
+    greedy: ClassVar[Mapping[str, Any]]
+    """What a task's sampling settings become where evaluation takes a completion for the policy's best."""
+    context_length: int | None
+    """Tokens of the longest row that the checkpoint was made for; None where its files do not say."""
     image_size: int
     """Side in pixels of the squares that pictures become."""
     image_fit: ImageFit
@@ -122,6 +138,9 @@ class Policy(Protocol):
     def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
         """Return the canvas of a prompt: chat template, image codes, open spans, the unconditional twin."""
 
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt gives; pictures are counted by their sizes, not read."""
+
     def image_features(self, images: Sequence[Image]) -> torch.Tensor | None:
         """Return [F, D]: a prompt's pictures as its canvas holds them; None for a family that reads no pixels."""
 
@@ -141,7 +160,7 @@ class Policy(Protocol):
         """Return [N, L, V]: head after hidden, for checks and small models."""
 
     def decode_text(self, token_ids: np.ndarray) -> str:
-        """Return the text of a span's ids, up to the first EOS."""
+        """Return the text of a span's ids, up to the first of the vocabulary's ends."""
 
     def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
         """Return the picture of an image span's ids."""

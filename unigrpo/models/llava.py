@@ -129,9 +129,12 @@ class LlavaPolicy(TextPolicy):
     def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
         """Return the canvas of a conversation: its pictures stand where ``<image>`` does, else before their message.
 
+        A conversation with as many marks as pictures has them there, whichever message brings them; in a message that
+        brings none the mark is text otherwise.
+
         Raises:
-            UserError: a text-to-image prompt, no picture where the task needs one, or ``<image>`` as many times as
-                there are no pictures, or a way to make squares of them.
+            UserError: a text-to-image prompt, no picture where the task needs one, a message whose pictures and marks
+                differ in number, or a way to make squares of them.
         """
         if prompt.kind == "imagine" or (prompt.kind == "understand") != bool(prompt.images):
             raise UserError(
@@ -155,20 +158,28 @@ class LlavaPolicy(TextPolicy):
         canvas = text_canvas(pieces, sampling, self.vocabulary)
         return replace(canvas, image_features=torch.cat(features) if features else None)
 
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt gives, its pictures' features included; nothing is computed."""
+        num_features = sum(self.module.vision_encoder.count(image.size) for image in prompt.images)
+        return sum(map(len, self._text_chunks(prompt))) + num_features
+
     def _text_chunks(self, prompt: Prompt) -> list[list[int]]:
         """Return the ids of the text before, between and after the pictures, each chunk tokenized by itself."""
-        messages = [Message(role=message.role, text=_with_places(message)) for message in prompt.messages]
-        if messages[0].role != "system":
-            messages.insert(0, Message(role="system", text=SYSTEM))
+        num_marks = sum(message.text.count(PICTURE) for message in prompt.messages)
+        is_marked = 0 < num_marks == len(prompt.images)
+        turns = [
+            (message.role, message.text.split(PICTURE) if is_marked else _parts(message)) for message in prompt.messages
+        ]
+        if turns[0][0] != "system":
+            turns.insert(0, ("system", [SYSTEM]))
         tokenizer = self.text_tokenizer
-        template = CHAT_TEMPLATE if tokenizer.chat_template is None else None
-        chunks = tokenizer.render_chat(messages, template).split(PICTURE)
+        chunks = tokenizer.encode_chat_parts(turns, CHAT_TEMPLATE if tokenizer.chat_template is None else None)
         if len(chunks) != len(prompt.images) + 1:
             raise UserError(
                 f"the chat template shows {len(chunks) - 1} of the {len(prompt.images)} pictures of prompt "
                 f"{prompt.id!r}; wanted one that writes every message once"
             )
-        return [tokenizer.encode(chunk) for chunk in chunks]
+        return chunks
 
     def logits(
         self, token_ids: Tensor, is_padding: Tensor | None = None, images: Sequence[Image] | None = None
@@ -225,14 +236,19 @@ class LlavaPolicy(TextPolicy):
         )
 
 
-def _with_places(message: Message) -> str:
-    """Return a message's text with one ``<image>`` a picture: its own, or all before it on a line."""
+def _parts(message: Message) -> list[str]:
+    """Return a message's text cut at its pictures, which stand at its ``<image>``, or all before it on a line.
+
+    Without pictures ``<image>`` is text.
+    """
     num_places, num_images = message.text.count(PICTURE), len(message.images)
-    if num_images and not num_places:
-        return " ".join([PICTURE] * num_images) + "\n" + message.text
+    if not num_images:
+        return [message.text]
+    if not num_places:
+        return ["", *[" "] * (num_images - 1), "\n" + message.text]
     if num_places != num_images:
         raise UserError(
             f"a message of the {message.role} has {num_images} pictures and {PICTURE} {num_places} times in its text; "
             "wanted one each, or no mark at all"
         )
-    return message.text
+    return message.text.split(PICTURE)

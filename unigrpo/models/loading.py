@@ -14,9 +14,10 @@ from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import optional_file
 from unigrpo.models.families import policy_family
 from unigrpo.models.files import weights
+from unigrpo.models.files.config_file import context_length
 from unigrpo.models.files.folders import read_json, resolve_folder
 from unigrpo.models.files.tokenizer import TextTokenizer, has_tokenizer
-from unigrpo.models.files.vocabulary import resolve_vocabulary
+from unigrpo.models.files.vocabulary import resolve_vocabulary, stored_ends
 from unigrpo.models.layers.packed_experts import pack_experts
 from unigrpo.models.text_policy import TextPolicy
 from unigrpo.types import ImageFit
@@ -85,7 +86,7 @@ def _check_text(tokenizer: TextTokenizer | None, required: Sequence[str]) -> Non
     """
     if tokenizer is None or tokenizer.folder is None:
         return
-    lost = [text for text in (*required, *THOUGHT) if tokenizer.decode(tokenizer.encode(text)) != text]
+    lost = [text for text in (*required, *THOUGHT) if tokenizer.decode(tokenizer.encode_markup(text)) != text]
     if lost and not required:
         _LOGGER.warning(
             "the tokenizer in %s loses %s: encoded and decoded, it does not come back, so a reward that looks for it "
@@ -179,11 +180,11 @@ def load_policy(
         raise UserError(f"dtype {dtype!r} is not supported; wanted {' or '.join(DTYPES)}")
     place = _checked_device(device)
     folder = resolve_folder(path, files=HUB_FILES, revision=revision)
-    config = read_config(folder)
-    family = policy_family(config, use)
+    stored = read_config(folder)
+    family = policy_family(stored, use)
     if image_fit is not None and family.abilities.pictures != "codes":
         raise UserError(f"image_fit {image_fit!r}: {path} makes no squares of pictures; leave it out")
-    config = family.complete_config(config, folder)
+    config = family.complete_config(stored, folder)
     module = empty_module(family, config)
     text_tokenizer = _find_tokenizer(folder, tokenizer)
     _check_text(text_tokenizer, family.required_text)
@@ -194,6 +195,7 @@ def load_policy(
         overrides=vocabulary,
         codebook_size=family.codebook_size(config),
         token_text=family.token_text,
+        ends=stored_ends(folder, config, stored),
     )
     weights.fill(module, folder, DTYPES[dtype], place, family.module_name)
     module.eval()
@@ -209,6 +211,7 @@ def load_policy(
         image_fit=image_fit,
     )
     policy.folder, policy.revision = folder, revision
+    policy.context_length = policy.context_length or context_length(config)
     policy.recompute_blocks(gradient_checkpointing)
     if isinstance(image_tokenizer, str | Path):
         from unigrpo.models.pictures.magvit import load_image_tokenizer

@@ -9,7 +9,7 @@ starts at [t2i] and only the twin is padded, up to the row's own length.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unigrpo.settings.tasks import SamplingSettings
+
+NUM_PICTURE_MARKS = 5
+"""Tokens of a caption's row that are neither caption nor code: task, start, end, and the two around the picture."""
+DOWNSAMPLING = 16
+"""Pixels of a code's side in the released image tokenizer."""
 
 
 class PictureCodesPolicy(TextPolicy):
@@ -42,11 +47,18 @@ class PictureCodesPolicy(TextPolicy):
         """
         if prompt.kind == "imagine":
             return self._picture_canvas(prompt, sampling, np.full(sampling.completion_length, -1, dtype=np.int64))
-        return text_canvas(self._text_pieces(prompt), sampling, self.vocabulary)
+        return text_canvas(self._text_pieces(prompt, self._picture_ids), sampling, self.vocabulary)
+
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt gives; pictures are counted, not read."""
+        if prompt.kind == "imagine":
+            return len(self.text_tokenizer.encode(prompt.text)) + NUM_PICTURE_MARKS
+        num_codes = (self.image_size // getattr(self.image_tokenizer, "downsampling", DOWNSAMPLING)) ** 2
+        return sum(len(ids) for ids, _ in self._text_pieces(prompt, lambda *_: range(num_codes)))
 
     @abstractmethod
-    def _text_pieces(self, prompt: Prompt) -> list[Piece]:
-        """Return what stands before the open text of a prompt that is no picture to write."""
+    def _text_pieces(self, prompt: Prompt, read: Callable[[Image, ImageFit | None], Sequence[int]]) -> list[Piece]:
+        """Return what stands before the open text of a prompt that is no picture to write; ``read`` gives the codes."""
 
     def encode_image_canvas(
         self, prompt: Prompt, sampling: SamplingSettings, codes: np.ndarray, is_open: np.ndarray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -66,11 +67,16 @@ class TextPolicy(ABC):
     """The tokens by which the family's tokenizer file names the ids (mask, eos, ...)."""
     required_text: ClassVar[tuple[str, ...]] = ()
     """What the tokenizer must bring back from its own ids, such as the tags of a thought."""
+    greedy: ClassVar[Mapping[str, Any]] = {"temperature": 0.0, "remasking_temperature": 0.0}
+    """What a task's sampling settings become where evaluation takes a completion for the policy's best."""
     frozen_parts: tuple[str, ...] = ()
     """How the names of the parts of the module begin that never train, so that an adapter there gets no gradient."""
 
     banned_ids: tuple[int, ...] = ()
     """Ids that the released sampler never draws; log-probs are of the distribution with them."""
+
+    context_length: int | None = None
+    """Tokens of the longest row that the checkpoint was made for; None where its files do not say."""
 
     adapter: LoraSettings | None = None
     """The adapter that `unigrpo.models.adapter` put on, its targets as full names; None: all weights train."""
@@ -93,6 +99,8 @@ class TextPolicy(ABC):
     ) -> None:
         self.module, self.vocabulary, self.tokenizer, self.source = module, vocabulary, tokenizer, source
         self.image_size, self.image_fit = image_size, image_fit or self.abilities.image_fit
+        if tokenizer is not None:
+            tokenizer.reserve(vocabulary.reserved)
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -188,8 +196,14 @@ class TextPolicy(ABC):
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; this policy "
                 "is for text only. MMaDA, LLaDA-V, LaViDa and Show-o read pictures; MMaDA and Show-o write them"
             )
-        ids = self.text_tokenizer.encode_chat(prompt.messages)
-        return layout.text_canvas(((ids, None),), sampling, self.vocabulary)
+        return layout.text_canvas(((self._prompt_ids(prompt), None),), sampling, self.vocabulary)
+
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt gives; pictures are counted, not read."""
+        return len(self._prompt_ids(prompt))
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        return self.text_tokenizer.encode_chat(prompt.messages)
 
     @property
     def text_tokenizer(self) -> TextTokenizer:
@@ -206,11 +220,9 @@ class TextPolicy(ABC):
         return self.tokenizer
 
     def decode_text(self, token_ids: np.ndarray) -> str:
-        """Return the text of a span's ids, up to the first EOS, without special tokens."""
-        ids = [int(token) for token in token_ids]
-        if self.vocabulary.eos_token_id in ids:
-            ids = ids[: ids.index(self.vocabulary.eos_token_id)]
-        return self.text_tokenizer.decode(ids)
+        """Return the text of a span's ids, up to the first one that ends a text, without special tokens."""
+        ends = self.vocabulary.ends
+        return self.text_tokenizer.decode(list(takewhile(lambda token: token not in ends, map(int, token_ids))))
 
     def decode_image(self, token_ids: np.ndarray, span: Span) -> Image:
         """Refuse: the vocabulary has no image codes.

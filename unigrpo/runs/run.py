@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from unigrpo.data.held_out import held_out_problems
+from unigrpo.data.limits import within_limits
 from unigrpo.data.sources import JsonlPrompts, PromptSource, load_prompts
 from unigrpo.learner.learner import Learner
 from unigrpo.methods.advantages.base import Advantage
@@ -55,6 +56,8 @@ class Run:
     prompts: dict[str, PromptSource]
     eval_prompts: dict[str, PromptSource]
     alarms: Alarms
+    greedy: Mapping[str, Any]
+    """The family's settings of evaluation's greedy pass."""
     num_done: int = 0
     """Learner steps that are in the weights."""
     wall_s: float = 0.0
@@ -143,6 +146,8 @@ def open_run(
         policy = open_policy(recipe.policy, recipe.lora, recipe.seed)
         if weights_of is None:
             refuse_untrained(policy, [task.kind for task in recipe.tasks.values()])
+        trackers.phase("measuring prompts")
+        prompts, eval_prompts = (_limited(recipe, policy, sources) for sources in (prompts, eval_prompts))
         learner = _learner(recipe, policy)
         checkpoint = latest_checkpoint(weights_of or run_dir, learner.load)
         trackers.phase("starting rollout actors" if recipe.rollouts.num_actors else "preparing")
@@ -162,6 +167,7 @@ def open_run(
             alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
             num_done=checkpoint.step if checkpoint else 0,
             wall_s=checkpoint.state.wall_s if checkpoint else 0.0,
+            greedy=policy.greedy,
         )
         trackers.phase("waiting for the rewards to load")
         rewards.wait_until_loaded()
@@ -185,6 +191,20 @@ def _say_what_is_not_held_out(train: dict[str, PromptSource], held_out: dict[str
     ]
     for problem in held_out_problems(*asked):
         logger.warning(problem)
+
+
+def _limited(recipe: Recipe, policy: Policy, sources: dict[str, PromptSource]) -> dict[str, PromptSource]:
+    """Return the prompts of each task, none of them too long for the policy."""
+    return {
+        task: within_limits(
+            source,
+            policy,
+            recipe.tasks[task].data,
+            task=task,
+            completion_length=recipe.tasks[task].sampling.completion_length,
+        )
+        for task, source in sources.items()
+    }
 
 
 def _learner(recipe: Recipe, policy: Policy) -> Learner:

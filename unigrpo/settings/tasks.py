@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -32,6 +32,7 @@ class SamplingSettings(Settings):
     num_denoising_steps: int = Field(ge=1, description="Total over all blocks.")
     block_length: int | None = Field(None, ge=1, description="null is one block.")
     temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1, description="Tokens are drawn from the likeliest ones that together have this probability, at the temperature; 1 is all. What is trained is scored without it.")
     guidance_scale: float = Field(0.0, ge=0)
     remasking: OrderChoice = Field(OrderChoice(), description="Which positions a step commits; origin commits each by itself, with the schedule's probability.")
     remasking_temperature: float = Field(0.0, ge=0)
@@ -52,6 +53,8 @@ class DataSettings(Settings):
     template: str | None = Field(None, description="Text with {prompt}, put in place of each prompt.")
     image_fit: ImageFit | None = Field(None, description="How this task's pictures become squares; null is policy.image_fit.")
     max_pixels: int = Field(64_000_000, ge=1, le=178_956_970, description="Of a picture; one that has more is refused by its header, before it is unpacked (at 64 million to 192 MB). Phones take 12 to 50 million; Pillow opens none above the upper bound.")
+    max_prompt_tokens: int | None = Field(None, ge=1, description="Tokens of a prompt at most, template and pictures counted; null, and above it, is what the checkpoint's context leaves beside the completion.")
+    too_long: Literal["refuse", "skip", "cut"] = Field("refuse", description="What becomes of a longer prompt: an error with file and line before the first step, left out and counted, or the beginning of the user's text cut off.")
 
 
 class KindSettings(Settings):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unigrpo.data.limits import within_limits
 from unigrpo.data.sources import load_prompts
 from unigrpo.errors import UserError
 from unigrpo.files import write_atomically
@@ -157,7 +158,14 @@ class Training:
                 encoder,
                 task,
                 task_settings,
-                load_prompts(task_settings.data, task, task_settings.kind, "train", recipe.seed, are_taught=True),
+                within_limits(
+                    load_prompts(task_settings.data, task, task_settings.kind, "train", recipe.seed, are_taught=True),
+                    self.policy,
+                    task_settings.data,
+                    task=task,
+                    completion_length=task_settings.completion_length,
+                    is_taught=True,
+                ),
                 seed=recipe.seed,
                 caption_dropout=recipe.caption_dropout,
             )

@@ -32,3 +32,10 @@ def require_sizes(config: Mapping[str, Any], names: Collection[str]) -> None:
     missing = [key for key in names if not config.get(key)]
     if missing:
         raise UserError(f"config.json lacks {', '.join(missing)}: sizes of the model")
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens of the longest row by a config.json, or by the language model's part of it; None if silent."""
+    parts = [config, *(config[key] for key in ("text_config", "phi") if isinstance(config.get(key), Mapping))]
+    found = [part.get(key) for part in parts for key in ("max_sequence_length", "max_position_embeddings")]
+    return next((length for length in found if isinstance(length, int) and length > 0), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import optional_file
 from unigrpo.models.files.byte_bpe import has_byte_bpe, read_byte_bpe
+from unigrpo.models.files.control_tokens import GAP, ControlTokens, show
 from unigrpo.models.files.folders import read_json
 from unigrpo.types import Message
 
@@ -73,6 +74,7 @@ class TextTokenizer:
         self, tokenizer: Tokenizer, *, chat_template: str | None = None, bos_token: str = "", eos_token: str = ""
     ) -> None:
         self._tokenizer = tokenizer
+        self._control = ControlTokens(tokenizer)
         self.folder: Path | None = None
         self.chat_template, self.bos_token, self.eos_token = chat_template, bos_token, eos_token
 
@@ -114,9 +116,25 @@ class TextTokenizer:
         """Return the id of a token by its exact text, or None."""
         return self._tokenizer.token_to_id(token)
 
+    def reserve(self, token_ids: Iterable[int]) -> None:
+        """Count the tokens of these ids as control tokens, whether the files mark them as special or not."""
+        more = set(token_ids) - self._control.ids
+        if more:
+            self._control = ControlTokens(self._tokenizer, {*self._control.ids, *more})
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Return the ids that no text becomes: those of special tokens, and the reserved ones."""
+        return self._control.ids
+
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; special tokens are found in it, none is added."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Return the ids of a text as it is written: the names of control tokens in it are letters."""
+        return self._control.encode_plain(text)
+
+    def encode_markup(self, text: str) -> list[int]:
+        """Return the ids of a text in which the names of control tokens are these tokens: never one of a user's."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids, without special tokens and without ids that are no token (image codes)."""
@@ -125,10 +143,28 @@ class TextTokenizer:
     def encode_chat(self, messages: Sequence[Message], chat_template: str | None = None) -> list[int]:
         """Return the ids of the conversation through the chat template, ready for the assistant's answer.
 
+        Only the template makes control tokens; a name of one in a message is text.
+
         Raises:
             UserError: no chat template, or one that refuses the messages.
         """
-        return self.encode(self.render_chat(messages, chat_template))
+        (ids,) = self.encode_chat_parts([(message.role, [message.text]) for message in messages], chat_template)
+        return ids
+
+    def encode_chat_parts(
+        self, turns: Sequence[tuple[str, Sequence[str]]], chat_template: str | None = None
+    ) -> list[list[int]]:
+        """Return the ids of a conversation, cut wherever one part of a message's text ends and the next begins.
+
+        ``turns`` are the role of each message with the parts of its text. Each piece is tokenized by itself.
+
+        Raises:
+            UserError: as `encode_chat`.
+        """
+        hidden: list[str] = []
+        texts = [(role, GAP.join(self._control.hide(part, hidden) for part in parts)) for role, parts in turns]
+        rendered = self._render(texts, chat_template)
+        return [self._control.encode_template(piece, hidden) for piece in rendered.split(GAP)]
 
     def render_chat(self, messages: Sequence[Message], chat_template: str | None = None) -> str:
         """Return the conversation as the chat template writes it, with the assistant's header last.
@@ -138,6 +174,11 @@ class TextTokenizer:
         Raises:
             UserError: no chat template, or one that refuses the messages.
         """
+        hidden: list[str] = []
+        texts = [(message.role, self._control.hide(message.text, hidden)) for message in messages]
+        return show(self._render(texts, chat_template), hidden)
+
+    def _render(self, turns: Sequence[tuple[str, str]], chat_template: str | None) -> str:
         template = chat_template or self.chat_template
         if template is None:
             raise UserError(
@@ -145,7 +186,7 @@ class TextTokenizer:
                 "tokenizer_config.json, beside tokenizer.json"
             )
         return _compile_template(template).render(
-            messages=[{"role": message.role, "content": message.text} for message in messages],
+            messages=[{"role": role, "content": text} for role, text in turns],
             bos_token=self.bos_token,
             eos_token=self.eos_token,
             add_generation_prompt=True,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unigrpo.errors import UserError
 from unigrpo.models.base import Vocabulary
+from unigrpo.models.files.folders import read_json
 
 if TYPE_CHECKING:
     from unigrpo.models.files.tokenizer import TextTokenizer
@@ -67,6 +69,28 @@ def _overrides(vocabulary: Mapping[str, int]) -> dict[str, int]:
     return short
 
 
+def stored_ends(folder: Path, *configs: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return every id that configs, or a folder's generation_config.json, call the end of a text, in that order.
+
+    ``eos_token_id`` is an id or a list of them, also in the ``text_config`` of a model that reads pictures.
+
+    Raises:
+        UserError: something else.
+    """
+    path = folder / "generation_config.json"
+    places = [*configs, read_json(path)] if path.is_file() else list(configs)
+    places += [place["text_config"] for place in places if isinstance(place.get("text_config"), Mapping)]
+    return tuple(dict.fromkeys(end for place in places for end in _ends(place.get("eos_token_id"))))
+
+
+def _ends(given: Any) -> Iterator[int]:
+    for end in given if isinstance(given, list) else [given]:
+        if end is not None and (not isinstance(end, int) or isinstance(end, bool)):
+            raise UserError(f"eos_token_id {given!r} of the checkpoint's files; wanted an id, or a list of ids")
+        if end is not None:
+            yield end
+
+
 def _named_ids(
     config: Mapping[str, Any],
     tokenizer: TextTokenizer | None,
@@ -76,6 +100,7 @@ def _named_ids(
 ) -> dict[str, int]:
     """Return every id that can be found: the caller's first, then config.json's, the tokenizer's, the release's."""
     configured = {name: config.get(f"{name}_token_id") for name in ("mask", "eos", "pad", *SPECIAL)}
+    configured["eos"] = next(_ends(configured["eos"]), None)
     ids: dict[str, int] = {}
     for name in ("mask", "eos", "pad", *SPECIAL):
         in_file = tokenizer.token_id(token_text[name]) if tokenizer and name in token_text else None
@@ -118,6 +143,7 @@ def resolve_vocabulary(
     overrides: Mapping[str, int] | None,
     codebook_size: int | None,
     token_text: Mapping[str, str] = TOKEN_TEXT,
+    ends: tuple[int, ...] = (),
 ) -> Vocabulary:
     """Return the ids of a checkpoint.
 
@@ -131,6 +157,8 @@ def resolve_vocabulary(
         overrides: the caller's ids by name; they win.
         codebook_size: image codes of the family; None for a text-only one.
         token_text: the tokens by which the family's tokenizer file names the ids.
+        ends: every id that the files call the end of a text; the end of a turn (eot) is one, too. Where the caller
+            gives the EOS id, the files' are no ends.
 
     Raises:
         UserError: an unknown name, an id outside the embedding or of two roles, no mask or EOS id, a marker that the
@@ -160,6 +188,7 @@ def resolve_vocabulary(
                 f"{codebook_size} image codes from id {offset} end at {image_range[1]}, but the embedding has {size} "
                 "rows; is it another model's tokenizer? load_policy(vocabulary={'image_offset': ...}) sets the start"
             )
+    others = (*(() if "eos" in given else ends), ids.get("eot", ids["eos"]))
     return Vocabulary(
         size=size,
         mask_token_id=ids["mask"],
@@ -168,4 +197,5 @@ def resolve_vocabulary(
         text_range=(0, min(length if length is not None else (offset or size), size)),
         image_range=image_range,
         special={name: ids[name] for name in SPECIAL if name in ids},
+        other_ends=tuple(end for end in others if end != ids["eos"] and 0 <= end < size),
     )

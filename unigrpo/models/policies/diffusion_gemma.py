@@ -121,7 +121,7 @@ class DiffusionGemmaPolicy(TextPolicy):
           t_max: null, sampler_config: null, stability_threshold: null, t_min: null}}
     """
 
-    token_text: ClassVar[Mapping[str, str]] = {"mask": "<mask>"}
+    token_text: ClassVar[Mapping[str, str]] = {"mask": "<mask>", "eot": "<turn|>"}
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)

@@ -142,7 +142,7 @@ class Llada2Policy(BlockPolicy):
       config: {model_type: llada21_moe}
     """
 
-    token_text = TOKEN_TEXT | {"mask": "<|mask|>"}
+    token_text = TOKEN_TEXT | {"mask": "<|mask|>", "eot": "<|role_end|>"}
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> Decoder:

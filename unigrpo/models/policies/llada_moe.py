@@ -69,7 +69,7 @@ class LladaMoePolicy(TextPolicy):
           num_experts: 64, num_experts_per_tok: 8, expert_intermediate_size: 1024, vocab_size: 157184}
     """
 
-    token_text = TOKEN_TEXT | {"mask": "<|mask|>"}
+    token_text = TOKEN_TEXT | {"mask": "<|mask|>", "eot": "<|role_end|>"}
     module: Decoder
 
     @classmethod

@@ -89,7 +89,8 @@ class LladaVPolicy(LlavaPolicy):
             },
         )
         if "eot" in special:
-            self.vocabulary = replace(self.vocabulary, eos_token_id=special["eot"])
+            ends = self.vocabulary.ends
+            self.vocabulary = replace(self.vocabulary, eos_token_id=special["eot"], other_ends=ends)
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> _LladaV:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from unigrpo.errors import UserError
 from unigrpo.files import optional_file
-from unigrpo.models import canvas as layout
 from unigrpo.models.base import Abilities
 from unigrpo.models.files.folders import read_json
 from unigrpo.models.files.tokenizer import TextTokenizer
@@ -25,10 +24,10 @@ from unigrpo.models.layers.attention import positions_of
 from unigrpo.models.layers.head import project, suppress
 from unigrpo.models.layers.transformers_body import fill_buffers, set_recomputing
 from unigrpo.models.text_policy import TextPolicy
-from unigrpo.types import Canvas, ModelInput, Prompt
+from unigrpo.types import ModelInput, Prompt
 
 if TYPE_CHECKING:
-    from unigrpo.settings.tasks import SamplingSettings
+    pass
 
 TOKEN_ROLES = {
     "mask": ("mask_token",),
@@ -107,6 +106,7 @@ class MaskedLmPolicy(TextPolicy):
         self._first_position = 0 if padding_row is None else padding_row + 1
         rows = table.num_embeddings - self._first_position if isinstance(table, nn.Embedding) else None
         self._max_length = rows or getattr(self.module.config, "max_position_embeddings", None)
+        self.context_length = self._max_length
         self._takes_positions = "position_ids" in inspect.signature(self.module.forward).parameters
         self._is_recomputed = False
         self._check_head()
@@ -155,23 +155,20 @@ class MaskedLmPolicy(TextPolicy):
                 ids[f"{role}_token_id"] = known[0]
         return dict(config) | ids
 
-    def encode(self, prompt: Prompt, sampling: SamplingSettings) -> Canvas:
-        """Return chat-template ids and one open text span.
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Return chat-template ids.
 
         Without a template: the start token, then each message with the end token after it, as these encoders were
         trained to see sentences.
-
-        Raises:
-            UserError: a task other than reason, or a prompt with pictures.
         """
         tokenizer = self.text_tokenizer
-        if tokenizer.chat_template is not None or prompt.kind != "reason" or prompt.images:
-            return super().encode(prompt, sampling)
+        if tokenizer.chat_template is not None:
+            return super()._prompt_ids(prompt)
         special = self.vocabulary.special or {}
         ids = [special["bos"]] if "bos" in special else []
         for message in prompt.messages:
             ids += [*tokenizer.encode(message.text), self.vocabulary.eos_token_id]
-        return layout.text_canvas(((ids, None),), sampling, self.vocabulary)
+        return ids
 
     def recompute_blocks(self, is_recomputed: bool) -> None:
         """Have transformers compute each layer again in backward, or not."""

@@ -7,7 +7,7 @@ imagine      see `unigrpo.models.picture_codes`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unigrpo.errors import UserError
@@ -16,9 +16,11 @@ from unigrpo.models.canvas import Piece, text_canvas
 from unigrpo.models.files.vocabulary import RELEASE_LENGTH
 from unigrpo.models.layers.llada import Llada, LladaConfig
 from unigrpo.models.picture_codes import PictureCodesPolicy
-from unigrpo.types import Canvas, Prompt
+from unigrpo.types import Canvas, ImageFit, Prompt
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from unigrpo.settings.tasks import SamplingSettings
 
 CHAT_TEMPLATE = (
@@ -86,7 +88,7 @@ class MmadaPolicy(PictureCodesPolicy):
                 f"the text template of prompt {prompt.id!r} has no mask token ({self.vocabulary.mask_token_id}): "
                 "nothing to fill"
             )
-        return text_canvas(self._text_pieces(prompt), sampling, self.vocabulary, text_template_ids)
+        return text_canvas(self._text_pieces(prompt, self._picture_ids), sampling, self.vocabulary, text_template_ids)
 
     def _chat_ids(self, prompt: Prompt) -> list[int]:
         tokenizer = self.text_tokenizer
@@ -94,7 +96,7 @@ class MmadaPolicy(PictureCodesPolicy):
             return tokenizer.encode_chat(prompt.messages, CHAT_TEMPLATE)
         return tokenizer.encode_chat(prompt.messages)
 
-    def _text_pieces(self, prompt: Prompt) -> list[Piece]:
+    def _text_pieces(self, prompt: Prompt, read: Callable[[Image, ImageFit | None], Sequence[int]]) -> list[Piece]:
         if prompt.kind == "imagine" or (prompt.kind == "understand") != bool(prompt.images):
             raise UserError(
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures; wanted reason "
@@ -105,5 +107,5 @@ class MmadaPolicy(PictureCodesPolicy):
             mmu, soi, eoi = self._special("mmu", "soi", "eoi")
             pieces.append(([mmu], None))
             for picture in prompt.images:
-                pieces += [([soi], None), (self._picture_ids(picture, prompt.image_fit), "image_slot"), ([eoi], None)]
+                pieces += [([soi], None), (read(picture, prompt.image_fit), "image_slot"), ([eoi], None)]
         return [*pieces, (self._chat_ids(prompt), None)]

@@ -56,7 +56,7 @@ class SdarPolicy(BlockPolicy):
       golden: ''
     """
 
-    token_text = TOKEN_TEXT | {"mask": "<|MASK|>"}
+    token_text = TOKEN_TEXT | {"mask": "<|MASK|>", "eot": "<|im_end|>"}
 
     @classmethod
     def build(cls, config: Mapping[str, Any]) -> Decoder:

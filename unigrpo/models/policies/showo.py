@@ -13,10 +13,10 @@ Written from the released config keys and tensor names (showlab/show-o, showlab/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,10 @@ from unigrpo.models.layers.shift import predicting_positions
 from unigrpo.models.layers.transformers_body import fill_buffers, set_recomputing
 from unigrpo.models.picture_codes import PictureCodesPolicy
 from unigrpo.settings.tasks import SamplingSettings, ScheduleChoice
-from unigrpo.types import Canvas, ModelInput, Prompt
+from unigrpo.types import Canvas, ImageFit, ModelInput, Prompt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PHI_1_5: Mapping[str, Any] = {
     "hidden_size": 2048,
@@ -40,6 +43,7 @@ PHI_1_5: Mapping[str, Any] = {
     "num_attention_heads": 32,
     "partial_rotary_factor": 0.5,
     "eos_token_id": 50256,
+    "max_position_embeddings": 2048,
 }
 """The sizes of microsoft/phi-1_5, which the release names and does not carry."""
 
@@ -209,9 +213,10 @@ class ShowoPolicy(PictureCodesPolicy):
             return super().encode(prompt, sampling)
         length = sampling.completion_length
         by_token = {"block_length": 1, "num_denoising_steps": length, "schedule": ScheduleChoice()}
-        return text_canvas(self._text_pieces(prompt), sampling.model_copy(update=by_token), self.vocabulary)
+        pieces = self._text_pieces(prompt, self._picture_ids)
+        return text_canvas(pieces, sampling.model_copy(update=by_token), self.vocabulary)
 
-    def _text_pieces(self, prompt: Prompt) -> list[Piece]:
+    def _text_pieces(self, prompt: Prompt, read: Callable[[Image, ImageFit | None], Sequence[int]]) -> list[Piece]:
         if prompt.kind != "understand" or len(prompt.images) != 1 or len(prompt.messages) != 1:
             raise UserError(
                 f"prompt {prompt.id!r} is of kind {prompt.kind!r} with {len(prompt.images)} pictures and "
@@ -219,5 +224,5 @@ class ShowoPolicy(PictureCodesPolicy):
             )
         mmu, soi, eoi, bos = self._special("mmu", "soi", "eoi", "bos")
         question = self.text_tokenizer.encode(f"USER: \n{prompt.text} ASSISTANT:")
-        picture = self._picture_ids(prompt.images[0], prompt.image_fit)
+        picture = read(prompt.images[0], prompt.image_fit)
         return [([mmu, soi], None), (picture, "image_slot"), ([eoi, bos, *question], None)]
