@@ -150,13 +150,6 @@ def extract_answer(completion: str, sources: Collection[AnswerSource] = ALL_SOUR
     return Answer(text=tail, source="text") if tail else None
 
 
-def accepted_answers(gold: object) -> list[str]:
-    """Return the spellings that an answer column accepts: a text or number, a list of them, or VQA's dicts."""
-    items = gold if isinstance(gold, Sequence) and not isinstance(gold, str | bytes) else [gold]
-    texts = [item.get("answer") if isinstance(item, Mapping) else item for item in items]
-    return [str(text) for text in texts if text is not None and str(text).strip()]
-
-
 def gold_answer(answer: object) -> str | None:
     r"""Return the answer column as text; GSM8K's ``… #### 42`` and ``\boxed{}`` solutions are cut to the answer."""
     if answer is None:

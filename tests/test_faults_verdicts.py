@@ -1,0 +1,331 @@
+"""Verdicts of the text rewards on answers, golds and columns of every dress that data sets have."""
+
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unigrpo.rewards.base import Failed
+from unigrpo.rewards.exact_match import ExactMatch
+from unigrpo.rewards.format import Format, FormatVariant
+from unigrpo.rewards.multiple_choice import MultipleChoice
+from unigrpo.rewards.text.choices import named_choice
+from unigrpo.rewards.vqa_accuracy import VQAAccuracy
+
+FRUITS = ["an apple", "a pear", "the plum", "B-sides"]
+QUICK = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def exact(text: str, gold: object, normalization: str = "squad") -> object:
+    return ExactMatch(normalization=normalization)(completions=[text], answer=[gold])[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("-5", "5"),
+        ("\u22125", "5"),
+        ("-$5", "$5"),
+        ("3.5", "35"),
+        (".5", "5"),
+        ("1,5", "15"),
+        ("1:30", "130"),
+        ("2/3", "23"),
+        ("C++", "C"),
+        ("C#", "C"),
+        ("A-", "A"),
+        ("Na+", "Na"),
+        (".", "the"),
+        ("the", "a"),
+        ("!", "?"),
+        ("5%", "5"),
+        ("\u20ac5", "$5"),
+        ("A, B", "B"),
+        ("vitamin A", "vitamin"),
+        ("10\u00b2", "102"),
+        ("3\u00bd", "31/2"),
+        ("caf\u00e9", "cafe"),
+        ("x < 5", "x > 5"),
+        ("5!", "5"),
+    ],
+)
+def test_texts_that_say_different_things_do_not_match(one: str, other: str) -> None:
+    assert (exact(one, other), exact(other, one)) == (0.0, 0.0)
+    assert (exact(one, one), exact(other, other)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        ("$5", "5"),
+        ("$5$", "5"),
+        ("1,000", "1000"),
+        ("50 %", "50%"),
+        ("**Paris**", "Paris"),
+        ("\ufeffParis\u200b.", "paris"),
+        ("\u201cParis\u201d", "Paris"),
+        ("U.S.", "US"),
+        ("the B", "B"),
+        ("+5", "5"),
+        ("\uff15", "5"),
+        ("10\u00b2", "10^2"),
+        ("The", "the"),
+    ],
+)
+def test_the_same_in_another_dress_matches(text: str, gold: str) -> None:
+    assert exact(text, gold) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "value"),
+    [
+        ("crimson", ["red", "crimson"], 1.0),
+        ("blue", ["red", "crimson"], 0.0),
+        ("23", 23.0, 1.0),
+        ("23.0", 23, 1.0),
+        ("23", "23", 1.0),
+        ("23.0", "23", 0.0),
+        ("1,000", 1000, 1.0),
+        ("1", True, 0.0),
+        ("true", True, 1.0),
+        ("0", False, 0.0),
+        ("5", -5, 0.0),
+        ("-5", -5.0, 1.0),
+        ("0.3", 0.30000000000000004, 1.0),
+        ("nan", float("nan"), None),
+        ("3", [3, "three"], 1.0),
+        ("x", {"text": ["x", "y"], "answer_start": [0]}, 1.0),
+        ("y", {"value": "x", "aliases": ["y"]}, 1.0),
+        ("x", [None, ""], None),
+    ],
+)
+@pytest.mark.parametrize("normalization", ["none", "case", "squad"])
+def test_golds_keep_the_types_of_their_file(text: str, gold: object, value: float | None, normalization: str) -> None:
+    assert exact(text, gold, normalization) == value
+
+
+def test_an_object_that_holds_no_answer_is_an_error_that_names_its_keys() -> None:
+    found = [exact("x", {"label": 1}), VQAAccuracy()(completions=["x"], answer=[[{"label": 1}]])[0]]
+    assert all(isinstance(one, Failed) and "label" in one.reason for one in found)
+
+
+@QUICK
+@given(st.text("ab1 .,-+#'\u00b2", max_size=8), st.text("ab1 .,-+#'\u00b2", max_size=8))
+def test_exact_match_never_joins_different_letters_or_digits(one: str, other: str) -> None:
+    def said(text: str) -> str:
+        words = re.sub(r"\b(?:a|an|the)\b", "", unicodedata.normalize("NFKC", text))
+        return "".join(sign for sign in words if sign.isalnum())
+
+    if said(one) != said(other) and one.strip():
+        assert exact(other, one) != 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "value"),
+    [
+        ("a", "the", 0.0),
+        ("a", "a", 1.0),
+        ("?", "!", 0.0),
+        ("2", 2.0, 1.0),
+        ("two", [2] * 10, 1.0),
+        ("red", ["red"] * 3 + ["blue"] * 7, 0.9),
+        ("red", [{"answer": "red", "answer_confidence": "yes", "answer_id": n} for n in range(10)], 1.0),
+        ("\u200bred", "red", 1.0),
+        ("red", [], None),
+    ],
+)
+@pytest.mark.parametrize("column", ["answer", "answers"])
+def test_vqa_takes_annotators_under_either_name(text: str, gold: object, value: float | None, column: str) -> None:
+    assert VQAAccuracy()(completions=[text], **{column: [gold]})[0] == (
+        value if value is None else pytest.approx(value)
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("A, B", None),
+        ("A or B", None),
+        ("A and B", None),
+        ("A B", None),
+        ("A/B", None),
+        ("A; B", None),
+        ("(A) and (B)", None),
+        ("either A or C", None),
+        ("either A", None),
+        ("A or", None),
+        ("A,", None),
+        ("A (or B)", None),
+        ("A or a pear", None),
+        ("not A", None),
+        ("It isn't (A)", None),
+        ("I don't think the answer is A", None),
+        ("C is not the answer", None),
+        ("Neither A nor B", None),
+        ("Both", None),
+        ("Both are correct: A and B.", None),
+        ("All of the above", None),
+        ("A. a pear", None),
+        ("Answer: B) the plum", None),
+        ("the plum (A)", None),
+        ("Maybe A. Maybe B.", None),
+        ("The answer is A, though B is possible.", None),
+        ("The answer is A. Wait, no.", None),
+        ("The answer is a", None),
+        ("It is a pear tree.", None),
+        ("A pear tree", None),
+        ("It has vitamin C.", None),
+        ("Is it A?", None),
+        ("A\nB\nC", None),
+        ("A? No, B", "B"),
+        ("(A)", "A"),
+        ("**A**", "A"),
+        ("A.", "A"),
+        ("a", "A"),
+        ("[C]", "C"),
+        ("Answer: A", "A"),
+        ("option A", "A"),
+        ("Option b.", "B"),
+        ("The answer is B because it is green", "B"),
+        ("The answer is (B), not (A).", "B"),
+        ("The answer is not A but B", "B"),
+        ("A is wrong, so B", "B"),
+        ("A is too big. The answer is B.", "B"),
+        ("It is not A. It is not B. So C.", "C"),
+        ("A or B? B", "B"),
+        ("Is it A? No. Is it B? Yes.", "B"),
+        ("A. an apple\nB. a pear\nThe answer is B.", "B"),
+        ("The answer is A or B. Hmm, I go with B.", "B"),
+        ("the plum", "C"),
+        ("Plum.", "C"),
+        ("C: the plum", "C"),
+        ("The answer is an apple", "A"),
+        ("B is correct", "B"),
+        ("\ufeff\uff23\u200b", "C"),
+        (r"The answer is $\textbf{C}$.", "C"),
+    ],
+)
+def test_a_choice_is_what_the_last_statement_settles_on(text: str, letter: str | None) -> None:
+    assert named_choice(text, FRUITS) == letter
+
+
+JOINTS = [
+    " or ",
+    ", ",
+    " and ",
+    "/",
+    " & ",
+    ", or maybe ",
+    " or (",
+    " as well as ",
+    "\n",
+    ". ",
+    " or the option ",
+    "; ",
+]
+FRAMES = [
+    "{}",
+    "The answer is {}",
+    "Answer: {}.",
+    "<answer>{}</answer>",
+    "\\boxed{{{}}}",
+    "either {}",
+    "I choose {}!",
+    "#### {}",
+]
+LETTERS = ["{}", "({})", "**{}**", "option {}"]
+
+
+@QUICK
+@given(st.permutations("ABCD"), st.sampled_from(JOINTS), st.sampled_from(FRAMES), st.sampled_from(LETTERS))
+def test_two_letters_as_the_answer_earn_nothing(order: list[str], joint: str, frame: str, dress: str) -> None:
+    text = frame.format(joint.join(dress.format(letter) for letter in order[:2]))
+    values = MultipleChoice()(completions=[text] * 4, answer=list("ABCD"), choices=[FRUITS] * 4)
+    assert values == [0.0] * 4, text
+
+
+@pytest.mark.parametrize(
+    ("gold", "choices", "arguments", "right"),
+    [
+        (1, FRUITS, {}, "B"),
+        (1.0, FRUITS, {}, "B"),
+        (2, ["1", "2", "3"], {}, "C"),
+        ("2", ["1", "2", "3"], {}, "B"),
+        (2, [1, 2, 3], {"gold": "text"}, "B"),
+        (2, [1, 2, 3], {"gold": "index_from_0"}, "C"),
+        (1, FRUITS, {"gold": "index_from_1"}, "A"),
+        ("1", FRUITS, {"gold": "index_from_0"}, "B"),
+        ("B", {"B": "y", "A": "x"}, {}, "B"),
+        ("2", {"text": ["x", "y"], "label": ["1", "2"]}, {}, "B"),
+        ("B. a pear", FRUITS, {}, "B"),
+        (["B"], FRUITS, {}, "B"),
+        (True, ["True", "False"], {}, "A"),
+        ("B", ["A", "B", "C"], {}, "B"),
+        ("B", ["B", "A"], {"gold": "letter"}, "B"),
+    ],
+)
+def test_the_gold_is_read_by_its_type_or_as_the_recipe_says(
+    gold: object, choices: object, arguments: dict[str, str], right: str
+) -> None:
+    reward = MultipleChoice(**arguments)  # type: ignore[arg-type]
+    values = reward(completions=[f"({letter})" for letter in "ABC"], answer=[gold] * 3, choices=[choices] * 3)
+    assert values == [float(letter == right) for letter in "ABC"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "choices", "said"),
+    [
+        (2, [1, 2, 3], "index_from_0 or text"),
+        ("1", FRUITS, "none of the choices"),
+        ("B", ["B", "A"], "text or letter"),
+        ("B. an apple", FRUITS, "none of the choices"),
+        (7, FRUITS, "index_from_0"),
+        (["A", "B"], FRUITS, "is a list"),
+        ("A", "x, y", "wanted a list"),
+    ],
+)
+def test_a_gold_in_doubt_is_an_error_by_name(gold: object, choices: object, said: str) -> None:
+    (value,) = MultipleChoice()(completions=["(A)"], answer=[gold], choices=[choices])
+    assert isinstance(value, Failed)
+    assert said in value.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("<think>x</think>\u200b", 0.0),
+        ("<think>x</think>\u00a0\u3164\u2800\u034f\ufe0f\ufeff", 0.0),
+        ("\ufeff<think>x</think> 5", 1.0),
+        ("\u200b\u00a0<think>x</think> 5", 1.0),
+        ("<think>x</think> 5</thi", 0.0),
+        ("<think>x</think> 5</think", 0.0),
+        ("<think>x</think> 5 <", 1.0),
+        ("<think>x</think> <think a=1>5", 0.0),
+        ("<think a=1>x</think> 5", 0.0),
+        ("<think>x</think> <THINK>5", 0.0),
+        ("<think>a<think>b</think></think>5", 0.0),
+        ("<think>x</think>a <thinking> b", 1.0),
+    ],
+)
+def test_format_sees_what_a_reader_sees(text: str, value: float) -> None:
+    assert Format("think")(completions=[text]) == [value]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("<think>x</think><answer>\u200b</answer>", 0.0),
+        ("\ufeff<think>x</think><answer>5</answer>\u200b", 1.0),
+        ("<think>x</think><answer id=1>5</answer>", 0.0),
+        ("<think>x</think><answer>5</ans", 0.0),
+    ],
+)
+def test_an_answer_that_shows_nothing_is_none(text: str, value: float) -> None:
+    assert Format("think_answer")(completions=[text]) == [value]
+
+
+@pytest.mark.parametrize("variant", ["trl", "mmada"])
+def test_a_byte_order_mark_is_passed_over_by_published_layouts(variant: FormatVariant) -> None:
+    assert Format(variant)(completions=["\ufeff<think>x</think> 5"]) == [1.0]
