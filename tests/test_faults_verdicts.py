@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unigrpo.rewards.base import Failed
+from unigrpo.rewards.countdown import Countdown
 from unigrpo.rewards.exact_match import ExactMatch
 from unigrpo.rewards.format import Format, FormatVariant
 from unigrpo.rewards.multiple_choice import MultipleChoice
+from unigrpo.rewards.sudoku import Sudoku
 from unigrpo.rewards.text.choices import named_choice
 from unigrpo.rewards.vqa_accuracy import VQAAccuracy
 
@@ -329,3 +331,46 @@ def test_an_answer_that_shows_nothing_is_none(text: str, value: float) -> None:
 @pytest.mark.parametrize("variant", ["trl", "mmada"])
 def test_a_byte_order_mark_is_passed_over_by_published_layouts(variant: FormatVariant) -> None:
     assert Format(variant)(completions=["\ufeff<think>x</think> 5"]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"nums": [3, 5, 7], "target": 22},
+        {"numbers": [3, 5, 7], "target": 22},
+        {"numbers": "3,5,7", "target": "22"},
+        {"nums": "[3, 5, 7]", "target": 22.0},
+        {"input": "3,5,7", "output": "22"},
+        {"nums": [3, 5, 7], "answer": 22},
+        {"nums": [3, 5, 7], "target": 22, "answer": "3*5+7"},
+        {"answer": {"numbers": [3, 5, 7], "target": 22}},
+        {"answer": [[3, 5, 7], 22]},
+        {"answer": "[[3, 5, 7], 22]"},
+    ],
+)
+def test_countdown_reads_the_columns_of_those_who_publish_it(columns: dict[str, object]) -> None:
+    texts = ["<answer>3*5+7</answer>", "<answer>3*5+5</answer>"]
+    assert Countdown()(completions=texts, **{name: [value] * 2 for name, value in columns.items()}) == [1.0, 0.0]  # type: ignore[list-item]
+
+
+def test_countdown_that_finds_no_task_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    reward = Countdown()
+    for _ in range(3):
+        assert reward(completions=["3"] * 4, answer=["42"] * 4) == [None] * 4
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"answer": "4321124334122134"},
+        {"answer": 4321124334122134},
+        {"answer": [[4, 3, 2, 1], [1, 2, 4, 3], [3, 4, 1, 2], [2, 1, 3, 4]]},
+        {"solution": ["4321", "1243", "3412", "2134"]},
+    ],
+)
+@pytest.mark.parametrize("puzzle", ["4020104030020130", [[4, None, 2, 0], [1, 0, 4, 0], [3, 0, 0, 2], [0, 1, 3, 0]]])
+def test_sudoku_takes_texts_and_lists(columns: dict[str, object], puzzle: object) -> None:
+    given = {name: [value] * 2 for name, value in columns.items()}
+    texts = ["4321124334122134", "4020104030020130"]
+    assert Sudoku()(prompts=["Solve."] * 2, completions=texts, puzzle=[puzzle] * 2, **given) == [1.0, 0.0]  # type: ignore[arg-type]
