@@ -52,6 +52,7 @@ class ExactMatch:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ("answer",)
+    needed_columns = (("answer",),)
     is_deterministic = True
 
     def __init__(

@@ -41,6 +41,7 @@ class MultipleChoice:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ("answer", "choices")
+    needed_columns = (("answer",),)
     is_deterministic = True
 
     def __init__(

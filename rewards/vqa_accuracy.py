@@ -61,6 +61,7 @@ class VQAAccuracy:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ("answers", "answer")
+    needed_columns = (("answers",), ("answer",))
     is_deterministic = True
 
     def __init__(self, *, sources: Collection[AnswerSource] = ALL_SOURCES) -> None:

@@ -1,12 +1,16 @@
 """Verdicts of the text rewards on answers, golds and columns of every dress that data sets have."""
 
+import json
 import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unigrpo.errors import UserError
+from unigrpo.recipe.load import load_recipe
 from unigrpo.rewards.base import Failed
 from unigrpo.rewards.countdown import Countdown
 from unigrpo.rewards.exact_match import ExactMatch
@@ -15,6 +19,9 @@ from unigrpo.rewards.multiple_choice import MultipleChoice
 from unigrpo.rewards.sudoku import Sudoku
 from unigrpo.rewards.text.choices import named_choice
 from unigrpo.rewards.vqa_accuracy import VQAAccuracy
+from unigrpo.scoring.items import read_items
+from unigrpo.scoring.score import score_items
+from unigrpo.settings.rewards import RewardSettings
 
 FRUITS = ["an apple", "a pear", "the plum", "B-sides"]
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
@@ -374,3 +381,71 @@ def test_sudoku_takes_texts_and_lists(columns: dict[str, object], puzzle: object
     given = {name: [value] * 2 for name, value in columns.items()}
     texts = ["4321124334122134", "4020104030020130"]
     assert Sudoku()(prompts=["Solve."] * 2, completions=texts, puzzle=[puzzle] * 2, **given) == [1.0, 0.0]  # type: ignore[arg-type]
+
+
+def recipe_with(folder: Path, row: dict[str, object], reward: str, more: str = "") -> Path:
+    (folder / "prompts.jsonl").write_text(json.dumps({"prompt": "?", **row}) + "\n")
+    data = f"{{jsonl: prompts.jsonl, eval_jsonl: prompts.jsonl{more}}}"
+    sampling = "{completion_length: 8, num_denoising_steps: 8}"
+    (folder / "recipe.yaml").write_text(
+        "name: t\nnum_steps: 1\ngroup_size: 2\nlearner: {lr: 0.001}\npolicy: {path: 'asset:tiny_policy'}\n"
+        f"tasks: {{reason: {{data: {data}, prompts_per_step: 2, sampling: {sampling}}}}}\n"
+        f"rewards: {{it: {{use: 'unigrpo.rewards.{reward}'}}}}\n"
+    )
+    return folder / "recipe.yaml"
+
+
+@pytest.mark.parametrize(
+    ("row", "reward", "wanted"),
+    [
+        ({"numbers_given": [1], "target": 1}, "countdown:Countdown", "answer, or nums and target, or numbers and "),
+        ({"ans": "x"}, "exact_match:ExactMatch", "needs answer, and"),
+        ({"answer": None}, "multiple_choice:MultipleChoice", "needs answer, and"),
+        ({"gold": ["x"]}, "vqa_accuracy:VQAAccuracy", "needs answers, or answer"),
+        ({"target": "1"}, "sudoku:Sudoku", "needs answer, or solution"),
+        ({"test_list": ["x"]}, "code:Code", "needs tests, or entry_point and cases, or inputs and outputs"),
+    ],
+)
+def test_a_reward_whose_columns_no_file_has_is_refused_by_name(
+    tmp_path: Path, row: dict[str, object], reward: str, wanted: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(wanted)) as refusal:
+        load_recipe(str(recipe_with(tmp_path, row, reward)), [])
+    assert next(iter(row)) in str(refusal.value) or row == {"answer": None}
+
+
+@pytest.mark.parametrize(
+    ("row", "reward", "more"),
+    [
+        ({"nums": [1], "target": 1}, "countdown:Countdown", ""),
+        ({"ans": "x"}, "exact_match:ExactMatch", ", columns: {answer: ans}"),
+        ({"answers": ["x"]}, "vqa_accuracy:VQAAccuracy", ""),
+        ({}, "format:Format", ""),
+    ],
+)
+def test_a_reward_whose_columns_are_there_is_not_refused(
+    tmp_path: Path, row: dict[str, object], reward: str, more: str
+) -> None:
+    assert load_recipe(str(recipe_with(tmp_path, row, reward, more)), []).name == "t"
+
+
+def test_a_row_of_a_file_keeps_its_types_up_to_the_verdict(tmp_path: Path) -> None:
+    path = tmp_path / "saved.jsonl"
+    rows = [
+        {"completion": "<answer>3*5+7</answer>", "nums": [3, 5, 7], "target": 22, "task": "countdown"},
+        {"completion": "red", "answers": [{"answer": "red"}] * 10, "task": "vqa"},
+        {"completion": "The answer is A or B", "answer": "A", "choices": FRUITS, "task": "choice"},
+        {"completion": "B, since A is too big", "answer": "B", "choices": FRUITS, "task": "choice"},
+    ]
+    path.write_text("".join(json.dumps({"prompt": f"{number}?", **row}) + "\n" for number, row in enumerate(rows)))
+    uses = {
+        "countdown": "countdown:Countdown",
+        "vqa": "vqa_accuracy:VQAAccuracy",
+        "choice": "multiple_choice:MultipleChoice",
+    }
+    rewards = {
+        name: RewardSettings(use=f"unigrpo.rewards.{use}", tasks=[name], timeout_s=20.0, worker="one")
+        for name, use in uses.items()
+    }
+    scores = score_items(rewards, read_items(path))
+    assert [item.values[row["task"]] for item, row in zip(scores.items, rows, strict=True)] == [1.0, 1.0, 0.0, 1.0]  # type: ignore[index]
