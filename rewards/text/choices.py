@@ -25,6 +25,7 @@ _LINE_MARK = re.compile(r"^[ \t]*(?:#{1,6}|[-*>\u2022])[ \t]+", re.MULTILINE)
 _NAMED_LOWER = re.compile(
     r"\b(option|choice|letter)\s+\(?([A-Za-z])\b\)?(?!')|\b(answer(?:\s+is\b|\s*:))\s+([b-hj-z])(?=\W*$)", re.IGNORECASE
 )
+_LOWER_LABEL = re.compile(r"^\s*\(?[a-z][).:](?=\s)")
 _ONLY_A_LETTER = re.compile(r"\W*([a-z])\W*")
 
 _FILLER = (
@@ -71,12 +72,12 @@ _PAIR_BEGUN = re.compile(
 
 _FRESH = (
     r"(?:(?:therefore|thus|clearly|definitely|indeed|obviously|simply|most|likely|probably|the|letter|option|choice"
-    r"|correct|right|best|either|both|answer)\b|[\s(:\"'-])*"
+    r"|correct|right|best|either|both|answer|only|just)\b|[\s(:\"'-])*"
 )
 _SAID_BEFORE = re.compile(
     r"\b(?:(?:answer|option|choice|letter|response|solution|one)s?(?:,[^,]{1,30},|\s+(?:here|to\s+this|that\s+fits))?\s*"
     r"(?:is|was|are|(?:would|must|should|will|could|might|may|has\s+to)\s+be|being|:|=|->|\u2192)"
-    r"|(?:choos|chose|pick|select|go(?:ing)?\s+with|went\s+with|settl\w*\s+(?:on|for)|vote\s+for|conclude)\w*"
+    r"|(?:choos|chose|pick|select|go(?:ing)?\s+with|went\s+with|settl\w*\s+(?:on|for)|vote\s+for|conclude|leav)\w*"
     r"|(?:it|that|this|which)(?:'s|\s+is|\s+(?:must|should|would|has\s+to)\s+be))"
     rf"\s*{_FRESH}$",
     re.IGNORECASE,
@@ -208,7 +209,7 @@ class _Reading:
     def _labeled(self, rest: str) -> str | None:
         """Return the letter in front of a choice's words; ``SEVERAL`` where they are another's."""
         match = _LABELED.match(rest)
-        owner = self.by_words.get(_words(match[2])) if match else None
+        owner = self.by_words.get(_words(match[2].strip(" .()"))) if match else None
         if match is None or owner is None:
             return None
         return owner if owner == match[1] else SEVERAL
@@ -224,7 +225,8 @@ class _Reading:
         letters = {letter for mention in strong for letter in mention.letters}
         if not letters:
             return
-        others = {letter for mention in affirmed for letter in mention.letters} - letters
+        later = [mention for mention in affirmed if mention.start > strong[-1].start]
+        others = {letter for mention in later for letter in mention.letters} - letters
         is_hedged = any(mention.is_open for mention in strong) or (others and _HEDGE.search(statement))
         is_contradicted = any(self._contradicts(statement, mention) for mention in strong)
         chosen = letters.pop() if len(letters) == 1 and not is_hedged and not is_contradicted else SEVERAL
@@ -274,7 +276,9 @@ class _Mention:
             end=match.end(),
             is_denied=_DENIED_BEFORE.search(near) is not None or _DENIED_BEHIND.match(right) is not None,
             is_said=is_named or _SAID_BEFORE.search(before) is not None or _SAID_BEHIND.match(behind) is not None,
-            is_set_off="(" in match[0] or (match.start() == 0 and (is_alone or _LABEL.match(statement) is not None)),
+            is_set_off="(" in match[0]
+            or behind.startswith(")")
+            or (match.start() == 0 and (is_alone or _LABEL.match(statement) is not None)),
             is_open=_OPEN_END.match(behind) is not None
             or (len(letters) == 1 and _PAIR_BEGUN.search(before) is not None),
         )
@@ -294,6 +298,7 @@ def _spelt(text: str) -> str:
     text = _WRAPPER.sub(r"\1", text.replace("$", "").replace("\\(", "").replace("\\)", ""))
     text = _SET_OFF.sub(lambda match: f"({match[2].upper()})", text)
     text = re.sub(r"[*`]+", "", _LINE_MARK.sub("", text))
+    text = _LOWER_LABEL.sub(lambda match: match[0].upper(), text)
     only = _ONLY_A_LETTER.fullmatch(text)
     if only is not None:
         return only[1].upper()
