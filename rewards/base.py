@@ -50,6 +50,9 @@ class Reward(Protocol):
     range: tuple[float, float]
     """Lowest and highest value: an answer that makes a verifier hang gets the lowest."""
 
+    # A class may say ``needed_columns = (("nums", "target"), ("answer",))``: groups of the data's columns, of which one
+    # must be there; a recipe whose data has none is refused before it runs.
+
     def __call__(self, *, prompts: Column, completions: Column, **columns: Any) -> list[Any]:
         """Return one number a completion; None where the reward does not apply, ``Failed`` where it could not score.
 

@@ -37,6 +37,7 @@ class Code:
 
     range = (0.0, 1.0)
     wanted_columns = COLUMNS
+    needed_columns = (("tests",), ("entry_point", "cases"), ("inputs", "outputs"))
     is_deterministic = True
 
     def __init__(

@@ -44,6 +44,7 @@ class Compositional:
 
     range = (0.0, 1.0)
     wanted_columns = ("include", "exclude", "tag")
+    needed_columns = (("include",),)
     is_deterministic = True
 
     def __init__(

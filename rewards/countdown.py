@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
-from unigrpo.documents import parse_json
 from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import AnswerSource, checked_sources, completion_text, cut_at_eos, extract_answer
 
@@ -19,6 +19,9 @@ MAX_EXPRESSION_LENGTH = 300
 MAX_DIGITS = 12
 """Digits of one number. With no powers and at most 300 characters, nothing can grow beyond a few hundred digits."""
 _MAX_DEPTH = 40
+_NUMBERS = ("nums", "numbers", "input")
+_WANTED = "nums or numbers with target, or answer: [[numbers], target]"
+_TARGETS = ("target", "output")
 
 _SPELLINGS = (
     (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])|[\u00d7\u00b7\u2217]"), "*"),
@@ -54,7 +57,9 @@ class Countdown:
     LaTeX and Unicode signs are understood; of ``a + b = c`` the left side counts. Values are exact fractions.
 
     Range: 0 to 1.
-    Needs: column ``answer``, ``[[numbers], target]`` as JSON text or a list.
+    Needs: columns ``nums`` and ``target`` (TinyZero), ``numbers`` and ``target`` (d1), or ``input`` and ``output``
+        (d1's test files); or column ``answer``, ``[[numbers], target]`` or ``{"numbers": ..., "target": ...}``. Each
+        may be JSON or its text, numbers also a text like ``3,5,7``.
     Source: TinyZero's countdown task, as in d1 (arXiv 2504.12216), which gives 0.1 for a wrong attempt.
     Cost: 60 microseconds.
     Hacked by: with ``attempt_value``, any arithmetic at all. At 0 the value cannot be had without a solution.
@@ -64,7 +69,8 @@ class Countdown:
 
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
-    wanted_columns = ("answer",)
+    wanted_columns = ("answer", "nums", "numbers", "input", "target", "output")
+    needed_columns = (("answer",), ("nums", "target"), ("numbers", "target"), ("input", "output"))
     is_deterministic = True
 
     def __init__(
@@ -89,11 +95,18 @@ class Countdown:
         self._attempt_value = attempt_value
         self._needs_all = needs_all
         self._sources = checked_sources(sources)
+        self._has_warned = False
 
-    def __call__(self, *, completions: Column, answer: Column | None = None, **columns: object) -> list[float | None]:
+    def __call__(self, *, completions: Column, **columns: Column) -> list[float | None]:
         """Return one value a completion; None for a picture, or without numbers and target."""
-        rows = zip(completions, answer or [None] * len(completions), strict=True)
-        return [self._score(completion_text(text), read_task(gold)) for text, gold in rows]
+        given = {name: columns[name] for name in self.wanted_columns if columns.get(name) is not None}
+        rows = [{name: column[row] for name, column in given.items()} for row in range(len(completions))]
+        tasks = [task_of(row) for row in rows]
+        unread = [row for row, task in zip(rows, tasks, strict=True) if task is None and any(row.values())]
+        if unread and not self._has_warned:
+            self._has_warned = True
+            _LOGGER.warning("no numbers and target in %.200r; wanted %s (this is said once)", unread[0], _WANTED)
+        return [self._score(completion_text(text), task) for text, task in zip(completions, tasks, strict=True)]
 
     def _score(self, text: str | None, task: tuple[tuple[int, ...], Fraction] | None) -> float | None:
         if text is None or task is None:
@@ -118,16 +131,50 @@ class Countdown:
         return section.removeprefix("\\boxed{").removesuffix(">")
 
 
+def task_of(row: Mapping[str, Any]) -> tuple[tuple[int, ...], Fraction] | None:
+    """Return numbers and target of a row, whichever columns have them; None where they are in none, or unreadable."""
+    found = {name: value for name, value in row.items() if value is not None}
+    numbers = next((found[name] for name in _NUMBERS if name in found), None)
+    target = next((found[name] for name in _TARGETS if name in found), None)
+    answer = found.get("answer")
+    if numbers is not None and (target is not None or answer is not None):
+        return read_task([numbers, answer if target is None else target])
+    return read_task(answer)
+
+
 def read_task(gold: object) -> tuple[tuple[int, ...], Fraction] | None:
-    """Return numbers and target of an answer column; None where it is empty or something else."""
-    if gold is None:
-        return None
+    """Return numbers and target of ``[[numbers], target]`` or of an object with both; None for anything else."""
     try:
-        numbers, target = parse_json(gold) if isinstance(gold, str) else gold  # type: ignore[misc]
-        return tuple(int(number) for number in numbers), Fraction(target)
-    except (TypeError, ValueError) as error:
-        _LOGGER.warning("the answer %.80r is not [[numbers], target]: %s", gold, error)
+        task = _parsed(gold)
+        if isinstance(task, Mapping):
+            task = [
+                next((task[name] for name in _NUMBERS if name in task), None),
+                next((task[name] for name in _TARGETS if name in task), None),
+            ]
+        numbers, target = task
+        return tuple(_whole(number) for number in _listed(numbers)), Fraction(_parsed(target))
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None
+
+
+def _parsed(value: Any) -> Any:
+    return parse_json(value) if isinstance(value, str) else value
+
+
+def _listed(numbers: Any) -> Sequence[Any]:
+    if isinstance(numbers, str) and not numbers.lstrip().startswith("["):
+        return [int(number) for number in re.split(r"[\s,;]+", numbers.strip())]
+    listed = _parsed(numbers)
+    if not isinstance(listed, Sequence) or not listed:
+        raise ValueError(f"{numbers!r} are no numbers")
+    return listed
+
+
+def _whole(number: Any) -> int:
+    whole = int(number)
+    if isinstance(number, bool) or whole != float(number):
+        raise ValueError(f"{number!r} is no whole number")
+    return whole
 
 
 def read_arithmetic(text: str) -> Arithmetic:

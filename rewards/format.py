@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 from unigrpo.rewards.text.answers import completion_text, cut_at_eos
+from unigrpo.rewards.text.plain import is_blank, is_invisible, without_invisible_start
 
 FormatVariant = Literal[
     "think",
@@ -24,6 +25,14 @@ FormatVariant = Literal[
 
 DEFAULT_MASK_TEXTS = ("<|mdm_mask|>", "<|mask|>", "<|MASK|>", "<mask>", "[MASK]")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_LIKE_A_TAG = {
+    tag: re.compile(rf"<\s{{0,9}}/?\s{{0,9}}{tag}\b", re.IGNORECASE) for tag in ("think", "reasoning", "answer")
+}
+_CUT_OFF = {
+    tag: re.compile(r"</?(?:" + "|".join(re.escape(tag[:end]) for end in range(len(tag), 0, -1)) + r")$|</$")
+    for tag in _LIKE_A_TAG
+}
+_MAX_TAG = 12
 _TAG_LINES = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 _D1_TAG_LINES = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
 _D1_BORDER = re.compile(r"</reasoning>\s*<answer>")
@@ -35,7 +44,9 @@ class Format:
 
     Text behind the first end-of-sequence or padding marker is filler and is not judged; a mask token in front of it
     is a failure in every variant. Ours ask for every tag exactly once and in order; the published ones keep their
-    authors' rule, with the value scaled to [0, 1] (the authors' amount is the recipe's weight):
+    authors' rule, with the value scaled to [0, 1] (the authors' amount is the recipe's weight). Characters that show
+    nothing are blanks to ours: they are no answer. A byte order mark or zero-width character in front is passed over in
+    every variant; to ours a tag of theirs that is cut off, has attributes or other case is a tag too many:
 
     - ``think``: ``<think>…</think>`` at the start, then an answer that is not empty.
     - ``think_answer``: ``<think>…</think>``, then ``<answer>…</answer>`` that ends the text; line breaks are free.
@@ -89,9 +100,9 @@ class Format:
         if variant not in get_args(FormatVariant):
             raise ValueError(f"format variant {variant!r} is unknown; give one of {sorted(get_args(FormatVariant))}")
         judges: dict[str, Callable[[str], float]] = {
-            "think": lambda text: self._is_section_then_answer(text.strip(), "think"),
-            "think_answer": lambda text: self._is_two_sections(text.strip(), "think"),
-            "reasoning_answer": lambda text: self._is_two_sections(text.strip(), "reasoning"),
+            "think": lambda text: self._is_section_then_answer(_shown(text), "think"),
+            "think_answer": lambda text: self._is_two_sections(_shown(text), "think"),
+            "reasoning_answer": lambda text: self._is_two_sections(_shown(text), "reasoning"),
             "tag_count": lambda text: _fraction_found_once(text, _TAGS),
             "trl": _is_trl_think,
             "open_r1": lambda text: _are_tags_on_lines(text, "think", is_end_strict=False),
@@ -99,7 +110,7 @@ class Format:
             "d1_strict": lambda text: _are_tags_on_lines(text, "reasoning", is_end_strict=True),
             "d1_soft": _is_d1_soft,
             "d1_xml_count": _d1_xml_count,
-            "mmada": lambda text: _after_section(text.strip(), "think") is not None,
+            "mmada": lambda text: _after_section(_shown(text), "think") is not None,
         }
         self._judge = judges[variant]
         tag = "reasoning" if variant.startswith(("d1", "reasoning")) else "think"
@@ -114,28 +125,40 @@ class Format:
     def _score(self, text: str | None) -> float | None:
         if text is None:
             return None
-        text = self._given + cut_at_eos(text)
+        text = self._given + without_invisible_start(cut_at_eos(text))
         if any(mask in text for mask in self._mask_texts):
             return 0.0
         return float(self._judge(text))
 
     def _is_section_then_answer(self, text: str, tag: str) -> bool:
         rest = _after_section(text, tag)
-        return rest is not None and (bool(rest.strip()) or not self._needs_answer)
+        return rest is not None and (not is_blank(rest) or not self._needs_answer)
 
     def _is_two_sections(self, text: str, tag: str) -> bool:
         rest = _after_section(text, tag)
         if rest is None or text.count("<answer>") != 1 or text.count("</answer>") != 1:
             return False
-        end = _after_section(rest.strip(), "answer")
-        is_empty = not rest.replace("<answer>", "").replace("</answer>", "").strip()
-        return end is not None and not end.strip() and not (is_empty and self._needs_answer)
+        end = _after_section(_shown(rest), "answer")
+        is_empty = is_blank(rest.replace("<answer>", "").replace("</answer>", ""))
+        return end is not None and is_blank(end) and not (is_empty and self._needs_answer)
+
+
+def _shown(text: str) -> str:
+    """Return a text without what shows nothing at its ends."""
+    start, end = 0, len(text)
+    while start < end and is_invisible(text[start]):
+        start += 1
+    while end > start and is_invisible(text[end - 1]):
+        end -= 1
+    return text[start:end]
 
 
 def _after_section(text: str, tag: str) -> str | None:
     """Return what follows ``<tag>…</tag>`` at the start; None unless each tag occurs once, the opening one first."""
     opening, closing = f"<{tag}>", f"</{tag}>"
     if not text.startswith(opening) or text.count(opening) != 1 or text.count(closing) != 1:
+        return None
+    if len(re.findall(_LIKE_A_TAG[tag], text)) != 2 or _CUT_OFF[tag].search(text[-_MAX_TAG:]):
         return None
     return text[text.find(closing) + len(closing) :]
 

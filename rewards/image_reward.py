@@ -108,11 +108,13 @@ class ImageReward:
         found = []
         size = 1 if torch.device(self._device).type == "cpu" else BATCH_SIZE
         for start in range(0, len(texts), size):
-            part = slice(start, start + size)
-            pixels = np.stack([pixels_of(picture, self._blip.image_size) for picture in pictures[part]])
-            batch = (torch.from_numpy(pixels), tokens.input_ids[part], tokens.attention_mask[part])
+            # Filled up with its first item: the shape of a batch would show in the last bits of its scores.
+            rows = list(range(start, min(start + size, len(texts))))
+            rows += rows[:1] * (size - len(rows))
+            pixels = np.stack([pixels_of(pictures[row], self._blip.image_size) for row in rows])
+            batch = (torch.from_numpy(pixels), tokens.input_ids[rows], tokens.attention_mask[rows])
             found.append(self._blip.scores(*(tensor.to(self._device) for tensor in batch)).double().cpu())
-        return np.asarray(torch.cat(found).numpy())
+        return np.asarray(torch.cat(found).numpy()[: len(texts)])
 
 
 def _tokenizer(vocabulary: str, num_rows: int) -> Any:

@@ -44,6 +44,7 @@ class Ocr:
 
     range = (0.0, 1.0)
     wanted_columns = ("text",)
+    needed_columns = (("text",),)
     is_deterministic = True
 
     def __init__(

@@ -115,6 +115,7 @@ class Scene:
 
     range = (0.0, 1.0)
     wanted_columns = ("objects", "relation")
+    needed_columns = (("objects",),)
     is_deterministic = True
 
     def __init__(self, *, exact_weight: float = 0.0) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from unigrpo.data.jsonl import as_text
 from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos, last_boxed
 
@@ -28,7 +28,8 @@ class Sudoku:
     several shots do not.
 
     Range: 0 to 1.
-    Needs: the puzzle in the prompt (or a column ``puzzle``), the solution in column ``answer``; any size up to 9 by 9.
+    Needs: the puzzle in the prompt (or a column ``puzzle``), the solution in column ``answer`` or ``solution``; texts
+        or lists of digits, of rows or of lists, any size up to 9 by 9.
     Source: d1 (arXiv 2504.12216), section 4.
     Cost: 30 microseconds.
     Hacked by: one digit everywhere, which is right in a quarter of the blank cells of a 4 by 4 puzzle; copying the
@@ -39,7 +40,8 @@ class Sudoku:
 
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
-    wanted_columns = ("answer", "puzzle")
+    wanted_columns = ("answer", "solution", "puzzle")
+    needed_columns = (("answer",), ("solution",))
     is_deterministic = True
 
     def __init__(self, *, needs_givens: bool = False) -> None:
@@ -49,6 +51,7 @@ class Sudoku:
             needs_givens: whether an answer that changes a given cell gets 0 (d1 does not look at given cells).
         """
         self._needs_givens = needs_givens
+        self._has_warned = False
 
     def __call__(
         self,
@@ -56,26 +59,30 @@ class Sudoku:
         prompts: Column,
         completions: Column,
         answer: Column | None = None,
+        solution: Column | None = None,
         puzzle: Column | None = None,
         **_: Any,
     ) -> list[float | None]:
         """Return one value a completion; None for a picture, or where puzzle or solution are not there."""
         nothing = [None] * len(completions)
-        rows = zip(completions, prompts, puzzle or nothing, answer or nothing, strict=True)
+        rows = zip(completions, prompts, puzzle or nothing, answer or nothing, solution or nothing, strict=True)
         return [
-            self._score(completion_text(completion), prompt if given is None else given, solution)
-            for completion, prompt, given, solution in rows
+            self._score(completion_text(text), prompt if given is None else given, second if first is None else first)
+            for text, prompt, given, first, second in rows
         ]
 
     def _score(self, text: str | None, prompt: object, solution: object) -> float | None:
-        wanted = _SEPARATORS.sub("", as_text(solution).replace('"', "")) if solution is not None else ""
-        prompt_text = completion_text(prompt)
-        if text is None or prompt_text is None or not wanted.isdecimal():
+        wanted = _SEPARATORS.sub("", grid_text(solution))
+        prompt_text = completion_text(prompt) or grid_text(prompt)
+        if text is None or not prompt_text or not wanted.isdecimal():
             return None
         puzzle = find_puzzle(prompt_text, wanted)
         blanks = [] if puzzle is None else [cell for cell, digit in enumerate(puzzle) if digit == "0"]
         if puzzle is None or not blanks:
-            _LOGGER.warning("no puzzle of %d cells with this solution in the prompt %.80r", len(wanted), prompt_text)
+            if not self._has_warned:
+                self._has_warned = True
+                missing = "no puzzle of %d cells with this solution in the prompt %.80r (this is said once)"
+                _LOGGER.warning(missing, len(wanted), prompt_text)
             return None
         given = read_cells(text, len(wanted))
         if self._needs_givens and any(
@@ -83,6 +90,13 @@ class Sudoku:
         ):
             return 0.0
         return sum(given[cell : cell + 1] == wanted[cell] for cell in blanks) / len(blanks)
+
+
+def grid_text(grid: object) -> str:
+    """Return a grid as text: a text as it is, a number or a list of rows by its digits, an empty cell as 0."""
+    if isinstance(grid, Sequence) and not isinstance(grid, str):
+        return " ".join(grid_text(cell) or "0" for cell in grid)
+    return "" if grid is None or isinstance(grid, bool | float) else str(grid)
 
 
 def find_puzzle(prompt: str, solution: str) -> str | None:

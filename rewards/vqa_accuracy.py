@@ -5,15 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from unigrpo.rewards.base import Column
-from unigrpo.rewards.text.answers import (
-    ALL_SOURCES,
-    AnswerSource,
-    accepted_answers,
-    checked_sources,
-    completion_text,
-    extract_answer,
-)
+from unigrpo.rewards.base import Column, Failed
+from unigrpo.rewards.text.answers import ALL_SOURCES, AnswerSource, checked_sources, completion_text, extract_answer
+from unigrpo.rewards.text.golds import golds_of, text_of
+from unigrpo.rewards.text.plain import without_format_signs
 
 NUM_AGREEING = 3
 """Annotators who are enough for an answer to be right."""
@@ -50,10 +45,12 @@ class VQAAccuracy:
     So of ten annotators 1 who agrees makes 0.3, 2 make 0.6, 3 make 0.9, 4 make 1. With fewer than four, all the others
     must agree; a single one is compared exactly. Both sides are normalised as VQA's evaluation does it: punctuation,
     number words to ten, articles, apostrophes of contractions. That evaluation leaves spellings alone where all
-    annotators agree, so that ``Yes`` misses ``yes``; here they are normalised there, too.
+    annotators agree, so that ``Yes`` misses ``yes``; here they are normalised there, too. It also takes all for equal
+    of which nothing is left, ``a`` and ``the``; here such an answer is compared as it stands.
 
     Range: 0 to 1.
-    Needs: column ``answers``, a list of texts (or of VQA's dicts with ``answer``) for each prompt, or ``answer``.
+    Needs: column ``answers`` for each prompt, a list of texts or numbers, or of VQA's objects with ``answer``; else
+        ``answer`` with the same, or a single one.
     Source: VQA v2 (arXiv 1612.00837) and its evaluation; also TextVQA and OK-VQA.
     Cost: 50 microseconds.
     Hacked by: the commonest answers, yes and 2, whatever the picture shows. Balance the questions.
@@ -64,6 +61,7 @@ class VQAAccuracy:
     range = (0.0, 1.0)
     memory_limit_gb = 4.0
     wanted_columns = ("answers", "answer")
+    needed_columns = (("answers",), ("answer",))
     is_deterministic = True
 
     def __init__(self, *, sources: Collection[AnswerSource] = ALL_SOURCES) -> None:
@@ -80,16 +78,17 @@ class VQAAccuracy:
 
     def __call__(
         self, *, completions: Column, answers: Column | None = None, answer: Column | None = None, **columns: object
-    ) -> list[float | None]:
+    ) -> list[float | Failed | None]:
         """Return one value a completion; None for a picture, or without annotators' answers."""
         nothing = [None] * len(completions)
         rows = zip(completions, answers or nothing, answer or nothing, strict=True)
-        return [
-            self._score(completion_text(completion), accepted_answers(given) or accepted_answers(single))
-            for completion, given, single in rows
-        ]
+        return [self._score(completion_text(completion), given, single) for completion, given, single in rows]
 
-    def _score(self, text: str | None, annotated: Sequence[str]) -> float | None:
+    def _score(self, text: str | None, several: object, single: object) -> float | Failed | None:
+        try:
+            annotated = [text_of(gold) for gold in golds_of(several) or golds_of(single)]
+        except ValueError as error:
+            return Failed(str(error))
         if text is None or not annotated:
             return None
         given = extract_answer(text, self._sources)
@@ -111,13 +110,14 @@ def normalize_vqa(answer: str) -> str:
     """Return an answer as VQA's evaluation compares it.
 
     A punctuation sign is dropped where it touches a blank anywhere in the answer, or where the answer has a comma
-    between digits; else it becomes a blank. A full stop stays in front of a digit only.
+    between digits; else it becomes a blank. A full stop stays in front of a digit only. An answer of which nothing
+    would be left is only put in lower case.
     """
-    text = " ".join(answer.split())
+    text = " ".join(without_format_signs(answer).split())
     has_digit_comma = _DIGIT_COMMA.search(text) is not None
     changed = text
     for sign in _PUNCTUATION:
         is_dropped = has_digit_comma or f"{sign} " in text or f" {sign}" in text
         changed = changed.replace(sign, "" if is_dropped else " ")
     words = [_NUMBER_WORDS.get(word, word) for word in _FULL_STOP.sub("", changed).lower().split()]
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES) or text.lower()

@@ -76,9 +76,25 @@ def test_cosines_are_those_worked_out_by_hand(body):
     assert values[2] == pytest.approx(2 * 4 / (np.sqrt(5) * 5))
 
 
-def test_large_call_goes_in_batches(body, towers):
-    body.encode_texts(["a" * number for number in range(150)])
-    assert towers.batches == [64, 64, 22]
+def test_every_call_goes_in_batches_of_one_size(body, towers):
+    body.encode_texts(["a" * number for number in range(20)])
+    body.encode_texts(["b"])
+    assert towers.batches == [8] * 4
+    assert body.num_encoded["texts"] == 21
+
+
+def test_a_vector_is_equal_to_the_last_bit_whatever_else_is_known_or_asked():
+    pictures, texts = [noise(seed) for seed in range(9)], [f"a red circle {number}" for number in range(9)]
+    fresh = [clip_body.ClipBody(open_clip_body("asset:tiny_clip", None, "cpu").towers, "cpu") for _ in range(3)]
+    at_once = fresh[0].encode_pictures(pictures), fresh[0].encode_texts(texts)
+    fresh[1].encode_pictures(pictures[2:4])
+    known = fresh[1].encode_pictures(pictures[::-1])[::-1], fresh[1].encode_texts(texts[::-1])[::-1]
+    one_by_one = [
+        np.concatenate([fresh[2].encode_pictures([picture]) for picture in pictures[:2]]),
+        np.concatenate([fresh[2].encode_texts([text]) for text in texts[:2]]),
+    ]
+    for wanted, *given in zip(at_once, known, one_by_one, strict=True):
+        assert all((one == wanted[: len(one)]).all() for one in given)
 
 
 def test_memory_forgets_the_oldest_and_still_answers_a_call_larger_than_itself(towers, monkeypatch):

@@ -18,7 +18,7 @@ from unigrpo.rewards.process.adapt import AdaptedReward, RewardContractError, lo
 from unigrpo.rewards.process.child import Send, limit_memory, serve, unlimit_memory
 from unigrpo.rewards.process.pauses import reporting_pauses
 from unigrpo.rewards.process.traits import identity, is_repeatable, needs_whole_groups
-from unigrpo.sanitized import sanitized, sanitized_stream
+from unigrpo.sanitized import sanitized, sanitized_stream, short_repr
 
 _NUM_TRACEBACK_CHARACTERS = 4000
 
@@ -108,7 +108,7 @@ class _Worker:
         raw = reward.score(message["columns"], message["step"])
         values, status = judged(raw)
         metrics = {name: sum(logged) / len(logged) for name, logged in reward.metrics.items()}
-        reasons = [value.reason if isinstance(value, Failed | TimedOut) else "" for value in raw]
+        reasons = [_reason(value, code) for value, code in zip(raw, status, strict=True)]
         return {"values": values, "status": status, "reasons": reasons, "metrics": metrics}
 
 
@@ -130,6 +130,13 @@ def judged(raw: Sequence[Any]) -> tuple[list[float | None], list[int]]:
         values.append(float(value) if found in (RewardStatus.OK, RewardStatus.TIMEOUT) else None)
         status.append(found)
     return values, status
+
+
+def _reason(value: Any, status: int) -> str:
+    """Return why there is no number, or not the reward's own; an invalid value is named with its type."""
+    if status == RewardStatus.INVALID:
+        return f"the value {short_repr(value)} ({type(value).__name__}) is not a finite number"
+    return sanitized(value.reason) if isinstance(value, Failed | TimedOut) else ""
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unigrpo.rewards.runtime.columns import columns_of
 from unigrpo.rewards.runtime.digests import StepDigests
-from unigrpo.rewards.runtime.isolation import IsolatedScoring, Outcome, Reply, outcomes_of
+from unigrpo.rewards.runtime.isolation import IsolatedScoring, ItemError, Outcome, Reply, outcomes_of
 from unigrpo.rewards.runtime.process import RewardProcess
 from unigrpo.rewards.runtime.step_log import StepLog
 from unigrpo.types import Rollout
@@ -48,5 +48,10 @@ def score_rows(
         log.note_metrics(reply.metrics, len(asked))
         return reply
 
-    scoring = IsolatedScoring(call=call, name=log.name, minimum=traits.range[0], on_failure=log.note_failure)
+    def note_error(error: ItemError, num_items: int) -> None:
+        log.errors.note(str(error), error.traceback, num_items)
+
+    scoring = IsolatedScoring(
+        call=call, name=log.name, minimum=traits.range[0], on_failure=log.note_failure, on_error=note_error
+    )
     return scoring.score(units)

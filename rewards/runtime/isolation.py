@@ -78,6 +78,8 @@ class IsolatedScoring:
     minimum: float
     on_failure: Callable[[int, Outcome], None]
     """Told of each failed item, so that the caller can stop when there are too many."""
+    on_error: Callable[[ItemError, int], None] = lambda error, num_items: None
+    """Told of each exception of a single item, or of one group, with its number of items."""
 
     def score(self, units: Sequence[_Unit]) -> dict[int, Outcome]:
         """Return the outcome of each item, called in the order given; the items of a unit stay together."""
@@ -98,7 +100,7 @@ class IsolatedScoring:
             return self._split(units, RewardStatus.ERROR, str(error))
         except ItemError as error:
             if len(units) == 1:
-                _LOGGER.warning("reward %s failed on an item: %s\n%s", self.name, error, error.traceback)
+                self.on_error(error, len(items))
             return self._split(units, RewardStatus.ERROR, str(error))
         return {item: self._noted(item, outcome) for item, outcome in zip(items, reply.outcomes, strict=True)}
 
@@ -156,12 +158,7 @@ def outcomes_of(reply: dict[str, Any]) -> Reply:
             raise RewardContractError(reply["error"].partition(": ")[2])
         raise ItemError(reply["error"], reply["traceback"])
     outcomes = tuple(
-        Outcome(
-            value=value,
-            status=RewardStatus(status),
-            reason=reason if status != RewardStatus.INVALID else "the value is not a finite number",
-            is_from_reward=status == RewardStatus.TIMEOUT,
-        )
+        Outcome(value=value, status=RewardStatus(status), reason=reason, is_from_reward=status == RewardStatus.TIMEOUT)
         for value, status, reason in zip(reply["values"], reply["status"], reply["reasons"], strict=True)
     )
     return Reply(outcomes=outcomes, metrics=reply["metrics"])

@@ -252,6 +252,7 @@ class RewardPool:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
         for scorer in self._scorers.values():
+            scorer.errors.say(is_last=True)
             if scorer.disk is not None:
                 scorer.disk.close()
                 scorer.disk = None

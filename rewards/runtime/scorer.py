@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unigrpo.lru import LruCache
@@ -19,12 +19,16 @@ from unigrpo.rewards.runtime.cache import DiskCache
 from unigrpo.rewards.runtime.calls import Step, score_rows
 from unigrpo.rewards.runtime.columns import empty_columns
 from unigrpo.rewards.runtime.digests import digest_of
+from unigrpo.rewards.runtime.error_notes import ErrorNotes
 from unigrpo.rewards.runtime.isolation import Outcome, RewardOutageError
 from unigrpo.rewards.runtime.process import RewardLoadError, RewardProcess, Traits
 from unigrpo.rewards.runtime.step_log import RewardStats, StepLog
 from unigrpo.settings.rewards import RewardSettings
 
 _LOGGER = logging.getLogger(__name__)
+
+_MAX_REST = 64
+"""Steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,11 +68,15 @@ class RewardScorer:
         self.name, self.settings, self._processes = name, settings, processes
         self.disk: DiskCache | None = None
         """Set by the pool, where the recipe names a file."""
+        self.errors = ErrorNotes(name=name)
+        """What the reward's code raised, in all steps."""
         self._memory = memory
         self._max_failed_fraction = max_failed_fraction
         self.is_logged_only = is_logged_only
         self._was_made = False
         self._has_warned_of_outage = self._has_warned_of_columns = False
+        self._rest = self._num_resting = 0
+        """Steps in which it is not asked since it hung, and how many are left; of a reward that is logged only."""
         self._num_restarts = 0
         """At the end of the last step."""
         self._lock = threading.Lock()
@@ -101,9 +109,13 @@ class RewardScorer:
             name=self.name,
             num_items=len(rows),
             max_fraction=self._max_failed_fraction,
+            errors=self.errors,
             num_equal=Counter(stand_ins.values()),
         )
-        found, is_out = self._answers(step, asked, log, executor, loss)
+        try:
+            found, is_out = self._answers(step, asked, log, executor, loss)
+        finally:
+            self.errors.say()
         outcomes = [Outcome(value=None, status=RewardStatus.NOT_APPLICABLE)] * len(step.rollouts)
         for row in rows:
             value = known.get(keys.get(row) or b"")
@@ -128,6 +140,8 @@ class RewardScorer:
         Returns:
             Why a reward that is logged only, and that was made before, could not be made again.
         """
+        if self._num_resting:
+            return None
         try:
             for process in self._processes:
                 process.wait_until_loaded()
@@ -177,7 +191,10 @@ class RewardScorer:
         try:
             if loss is not None and rows:
                 raise loss
-            self._ask(step, rows, log, executor, found)
+            if self.is_logged_only and rows:
+                self._ask_patiently(step, rows, log, executor, found)
+            else:
+                self._ask(step, rows, log, executor, found)
         except (RewardOutageError, RewardLoadError) as error:
             if not self.is_logged_only:
                 raise
@@ -189,8 +206,43 @@ class RewardScorer:
                 )
             unasked = Outcome(value=None, status=RewardStatus.ERROR, reason=str(error))
             found |= {row: log.failed.setdefault(row, unasked) for row in rows if row not in found}
-            return found, True
+            return {row: _without_guess(outcome) for row, outcome in found.items()}, True
         return found, False
+
+    def _ask_patiently(
+        self, step: Step, rows: Sequence[int], log: StepLog, executor: Executor, found: dict[int, Outcome]
+    ) -> None:
+        """Ask a reward that may cost the run nothing: after a step in which it hung it rests, then gets one item first.
+
+        It rests for 1, 2, 4, ... up to 64 steps, as long as it hangs.
+
+        Raises:
+            RewardOutageError: if it is down, hangs on all that it is asked, or rests.
+        """
+        if self._num_resting:
+            self._num_resting -= 1
+            raise RewardOutageError(f"reward {self.name!r} was not asked, because it hung in an earlier step")
+        try:
+            if self._rest:
+                unit = _units(rows, step.group_ids if self.traits.needs_whole_groups else None)[0]
+                self._ask(step, unit, log, executor, found)
+                self._refuse_hanging(found)
+            self._ask(step, [row for row in rows if row not in found], log, executor, found)
+            self._refuse_hanging(found)
+        except RewardOutageError:
+            has_hung = any(map(_is_hang, log.failed.values()))
+            self._rest = min(_MAX_REST, max(1, 2 * self._rest)) if has_hung else 0
+            self._num_resting = self._rest
+            raise
+        self._rest = 0
+
+    def _refuse_hanging(self, found: Mapping[int, Outcome]) -> None:
+        hanging = [outcome for outcome in found.values() if _is_hang(outcome)]
+        if hanging and len(hanging) == len(found):
+            raise RewardOutageError(
+                f"reward {self.name!r} gave no answer for any of the {len(hanging)} items that it was asked about: "
+                f"{hanging[0].reason}. It is down, or much slower than its timeout_s"
+            )
 
     def _warn_of_columns(self, step: Step, rows: Sequence[int], outcomes: Sequence[Outcome]) -> None:
         """Say once that a reward applies to nothing where the data lacks what it reads."""
@@ -222,6 +274,15 @@ class RewardScorer:
         # A mistake in the reward's code comes first: an outage beside it may be no reason to stop.
         for future in sorted(running, key=lambda one: not isinstance(one.exception(), RewardContractError)):
             result_of(future, running)
+
+
+def _is_hang(outcome: Outcome) -> bool:
+    return outcome.status is RewardStatus.TIMEOUT and not outcome.is_from_reward
+
+
+def _without_guess(outcome: Outcome) -> Outcome:
+    """Return a hang of a reward that is out as no value: it is not the answer's fault, so its minimum is nobody's."""
+    return replace(outcome, value=None) if _is_hang(outcome) else outcome
 
 
 def result_of(future: Future[Any], siblings: Sequence[Future[Any]]) -> Any:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from unigrpo.rewards.runtime.error_notes import ErrorNotes
 from unigrpo.rewards.runtime.isolation import Outcome, RewardOutageError
 
 _MIN_FAILURES_OF_AN_OUTAGE = 3
@@ -44,6 +45,8 @@ class StepLog:
     name: str
     num_items: int
     max_fraction: float
+    errors: ErrorNotes
+    """Exceptions of the reward's code, over all steps."""
     num_equal: Mapping[int, int] = field(default_factory=dict)
     """Number of the step's items that each row's outcome stands for; 1 where not named."""
     failed: dict[int, Outcome] = field(default_factory=dict)

@@ -8,11 +8,9 @@ and never read.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Literal, get_args
 
 from unigrpo.data.jsonl import as_text
@@ -155,28 +153,6 @@ def extract_answer(completion: str, sources: Collection[AnswerSource] = ALL_SOUR
         return None
     tail = _after_last(text, "</reasoning>")[-MAX_TAIL_LENGTH:].strip()
     return Answer(text=tail, source="text") if tail else None
-
-
-def accepted_answers(gold: object) -> list[str]:
-    """Return the spellings that an answer column accepts: a text or number, a list of them, or VQA's dicts."""
-    items = gold if isinstance(gold, Sequence) and not isinstance(gold, str | bytes) else [gold]
-    texts = [item.get("answer") if isinstance(item, Mapping) else item for item in items]
-    return [_spelling(text) for text in texts if text is not None and str(text).strip()]
-
-
-def is_number_of(text: str, gold: object) -> bool:
-    """Return whether a text writes one of the numbers of an answer column: a number has no spelling of its own."""
-    items = gold if isinstance(gold, Sequence) and not isinstance(gold, str | bytes) else [gold]
-    numbers = [item for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
-    if _DECIMAL.fullmatch(text) is None:
-        return False
-    return Fraction(text) in {Fraction(str(number)) for number in numbers if math.isfinite(number)}
-
-
-def _spelling(value: object) -> str:
-    """Return a text or number as it is written; a whole number without a fraction."""
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _EXACT
-    return str(int(value)) if is_whole else str(value)  # type: ignore[arg-type,call-overload]
 
 
 def gold_answer(answer: object) -> str | None:

@@ -20,13 +20,12 @@ from PIL import Image
 
 from unigrpo.lru import LruCache
 from unigrpo.rewards.text.answers import completion_text
+from unigrpo.rewards.vision.batches import batch_size_on, in_whole_batches
 from unigrpo.rewards.vision.pictures import RefusedPicture, is_picture, read_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BATCH_SIZE = 64
-"""Pictures, or texts, that go through the model together."""
 NUM_KEPT = 4096
 """Vectors of each kind: 32 MB at 1024 numbers."""
 
@@ -117,16 +116,10 @@ class ClipBody:
             return np.stack([found[key] for key in keys])
 
     def _embedded(self, inputs: list[Tensor], embed: Callable[[Tensor], Tensor]) -> np.ndarray:
-        """Return [N, D] unit vectors of inputs, which go through the model in batches."""
-        import torch
-
-        made = []
-        with torch.no_grad():
-            for start in range(0, len(inputs), BATCH_SIZE):
-                batch = torch.stack(inputs[start : start + BATCH_SIZE]).to(self._device)
-                made.append(embed(batch).double().cpu().numpy())
-        stacked = np.concatenate(made)
-        return np.asarray(stacked / np.linalg.norm(stacked, axis=-1, keepdims=True))
+        """Return [N, D] unit vectors of inputs, which go through the model in batches of one size."""
+        size = batch_size_on(self._device)
+        made = in_whole_batches(inputs, size, lambda batch: embed(batch.to(self._device))).numpy()
+        return np.asarray(made / np.linalg.norm(made, axis=-1, keepdims=True))
 
 
 _BODIES: WeakValueDictionary[Hashable, ClipBody] = WeakValueDictionary()

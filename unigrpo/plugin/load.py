@@ -20,6 +20,8 @@ from unigrpo.plugin.source import PluginError, class_of_choice, contract, incomp
 from unigrpo.types import Chosen
 
 _LOGGER = logging.getLogger(__name__)
+_NEIGHBORHOODS: list[Path] = []
+"""Folders whose files users' files have been imported from in this process."""
 _FOLDER: ContextVar[Path | None] = ContextVar("folder", default=None)
 
 
@@ -124,6 +126,7 @@ def _load_file(path: Path, use: str, folder: Path | None) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise PluginError(f"{use!r}: {file} cannot be imported as Python")
+    _reach_neighbors(file, use)
     module = importlib.util.module_from_spec(spec)
     with ExitStack() as undo:
         undo.callback(sys.modules.pop, name, None)
@@ -131,3 +134,35 @@ def _load_file(path: Path, use: str, folder: Path | None) -> ModuleType:
         spec.loader.exec_module(module)
         undo.pop_all()
     return module
+
+
+def _reach_neighbors(file: Path, use: str) -> None:
+    """Let a file import those beside it, also in later calls; what is installed comes first.
+
+    Raises:
+        PluginError: if it imports one whose name another user's file, of another folder, has taken in this process.
+    """
+    for name in sorted(_imported(file)):
+        loaded = getattr(sys.modules.get(name), "__file__", None)
+        is_neighbor = (file.parent / f"{name}.py").is_file() or (file.parent / name).is_dir()
+        if is_neighbor and loaded is not None and Path(loaded).is_relative_to(file.parent):
+            continue
+        if is_neighbor and loaded is not None and any(Path(loaded).is_relative_to(folder) for folder in _NEIGHBORHOODS):
+            raise PluginError(
+                f"{use!r}: {file} imports {name} from beside it, but {loaded} has that name in this process already; "
+                "rename one of them, or give the reward a worker of its own"
+            )
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    _NEIGHBORHOODS.append(file.parent)
+
+
+def _imported(file: Path) -> set[str]:
+    """Return the first parts of the names that a file imports; nothing where it is no Python, which importing says."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in names}

@@ -18,6 +18,7 @@ from unigrpo.models.families import FOLDER, abilities, family_named_by, find_fam
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
 from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, nearest
 from unigrpo.recipe.annotations import problem_of
+from unigrpo.recipe.reward_needs import needs_problems
 from unigrpo.rewards.runtime.columns import SUPPLIED
 from unigrpo.rewards.runtime.reward_checks import composition_problems
 from unigrpo.settings.base import Choice, Settings, choices_of
@@ -45,6 +46,7 @@ def problems_of_evaluation(recipe: Recipe) -> list[str]:
         problems += _data(settings.data, task, settings.kind, needs_eval=recipe.evaluate.enabled)
         problems += _sampling(settings.sampling, settings.kind, f"tasks.{task}.sampling")
     problems += [*_rewards(recipe), *_choices(recipe), *_precision(recipe.policy, recipe.lora)]
+    problems += needs_problems(recipe)
     return [*problems, *_rollouts(recipe), *_accuracy(recipe)]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unigrpo.errors import ConformanceError
+from unigrpo.rewards.base import Failed
 from unigrpo.rewards.process.adapt import AdaptedReward
 
 if TYPE_CHECKING:
@@ -86,10 +87,10 @@ def _called(reward: AdaptedReward, batch: Mapping[str, Sequence[Any]], items: Se
 def _check_values(reward: AdaptedReward, values: Sequence[Any]) -> None:
     low, high = reward.range
     for index, value in enumerate(values):
-        if value is None:
+        if value is None or isinstance(value, Failed):
             continue
         if not isinstance(value, Real) or not math.isfinite(value):
-            raise ConformanceError(f"{reward.name}: value {index} is {value!r}; give a finite number, or None")
+            raise ConformanceError(f"{reward.name}: value {index} is {value!r}; give a finite number, None or Failed")
         if not low <= float(value) <= high:
             raise ConformanceError(
                 f"{reward.name}: value {index} is {float(value):g}, outside its range ({low:g}, {high:g}); "
@@ -99,6 +100,7 @@ def _check_values(reward: AdaptedReward, values: Sequence[Any]) -> None:
 
 def _check_equal(occasion: str, wanted: Sequence[Any], given: Sequence[Any], tolerance: float) -> None:
     for index, (first, second) in enumerate(zip(wanted, given, strict=True)):
-        is_same = first is second if first is None or second is None else abs(first - second) <= tolerance
+        are_numbers = isinstance(first, Real) and isinstance(second, Real)
+        is_same = abs(first - second) <= tolerance if are_numbers else first == second
         if not is_same:
             raise ConformanceError(f"{occasion} changes a value: item {index} was {first}, then {second}")
