@@ -9,6 +9,7 @@ and never read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -137,15 +138,18 @@ def _said(text: str) -> str:
 
 
 def accepted_answers(gold: object) -> list[str]:
-    """Return the spellings that an answer column accepts: a text or number, a list of them, or VQA's dicts."""
+    """Return the spellings that an answer column accepts: a text or number, a list of them, or VQA's dicts.
+
+    What is no number (NaN, infinity) is no answer.
+    """
     items = gold if isinstance(gold, Sequence) and not isinstance(gold, str | bytes) else [gold]
     texts = [item.get("answer") if isinstance(item, Mapping) else item for item in items]
-    return [str(text) for text in texts if text is not None and str(text).strip()]
+    return [str(text) for text in texts if not _is_missing(text) and str(text).strip()]
 
 
 def gold_answer(answer: object) -> str | None:
     r"""Return the answer column as text; GSM8K's ``… #### 42`` and ``\boxed{}`` solutions are cut to the answer."""
-    if answer is None:
+    if _is_missing(answer):
         return None
     text = str(answer)
     if "####" in text:
@@ -153,6 +157,15 @@ def gold_answer(answer: object) -> str | None:
     elif "\\boxed" in text:
         text = last_boxed(text) or text
     return text.strip() or None
+
+
+def gold_answers(answer: object) -> list[str]:
+    """Return the gold answers that a column accepts, any of which is right; none where it is empty."""
+    return [gold for text in accepted_answers(answer) if (gold := gold_answer(text)) is not None]
+
+
+def _is_missing(answer: object) -> bool:
+    return answer is None or (isinstance(answer, float) and not math.isfinite(answer))
 
 
 def _after_last(text: str, marker: str) -> str:
