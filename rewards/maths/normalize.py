@@ -66,6 +66,8 @@ _ASSIGNMENT = re.compile(
 """A name before ``=``: a letter, a function of it, a segment, an angle or words; or none."""
 
 _DIGITS = r"(?:\d+\.?\d*|\.\d+)"
+_PLAIN_NUMBER = re.compile(r"[0-9]{1,200}(?:\.[0-9]{1,100})?")
+"""Most answers; nothing about them needs tidying."""
 _NUMBER = re.compile(rf"^([-+]?){_DIGITS}$")
 _RATIO = re.compile(rf"^([-+]*)\(?({_DIGITS})\)?/\(?([-+]?{_DIGITS})\)?$")
 _FRAC = re.compile(rf"^([-+]?)\\frac(?:\{{([-+]?{_DIGITS})\}}|(\d))\s*(?:\{{([-+]?{_DIGITS})\}}|(\d))$")
@@ -111,6 +113,9 @@ class Normal:
 
 def normalize(answer: str) -> Normal:
     """Return an answer in one spelling: Unicode, spacing, decoration, digit groups, currency, units, percent."""
+    if _PLAIN_NUMBER.fullmatch(answer):
+        value = Fraction(answer)
+        return Normal(text=answer, value=value, unit=None, is_percent=False, word=None, last_digit=last_digit(answer))
     marked = _WORDS_ONLY.fullmatch(answer.strip().strip("$").strip())
     text = _clean(answer)
     if (plain := parse_number(text)) is not None:
