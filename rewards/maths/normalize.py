@@ -25,6 +25,7 @@ _CHARACTERS = str.maketrans(
         "\u03c0": r"\pi ",
         "\u221e": r"\infty ",
         "\u00b0": r"^\circ ",
+        "\u2208": r"\in ",
         "\u2264": r"\leq ",
         "\u2265": r"\geq ",
         "\u2260": r"\neq ",

@@ -16,6 +16,7 @@ _NUMBER = r"(?:[-+]?(?:\\?\$|[€£])?\s*(?:\d|\.\d)|\\[a-zA-Z({\[]|\$|[-+]?\(?[
 _LETTER = r"\(?[A-Z](?![A-Za-z'])\)?"
 _MENTIONS = {"mathematics": re.compile(_NUMBER), "letter": re.compile(_LETTER), "words": re.compile(r"[^\W_]")}
 _DISPLAYED = re.compile(r"\\\[.{0,1000}?\\\]|\$\$.{0,1000}?\$\$|\\begin\{.{0,1000}?\\end\{\w+\}", re.DOTALL)
+_STOP_IN_DISPLAY = re.compile(r"[.,]\s*(\\\]|\$\$)$")
 _SPLIT = re.compile(r"(?<=[.!?])[*_\"')]*\s+|\n+")
 _CARRIED = re.compile(r"(:[*_]*|\b(?:is|are|equals?|be|or|and|not)|[=≈]|\\\[|\$\$)[ \t]*\n\s*", re.IGNORECASE)
 _LEAD = re.compile(
@@ -29,6 +30,9 @@ _STATES = re.compile(r"(?i)(?:answers?|results?|solutions?|option|choice)[*_]*\s
 _COPULA = re.compile(
     r"(?i)(?<![a-z])(?:(?:is|are|was|were|be|becomes?|equals?|totals?|comes? (?:out )?to|makes?|gives?)\b|'s\b)"
     r"(?:\s+(?:equal\s+to|exactly|simply|just|therefore|thus|then))*[\s:]*"
+)
+_SUBJECT = re.compile(
+    r"(?i)^(.*?)\s+(?:is|are)\s+(?:the|our|my)\s+(?:\w+\s+)?(?:answers?|solutions?|results?|roots?|values?)\b"
 )
 _EQUALS = re.compile(r"(?<![<>!=\\])=(?!=)\s*")
 _REVISION = re.compile(
@@ -45,13 +49,14 @@ _FILLER = (
 )
 _WRONG = r"(?:wrong|incorrect|false|impossible|ruled out|excluded|mistaken)"
 _DENIAL = (
-    r"(?i:\b(?:not|never|neither|nor|cannot|can not)\b|n't\b|\\neq?(?![a-zA-Z])|≠|!="
+    r"(?i:\b(?:not|no longer|never|neither|nor|cannot|can not)\b|n't\b|\\neq?(?![a-zA-Z])|≠|!="
     r"|\b(?:anything|everything|all) but\b|\b(?:other|different) (?:than|from)\b|\bexcept\b|\bfar from\b"
     r"|\brules? out\b)"
     rf"(?i:{_FILLER})[\s:*_]*"
 )
 _DENIED = re.compile(
     rf"(?i)(?:\b(?:is|are|was|be|'s)|not|n't)\s+(?:\w+ly\s+)?{_WRONG}\b"
+    r"|\bno way\b|(?:\bnot|n't|cannot|never)\s+(?:say|think|believe|conclude|claim|mean|follow|get)\b"
     r"|(?:\bnot|n't|cannot)\s+(?:be\s+)?(?:the\s+)?(?:right|correct|answer|solution|true|possible|it)\b"
 )
 _CONTRAST = re.compile(
@@ -59,7 +64,7 @@ _CONTRAST = re.compile(
     r"(?:(?:\\?\$)?-?\d[\d.,/]*(?<![.,])\$?\s*[a-z]{0,12}|\(?[A-Z])\)?(?=[\s.,;!]*$)"
 )
 _NOT_BUT = re.compile(
-    r"(?i)\bnot\s+(?!but\b)\S[^.,;]{0,40}?(?:,?\s+but\s+(?:rather\s+)?|[,;]\s+(?:it|that|this)(?:\s+is|'s)\s+)"
+    r"(?i)(?:\bnot|n't)\s+(?!but\b)\S[^.,;]{0,40}?(?:,?\s+but\s+(?:rather\s+)?|[,;]\s+(?:it|that|this)(?:\s+is|'s)\s+)"
 )
 _EMPHASIS = re.compile(r"(?<![\w)}])(?:\*\*|__)|(?:\*\*|__)(?![\w({])")
 _BOUND = re.compile(
@@ -104,10 +109,11 @@ def find_claim(text: str, kind: Literal["mathematics", "letter", "words"] = "mat
     body = _without_contrast(_LEAD.sub("", sentence))
     anchors = list(_ANCHOR.finditer(body))
     start = anchors[-1].end() if anchors and mention.search(body, anchors[-1].end()) else None
+    subject = _SUBJECT.match(body) if start is None else None
     if start is None:
         copula = _COPULA.search(body)
         start = copula.end() if copula and mention.search(body, copula.end()) else 0
-    predicate = body[start:].strip()
+    predicate = subject[1] if subject and mention.search(subject[1]) else body[start:].strip()
     if _is_refused(body, predicate, mention.pattern):
         return None
     last = [match.end() for pattern in (_COPULA, _EQUALS) for match in pattern.finditer(predicate)]
@@ -127,7 +133,7 @@ def is_cut_off(text: str) -> bool:
 
 
 def _sentences(text: str) -> list[str]:
-    text = _DISPLAYED.sub(lambda match: " ".join(match[0].split()), text)
+    text = _DISPLAYED.sub(lambda match: _STOP_IN_DISPLAY.sub(r" \1", " ".join(match[0].split())), text)
     text = _CARRIED.sub(r"\1 ", _EMPHASIS.sub("", text.replace("\u2019", "'")))
     return [sentence.strip() for sentence in _SPLIT.split(text) if sentence.strip()]
 
@@ -157,7 +163,7 @@ def _claimed(sentences: list[str], mention: re.Pattern[str]) -> tuple[str, bool]
 
 def _without_contrast(sentence: str) -> str:
     """Return a sentence without what it sets the claim off from: ``5, not 4``, ``not 4 but 5``."""
-    return _CONTRAST.sub("", _NOT_BUT.sub("", sentence))
+    return _CONTRAST.sub("", _NOT_BUT.sub(" ", sentence))
 
 
 def _is_refused(sentence: str, predicate: str, mention: str) -> bool:
@@ -170,6 +176,11 @@ def _is_refused(sentence: str, predicate: str, mention: str) -> bool:
         or re.search(rf"{mention}[^.;:?!\n]{{0,40}}\bto\s+(?:\\?\$)?\d", predicate) is not None
         or re.search(r"\d\s*[\u2013\u2014]\s*\d", predicate) is not None
     )
+
+
+def is_formula(piece: str) -> bool:
+    """Return whether a piece of prose is nothing but mathematics."""
+    return re.search(r"[A-Za-z]{2,}", re.sub(r"\\[a-zA-Z]+", " ", piece)) is None
 
 
 def leaves_open(predicate: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Literal
 from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_equation
 from unigrpo.rewards.maths.normalize import Normal, normalize
 from unigrpo.rewards.maths.parts import have_same_parts, split_parts
-from unigrpo.rewards.maths.prose import Claim, find_claim, is_cut_off, leaves_open
+from unigrpo.rewards.maths.prose import Claim, find_claim, is_cut_off, is_formula, leaves_open
 from unigrpo.rewards.maths.spelling import are_spelt_alike
 from unigrpo.rewards.maths.tolerance import are_one_number
 from unigrpo.rewards.text.answers import ALL_SOURCES, MAX_ANSWER_LENGTH, Answer, AnswerSource, extract_answer
@@ -21,6 +21,8 @@ _LETTER_GOLD = re.compile(r"[A-Z]")
 _CHOICE = re.compile(r"\(([A-Za-z])\)|(?<![A-Za-z])([A-Z])(?![A-Za-z'])")
 _ELLIPSIS = r"\ldots"
 _PROSE_LENGTH = 300
+_SENTENCE = re.compile(r"(?i)(?<![a-z\\])[a-z]{2,}\s+(?:is|are|equals?)(?![a-z])")
+"""A marked answer that is said in words: ``The answer is 5.``."""
 _HEDGED = re.compile(r"(?i)(?<![a-z\\])(?:or|between|maybe|perhaps|possibly|not|never|either|neither|nor)(?![a-z])|\?")
 
 
@@ -66,6 +68,8 @@ def _judge(answer: Answer, gold: str) -> float | Pair:
         return in_parts if in_parts is not None else decided  # type: ignore[return-value]
     if len(asked) == 1 and wanted.word is None and _HEDGED.search(given.text):
         return 0.0
+    if wanted.word is None and _SENTENCE.search(given.text):
+        return _judge_prose(answer.text, gold)
     return 0.0 if _is_wrong(given.text, wanted.text) else Pair(given.text, wanted.text, False)
 
 
@@ -155,5 +159,12 @@ def _judge_claim(claim: Claim, pieces: list[str], gold: str, wanted: Normal) -> 
             return float(have_same_parts(given, asked, _same_part) is True)
     tail = claim.sentence[-_PROSE_LENGTH:]
     if is_explosive(tail) or is_explosive(wanted.text) or _ELLIPSIS in wanted.text:
+        return 0.0
+    formula = claim.predicate if "=" in wanted.text else claim.value
+    if formula and len(formula) <= MAX_ANSWER_LENGTH and is_formula(formula):
+        given = normalize(formula).text
+        return 0.0 if _is_wrong(given, wanted.text) else Pair(given, wanted.text, False)
+    is_set = has_relation(normalize(claim.predicate[:MAX_ANSWER_LENGTH]).text)
+    if is_set and not has_relation(wanted.text) and not _is_set_like(wanted.text, ""):
         return 0.0
     return Pair(claim.sentence, wanted.text, True)
