@@ -40,14 +40,35 @@ class AlgebraError(RuntimeError):
 class Correctness:
     r"""1 where the final answer equals the gold answer, 0 where it does not, or where comparing it would not end.
 
-    See :mod:`unigrpo.rewards.text.answers` for where an answer is looked for. A unit that both sides name must be the
-    same; ``1=2`` is no way to write 2; towers of powers, vast factorials and sums are wrong without being evaluated.
+    What is read as the answer, and what is equal to it:
+
+    - Several boxes: the last decides; ``\boxed{3} or \boxed{5}`` is one answer that leaves open which. Two boxes answer
+      a question of two parts. An earlier box, ``<answer>``, ``####`` or number never stands in for the last.
+    - Cut off: a last box, ``<answer>``, ``<think>``, brace, ``$`` or ``\frac{1}`` that is never closed earns nothing.
+    - Prose claims what the last sentence with "the answer is", else the last with a number, says. Hedged (``3 or 5``,
+      ``maybe 5``, ``5?``), denied (``not 5``), taken back (``Wait, …``), a range or a bound (``between 3 and 5``,
+      ``at least 5``) earns nothing, in a box, too. ``5, not 4`` and ``not 4 but 5`` are 5.
+    - Several parts (``3 and 5``, ``x=3 or x=5``, ``\pm 2``): all of them and no others, in any order unless they are
+      called something (``x=1, y=2``; ``9 chickens and 10 rabbits``). A list in the column ``answer`` is something
+      else: any of its answers is right.
+    - Tolerance: whole numbers, ratios, roots and other exact forms are exactly equal. A decimal of seven significant
+      digits or more stands for what it rounds or cuts (``1.41421356``, ``0.0833333333333333``), a relative error below
+      a millionth at any size, in lists, intervals and matrices alike; a shorter one means itself (``0.333`` is not
+      1/3). The noise of a float is no difference. Lists with ``\ldots`` are equal as they are spelled.
+    - Units, currencies: one that both sides name must be the same (``12 m`` is not ``12 cm``); one side may leave it
+      out, also the percent sign. Nothing is converted. Counted nouns (``5 apples``) are not compared.
+    - Words compare as words, without case: ``\text{ab}`` is not ``\text{ba}``, though ``ab`` is ``ba``.
+    - Variables are real. What the question says of them (``n > 0``) is not known here: ``n`` is not ``\sqrt{n^2}``,
+      ``|n|`` is.
+    - ``1=2`` is no way to write 2; towers of powers, vast factorials and sums are wrong without being evaluated.
+
+    See :mod:`unigrpo.rewards.text.answers` for where an answer is looked for.
 
     Range: 0 to 1.
-    Needs: column ``answer``: a text, a number, GSM8K's ``… #### 42`` or a solution with ``\boxed{}``.
+    Needs: column ``answer``: a text, a number, GSM8K's ``… #### 42``, a solution with ``\boxed{}``, or a list of them.
     Source: math-verify 0.9 behind exact numbers and spelling of our own; ``spelling`` is MATH's (arXiv 2103.03874).
     Cost: 0.1 ms where spelling or numbers decide (nine of ten); 5 to 500 ms in the worker; ``deadline_s`` at most.
-    Hacked by: unmarked prose that ends in many numbers, as the last one counts: leave ``text`` out of ``sources``.
+    Hacked by: unmarked prose, of which sense is made by rules: leave ``text`` out of ``sources``.
     Recipe:
         correctness: {use: "unigrpo.rewards.correctness:Correctness", weight: 2.0, timeout_s: 60}
 
