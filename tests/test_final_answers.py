@@ -2,6 +2,7 @@ r"""From a JSONL file to the verdict: what an answer must say to be paid, by kin
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -299,6 +300,27 @@ def test_a_gold_answer_is_a_text_a_number_or_a_list_of_which_any_is_right(
     reward: Correctness, answer: str, gold: object, expected: float | None
 ) -> None:
     assert reward(completions=[rf"\boxed{{{answer}}}"], answer=[gold]) == [expected]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"The answer is {' ' * 3900}5",
+        "5 or " * 800,
+        "not " * 1000,
+        "answer is " * 400,
+        "no, " * 1000,
+        r"\[" * 2000,
+        "$" * 4000,
+        "**" * 2000,
+        r"\frac{" * 600,
+        "5 is a " * 550,
+    ],
+)
+def test_hostile_prose_is_judged_in_linear_time(text: str) -> None:
+    start_s = time.process_time()
+    judge_cheaply(text, "5")
+    assert time.process_time() - start_s < 1.0
 
 
 @settings(max_examples=100, deadline=None)

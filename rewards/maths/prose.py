@@ -16,6 +16,8 @@ _NUMBER = r"(?:[-+]?(?:\\?\$|[€£])?\s*(?:\d|\.\d)|\\[a-zA-Z({\[]|\$|[-+]?\(?[
 _LETTER = r"\(?[A-Z](?![A-Za-z'])\)?"
 _MENTIONS = {"mathematics": re.compile(_NUMBER), "letter": re.compile(_LETTER), "words": re.compile(r"[^\W_]")}
 _DISPLAYED = re.compile(r"\\\[.{0,1000}?\\\]|\$\$.{0,1000}?\$\$|\\begin\{.{0,1000}?\\end\{\w+\}", re.DOTALL)
+_BLANKS = re.compile(r"\s+")
+"""Runs of blanks become one, which the other patterns rely on to take linear time."""
 _STOP_IN_DISPLAY = re.compile(r"[.,]\s*(\\\]|\$\$)$")
 _SPLIT = re.compile(r"(?<=[.!?])[*_\"')]*\s+|\n+")
 _CARRIED = re.compile(r"(:[*_]*|\b(?:is|are|equals?|be|or|and|not)|[=≈]|\\\[|\$\$)[ \t]*\n\s*", re.IGNORECASE)
@@ -133,6 +135,7 @@ def is_cut_off(text: str) -> bool:
 
 
 def _sentences(text: str) -> list[str]:
+    text = _BLANKS.sub(lambda match: "\n" if "\n" in match[0] else " ", text)
     text = _DISPLAYED.sub(lambda match: _STOP_IN_DISPLAY.sub(r" \1", " ".join(match[0].split())), text)
     text = _CARRIED.sub(r"\1 ", _EMPHASIS.sub("", text.replace("\u2019", "'")))
     return [sentence.strip() for sentence in _SPLIT.split(text) if sentence.strip()]
