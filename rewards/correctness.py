@@ -9,30 +9,17 @@ involved, so it works the same in a script, a thread, an asyncio loop and a Ray 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from unigrpo.lru import LruCache
 from unigrpo.rewards.base import Failed, TimedOut
-from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_equation
-from unigrpo.rewards.maths.normalize import Normal, normalize
-from unigrpo.rewards.maths.spelling import are_spelt_alike
+from unigrpo.rewards.maths.verdict import Equality, Pair, judge_cheaply
 from unigrpo.rewards.process.child import Child, ChildDiedError, ChildTimeoutError
 from unigrpo.rewards.process.pauses import deadline_paused
-from unigrpo.rewards.text.answers import (
-    ALL_SOURCES,
-    MAX_ANSWER_LENGTH,
-    Answer,
-    AnswerSource,
-    checked_sources,
-    completion_text,
-    extract_answer,
-    gold_answer,
-)
+from unigrpo.rewards.text.answers import ALL_SOURCES, AnswerSource, checked_sources, completion_text, gold_answers
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,40 +28,47 @@ START_TIMEOUT_S = 120.0
 WALL_FACTOR = 10.0
 MIN_WALL_S = 60.0
 """A comparison may wait this long for its CPU seconds, and ``WALL_FACTOR`` deadlines; then the machine is to blame."""
-Equality = Literal["mathematics", "spelling"]
 _Value: TypeAlias = float | Failed | None
 
 _NUM_CACHED = 20_000
-_ANCHOR = re.compile(r"(?i)(?:answer|result|option|choice)\s*(?:is|:|=)?\s*[:=]?\s*")
-_SENTENCE_END = re.compile(r"\.(?:\s|$)|\n")
-_CHOICE = re.compile(r"\(([A-Za-z])\)|(?<![A-Za-z])([A-Z])(?![A-Za-z'])")
-_PROSE_LENGTH = 300
 
 
 class AlgebraError(RuntimeError):
     """The worker that compares could not be started: no answer is to blame."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """What the worker compares; the key of the cache."""
-
-    prediction: str
-    gold: str
-    is_prose: bool
-
-
 class Correctness:
     r"""1 where the final answer equals the gold answer, 0 where it does not, or where comparing it would not end.
 
-    See :mod:`unigrpo.rewards.text.answers` for where an answer is looked for. A unit that both sides name must be the
-    same; ``1=2`` is no way to write 2; towers of powers, vast factorials and sums are wrong without being evaluated.
+    What is read as the answer, and what is equal to it:
+
+    - Several boxes: the last decides; ``\boxed{3} or \boxed{5}`` is one answer that leaves open which. Two boxes answer
+      a question of two parts. An earlier box, ``<answer>``, ``####`` or number never stands in for the last.
+    - Cut off: a last box, ``<answer>``, ``<think>``, brace, ``$`` or ``\frac{1}`` that is never closed earns nothing.
+    - Prose claims what the last sentence with "the answer is", else the last with a number, says. Hedged (``3 or 5``,
+      ``maybe 5``, ``5?``), denied (``not 5``), taken back (``Wait, …``), a range or a bound (``between 3 and 5``,
+      ``at least 5``) earns nothing, in a box, too. ``5, not 4`` and ``not 4 but 5`` are 5.
+    - Several parts (``3 and 5``, ``x=3 or x=5``, ``\pm 2``): all of them and no others, in any order unless they are
+      called something (``x=1, y=2``; ``9 chickens and 10 rabbits``). A list in the column ``answer`` is something
+      else: any of its answers is right.
+    - Tolerance: whole numbers, ratios, roots and other exact forms are exactly equal. A decimal of seven significant
+      digits or more stands for what it rounds or cuts (``1.41421356``, ``0.0833333333333333``), a relative error below
+      a millionth at any size, in lists, intervals and matrices alike; a shorter one means itself (``0.333`` is not
+      1/3). The noise of a float is no difference. Lists with ``\ldots`` are equal as they are spelled.
+    - Units, currencies: one that both sides name must be the same (``12 m`` is not ``12 cm``); one side may leave it
+      out, also the percent sign. Nothing is converted. Counted nouns (``5 apples``) are not compared.
+    - Words compare as words, without case: ``\text{ab}`` is not ``\text{ba}``, though ``ab`` is ``ba``.
+    - Variables are real. What the question says of them (``n > 0``) is not known here: ``n`` is not ``\sqrt{n^2}``,
+      ``|n|`` is.
+    - ``1=2`` is no way to write 2; towers of powers, vast factorials and sums are wrong without being evaluated.
+
+    See :mod:`unigrpo.rewards.text.answers` for where an answer is looked for.
 
     Range: 0 to 1.
-    Needs: column ``answer``: a text, a number, GSM8K's ``… #### 42`` or a solution with ``\boxed{}``.
+    Needs: column ``answer``: a text, a number, GSM8K's ``… #### 42``, a solution with ``\boxed{}``, or a list of them.
     Source: math-verify 0.9 behind exact numbers and spelling of our own; ``spelling`` is MATH's (arXiv 2103.03874).
     Cost: 0.1 ms where spelling or numbers decide (nine of ten); 5 to 500 ms in the worker; ``deadline_s`` at most.
-    Hacked by: unmarked prose that ends in many numbers, as the last one counts: leave ``text`` out of ``sources``.
+    Hacked by: unmarked prose, of which sense is made by rules: leave ``text`` out of ``sources``.
     Recipe:
         correctness: {use: "unigrpo.rewards.correctness:Correctness", weight: 2.0, timeout_s: 60}
 
@@ -114,7 +108,7 @@ class Correctness:
         self._equality: Equality = equality
         self._lock = threading.Lock()
         self._child: Child | None = None
-        self._cache: LruCache[_Pair, _Value] = LruCache(_NUM_CACHED)
+        self._cache: LruCache[Pair, _Value] = LruCache(_NUM_CACHED)
         self.num_timeouts = 0
         """Comparisons that used up their CPU seconds so far."""
 
@@ -137,16 +131,14 @@ class Correctness:
                 f"Correctness got {len(completions)} completions and {len(answer)} answers; give one answer each"
             )
         rules: dict[str, Any] = {"sources": self._sources, "equality": self._equality}
-        cheap = [
-            judge_cheaply(completion_text(completion), gold_answer(gold), **rules)
-            for completion, gold in zip(completions, answer, strict=True)
-        ]
-        pairs = [verdict for verdict in cheap if isinstance(verdict, _Pair)]
-        if not pairs:
-            return cheap
-        with self._lock:
-            verdicts = self._compare(pairs)
-        return [verdicts[verdict] if isinstance(verdict, _Pair) else verdict for verdict in cheap]
+        texts = map(completion_text, completions)
+        cheap = [_judged(text, golds, rules) for text, golds in zip(texts, answer, strict=True)]
+        pairs = [verdict for row in cheap if 1.0 not in row for verdict in row if isinstance(verdict, Pair)]
+        verdicts: dict[Pair, _Value] = {}
+        if pairs:
+            with self._lock:
+                verdicts = self._compare(pairs)
+        return [_best([verdicts.get(each, 0.0) if isinstance(each, Pair) else each for each in row]) for row in cheap]
 
     def start(self) -> None:
         """Start the worker ahead of the first call, and wait until it compares at full speed.
@@ -169,12 +161,12 @@ class Correctness:
                 self._child.kill()
                 self._child = None
 
-    def _compare(self, pairs: Sequence[_Pair]) -> dict[_Pair, _Value]:
+    def _compare(self, pairs: Sequence[Pair]) -> dict[Pair, _Value]:
         """Return the verdict of each pair, from the cache or the worker."""
         distinct = list(dict.fromkeys(pairs))
         verdicts = self._cache.get(distinct)
         waiting = [pair for pair in distinct if pair not in verdicts]
-        died_on: _Pair | None = None
+        died_on: Pair | None = None
         while waiting:
             found: list[_Value] = []
             try:
@@ -195,7 +187,7 @@ class Correctness:
         self._cache.put(settled)
         return verdicts
 
-    def _answers(self, pairs: Sequence[_Pair]) -> Iterator[_Value]:
+    def _answers(self, pairs: Sequence[Pair]) -> Iterator[_Value]:
         """Yield what the worker says of each pair, up to one that ends the worker by its CPU time.
 
         Raises:
@@ -235,7 +227,7 @@ class Correctness:
                 ) from error
         return self._child
 
-    def _value(self, verdict: str, pair: _Pair) -> _Value:
+    def _value(self, verdict: str, pair: Pair) -> _Value:
         if verdict == "late":
             return self._late(pair, f"it took more than its {self._deadline_s:g} CPU seconds")
         if verdict == "gold_late":
@@ -249,89 +241,32 @@ class Correctness:
             return None
         return float(verdict == "right")
 
-    def _late(self, pair: _Pair, reason: str) -> TimedOut:
+    def _late(self, pair: Pair, reason: str) -> TimedOut:
         self.num_timeouts += 1
         _LOGGER.warning("comparing %r with %r: %s", pair.prediction[:80], pair.gold[:80], reason)
         return TimedOut(0.0, f"comparing {pair.prediction[:80]!r}: {reason}")
 
 
-def judge_cheaply(
-    text: str | None,
-    gold: str | None,
-    *,
-    sources: Collection[AnswerSource] = ALL_SOURCES,
-    equality: Equality = "mathematics",
-) -> float | _Pair | None:
-    """Return a verdict where spelling, exact numbers or a guard decide; else the pair for the worker."""
-    if text is None or gold is None or not gold.strip() or len(gold) > MAX_ANSWER_LENGTH:
-        return None
-    answer = extract_answer(text, sources)
-    if answer is None:
-        return 0.0
-    if equality == "spelling":
-        return float(are_spelt_alike(answer.text, gold))
-    wanted = normalize(gold)
-    if answer.source == "text":
-        return _judge_prose(answer, wanted)
-    return _judge(answer.text, wanted)
+def _judged(text: str | None, answer: object, rules: dict[str, Any]) -> list[Pair | _Value]:
+    """Return what is known without algebra of each of a row's gold answers; nothing where there is none."""
+    if text is None:
+        return []
+    try:
+        return [judge_cheaply(text, gold, **rules) for gold in gold_answers(answer)]
+    except ValueError as error:
+        return [Failed(str(error))]
 
 
-def _judge(given_text: str, wanted: Normal) -> float | _Pair:
-    given = normalize(given_text)
-    decided = _same_spelling_or_number(given, wanted)
-    if decided is not None:
-        return decided
-    is_wrong = (
-        (is_false_equation(given.text) and "=" not in wanted.text)
-        or is_explosive(given.text)
-        or is_explosive(wanted.text)
-        or (has_relation(wanted.text) != has_relation(given.text) and not _is_set_like(wanted.text, given.text))
-    )
-    return 0.0 if is_wrong else _Pair(given.text, wanted.text, False)
+def _best(values: Sequence[_Value]) -> _Value:
+    """Return the verdict on an answer that may equal any of several gold answers.
 
-
-def _same_spelling_or_number(given: Normal, wanted: Normal) -> float | None:
-    """Return 1 or 0 where both are alike or both are numbers or words; None where mathematics has to decide."""
-    if given.unit is not None and wanted.unit is not None and given.unit != wanted.unit:
-        return 0.0
-    if given.text.replace(" ", "") == wanted.text.replace(" ", ""):
-        return 1.0
-    if given.value is not None and wanted.value is not None:
-        return float(given.value == wanted.value or _is_bare_percent(given, wanted))
-    if wanted.word is not None:
-        return float((given.word or given.text.strip("()[]*\"'.: ").lower()) == wanted.word)
-    if re.fullmatch(r"[A-Z]", wanted.text) and given.word is not None and len(given.word) == 1:
-        return float(given.word == wanted.text.lower())
-    return None
-
-
-def _is_bare_percent(given: Normal, wanted: Normal) -> bool:
-    """Return whether one side leaves out the percent sign (``35`` for ``35%``, or the reverse)."""
-    if given.is_percent == wanted.is_percent or given.value is None or wanted.value is None:
-        return False
-    return given.value == wanted.value * 100 if wanted.is_percent else given.value * 100 == wanted.value
-
-
-def _is_set_like(wanted: str, given: str) -> bool:
-    """Return whether an inequality stands against a set or an interval, which may mean the same."""
-    return any(text.lstrip("- ").startswith(("(", "[", "\\{", "\\emptyset", "\\mathbb")) for text in (wanted, given))
-
-
-def _judge_prose(answer: Answer, wanted: Normal) -> float | _Pair:
-    """Judge unmarked text: all of it, then what follows the last "answer is", then the worker's own search."""
-    pieces = [answer.text] if len(answer.text) <= _PROSE_LENGTH else []
-    anchors = list(_ANCHOR.finditer(answer.text))
-    if anchors:
-        rest = answer.text[anchors[-1].end() :].strip()
-        end = _SENTENCE_END.search(rest)
-        pieces.append(rest[: end.start()] if end else rest)
-    for piece in pieces:
-        if 0 < len(piece) <= MAX_ANSWER_LENGTH and _same_spelling_or_number(normalize(piece), wanted) == 1.0:
-            return 1.0
-    if re.fullmatch(r"[A-Z]", wanted.text):
-        choices = [match[1] or match[2] for match in _CHOICE.finditer(answer.text)]
-        return float(bool(choices) and choices[-1].upper() == wanted.text)
-    tail = answer.text[-_PROSE_LENGTH:]
-    if wanted.word is not None or is_explosive(tail) or is_explosive(wanted.text):
-        return 0.0
-    return _Pair(answer.text[-2000:], wanted.text, True)
+    Where none is right, one that could not be compared comes before one that is wrong.
+    """
+    known = [value for value in values if value is not None]
+    for kind in (Failed, TimedOut):
+        if (
+            1.0 not in known
+            and (found := next((value for value in known if isinstance(value, kind)), None)) is not None
+        ):
+            return found
+    return max((float(value) for value in known if not isinstance(value, Failed)), default=None)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from unigrpo.rewards.base import Column
-from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos, last_boxed
+from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos
+from unigrpo.rewards.text.boxes import last_boxed
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ import sympy
 from math_verify import parse, verify
 from math_verify.errors import TimeoutException
 
+from unigrpo.rewards.maths import numbers
 from unigrpo.rewards.maths.guards import has_relation, is_membership
 from unigrpo.rewards.process.child import Send, limit_memory, serve
 
@@ -154,7 +155,7 @@ def _same_constant(gold: object, prediction: object) -> bool:
     if not names or not names <= {"e", "i"}:
         return False
     meaning = {symbol: sympy.E if symbol.name == "e" else sympy.I for symbol in prediction.free_symbols}
-    return bool(abs(sympy.N(prediction.subs(meaning) - gold)) < 1e-9)
+    return numbers.is_same_number(gold, prediction.subs(meaning))
 
 
 def _handle(message: Mapping[str, Any], send: Send) -> None:
@@ -193,6 +194,8 @@ def _guarded_compare(prediction: str, gold: str, is_prose: bool, timeout_s: floa
     except NotImplementedError:
         return "wrong"
 
+
+numbers.install()
 
 if __name__ == "__main__":
     limit_memory(MEMORY_GB)

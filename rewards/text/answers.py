@@ -1,19 +1,20 @@
 r"""Find the final answer in a completion: linear-time scanning, because the text may be a megabyte of hostile braces.
 
-Order: the last balanced ``\boxed{}`` after the final ``</think>``, else the last ``<answer>…</answer>``, else what
+Order: the last ``\boxed{}`` after the final ``</think>``, else the last ``<answer>…</answer>``, else what
 follows the last ``####`` (GSM8K), else the text after ``</think>`` or ``</reasoning>`` itself: reasoning is not an
-answer. A reward may leave out any of the four. Text behind the first end-of-sequence marker is filler of block decoding
+answer. A box or tag that is opened last and never closed is an answer cut off, and counts as none, whatever stood
+before. A reward may leave out any of the four. Text behind the first end-of-sequence marker is filler of block decoding
 and never read.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from unigrpo.data.jsonl import as_text
+from unigrpo.rewards.text.boxes import last_boxed, read_boxes
+from unigrpo.rewards.text.golds import golds_of, text_of
 
 EOS_TEXTS = tuple("<|endoftext|> <|eot_id|> <|im_end|> <|end_of_text|> <|role_end|> <end_of_turn> <eos> </s>".split())
 PAD_TEXTS = ("<pad>", "<|pad|>", "[PAD]")
@@ -21,13 +22,6 @@ MAX_ANSWER_LENGTH = 1000
 """Characters of a boxed or tagged answer; a longer one is not an answer and counts as none."""
 MAX_TAIL_LENGTH = 4000
 """Characters of unmarked text that are kept, from its end."""
-
-_EXACT = 2**53
-"""Below it a float holds each whole number."""
-_DECIMAL = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
-_BRACE_OR_ESCAPE = re.compile(r"\\[{}\\]|[{}]")
-_BOX_COMMANDS = ("boxed", "\\fbox")
-"""Policies drop the backslash of ``\\boxed{}`` now and then; braces tell it from prose."""
 
 AnswerSource = Literal["box", "tag", "hashes", "text"]
 ALL_SOURCES: tuple[AnswerSource, ...] = get_args(AnswerSource)
@@ -40,6 +34,8 @@ class Answer:
     text: str
     source: AnswerSource
     """``text`` is unmarked prose: the answer stands somewhere near its end."""
+    asked: tuple[str, ...] = ()
+    """The boxes of a text that has several, for a question of several parts; ``text`` is the last."""
 
 
 TextUnit = Literal["tokens", "words", "characters"]
@@ -101,29 +97,6 @@ def after_thinking(text: str) -> str:
     return _after_last(text, "</think>")
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Return the content of the last balanced ``\boxed{…}`` (or ``\boxed x``), None where there is none.
-
-    One pass pairs all braces (escaped ones do not count), so that 20,000 unclosed boxes cost no more than one.
-    """
-    starts = [match.end() for command in _BOX_COMMANDS for match in re.finditer(re.escape(command), text)]
-    if not starts:
-        return None
-    closing = _closing_braces(text)
-    for start in sorted(starts, reverse=True):
-        opening = start
-        while opening < len(text) and text[opening] in " \t\n":
-            opening += 1
-        if opening < len(text) and text[opening] == "{":
-            if opening in closing:
-                return text[opening + 1 : closing[opening]]
-        elif opening > start and text[max(start - 6, 0) : start] == "\\boxed":
-            token = text[opening : opening + MAX_ANSWER_LENGTH].split(maxsplit=1)
-            if token:
-                return token[0].rstrip(".$,;")
-    return None
-
-
 def checked_sources(sources: Collection[str]) -> tuple[AnswerSource, ...]:
     """Return the places to look for an answer, in the one order there is.
 
@@ -137,16 +110,12 @@ def checked_sources(sources: Collection[str]) -> tuple[AnswerSource, ...]:
 
 
 def extract_answer(completion: str, sources: Collection[AnswerSource] = ALL_SOURCES) -> Answer | None:
-    """Return the final answer of a completion; None where it is empty, too long, or a box that is never closed."""
-    text = after_thinking(cut_at_eos(completion))
-    if "box" in sources:
-        boxed = last_boxed(text)
-        if boxed is not None or "\\boxed" in text:
-            return _bounded(boxed, "box")
-    if "tag" in sources:
-        tagged = _last_tag(text)
-        if tagged is not None:
-            return _bounded(tagged, "tag")
+    """Return the final answer of a completion; None where it is empty, too long, or marked by what is never closed."""
+    text = _said(cut_at_eos(completion))
+    if "box" in sources and (boxes := read_boxes(text)) is not None:
+        return _bounded(boxes.answer, "box", boxes.asked)
+    if "tag" in sources and "<answer>" in text:
+        return _bounded(_last_tag(text), "tag")
     if "hashes" in sources and "####" in text:
         return _bounded(text[text.rfind("####") + 4 :].strip().partition("\n")[0], "hashes")
     if "text" not in sources:
@@ -155,11 +124,24 @@ def extract_answer(completion: str, sources: Collection[AnswerSource] = ALL_SOUR
     return Answer(text=tail, source="text") if tail else None
 
 
+def _said(text: str) -> str:
+    """Return what is no thought: the text after the final ``</think>``, without a thought that is never closed.
+
+    A thought that goes over into ``<answer>`` ends there.
+    """
+    text = after_thinking(text)
+    said, thought, rest = text.partition("<think>")
+    if not thought:
+        return text
+    _, tag, answer = rest.partition("<answer>")
+    return f"{said}{tag}{answer}"
+
+
 def gold_answer(answer: object) -> str | None:
-    r"""Return the answer column as text; GSM8K's ``… #### 42`` and ``\boxed{}`` solutions are cut to the answer."""
+    r"""Return an answer as text; GSM8K's ``… #### 42`` and ``\boxed{}`` solutions are cut to the answer."""
     if answer is None:
         return None
-    text = as_text(answer)
+    text = text_of(answer) if isinstance(answer, bool | int | float) else str(answer)
     if "####" in text:
         text = text[text.rfind("####") + 4 :]
     elif "\\boxed" in text:
@@ -167,29 +149,26 @@ def gold_answer(answer: object) -> str | None:
     return text.strip() or None
 
 
+def gold_answers(answer: object) -> list[str]:
+    """Return the gold answers that a column accepts, any of which is right; none where it is empty.
+
+    Raises:
+        ValueError: for an object without an answer under a name that is known.
+    """
+    return [gold for one in golds_of(answer) if (gold := gold_answer(one)) is not None]
+
+
 def _after_last(text: str, marker: str) -> str:
     return text[text.rfind(marker) + len(marker) :] if marker in text else text
 
 
-def _closing_braces(text: str) -> dict[int, int]:
-    """Return opening index -> index of its closing brace."""
-    closing: dict[int, int] = {}
-    open_braces: list[int] = []
-    for match in _BRACE_OR_ESCAPE.finditer(text):
-        if match.group() == "{":
-            open_braces.append(match.start())
-        elif match.group() == "}" and open_braces:
-            closing[open_braces.pop()] = match.start()
-    return closing
-
-
 def _last_tag(text: str) -> str | None:
-    """Return what the last ``<answer>`` holds, up to ``</answer>`` or the end; None without one."""
-    _, tag, rest = text.rpartition("<answer>")
-    return rest.partition("</answer>")[0] if tag else None
+    """Return what the last ``<answer>`` holds; None if it is never closed."""
+    inside, end, _ = text.rpartition("<answer>")[2].partition("</answer>")
+    return inside if end else None
 
 
-def _bounded(text: str | None, source: AnswerSource) -> Answer | None:
+def _bounded(text: str | None, source: AnswerSource, asked: tuple[str, ...] = ()) -> Answer | None:
     """Return an answer within the length cap; None for nothing, blanks, or more than the cap."""
     text = (text or "").strip()
-    return Answer(text=text, source=source) if 0 < len(text) <= MAX_ANSWER_LENGTH else None
+    return Answer(text=text, source=source, asked=asked) if 0 < len(text) <= MAX_ANSWER_LENGTH else None
