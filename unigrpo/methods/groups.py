@@ -159,8 +159,9 @@ def group_advantages(
         raise ValueError(
             f"rewards of shape {total.values.shape} and group ids of shape {ids.shape}; give one of each a rollout"
         )
-    is_by_reward = settings.aggregate == "normalize_then_sum" and isinstance(rewards, RewardTable)
-    columns = _columns(rewards) if is_by_reward else [total]
+    columns = [total]
+    if settings.aggregate == "normalize_then_sum" and isinstance(rewards, RewardTable):
+        columns = _columns(rewards)
     _check_finite(columns)
     if settings.shuffle_within_groups and shuffle_seed is None:
         raise ValueError("shuffle_within_groups needs a shuffle_seed; fold the run's seed and the step")
@@ -177,8 +178,9 @@ def group_advantages(
             generator = np.random.default_rng(fold("shuffle", int(shuffle_seed or 0), int(group)))
             values[rows] = values[generator.permutation(rows)]
     if settings.whiten:
-        is_absent = np.array([np.isnan(column.values) for column in columns]).reshape(len(columns), len(values))
-        values = _whitened(values, ~is_absent.all(axis=0))
+        counted = np.array([column.values for column in columns]).reshape(len(columns), len(values))
+        has_any: np.ndarray = (~np.isnan(counted)).any(axis=0)
+        values = _whitened(values, has_any)
     return Advantages(values=values, frac_reward_zero_std=num_flat / max(len(groups), 1))
 
 

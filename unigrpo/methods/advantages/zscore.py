@@ -13,10 +13,10 @@ from pydantic.dataclasses import dataclass
 class ZScore:
     """(r - mean) / (std + eps) (MMaDA, arXiv 2505.15809, eq. 15).
 
-    The standard deviation is the unbiased one, and eps is added to it, as the public GRPO trainers do. That eps is meant
-    for rewards of scale 1: beside a standard deviation of 5e-5 it would shrink the advantages to a third. So at most the
-    square of the standard deviation is added, which is less than eps below a standard deviation of sqrt(eps); what is
-    added is never more than sqrt(eps) of it, 1 %, and the z-scores of rewards do not depend on their scale.
+    The standard deviation is the unbiased one, and eps is added to it, as the public GRPO trainers do. That eps is
+    meant for rewards of scale 1: beside a standard deviation of 5e-5 it would shrink the advantages to a third. So at
+    most the square of the standard deviation is added, which is less than eps below sqrt(eps). It is never more than
+    sqrt(eps) of it, 1 %, and z-scores do not depend on the scale of the rewards.
     """
 
     eps: Annotated[float, Field(ge=0)] = 1e-4
