@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.step_log import RewardStats
 
@@ -43,12 +43,12 @@ def save_step(path: Path | str, scored: ScoredStep) -> None:
         "gates": [list(gates) for gates in table.gates],
         "pass_at": list(table.pass_at),
         "keys": {name: list(keys) for name, keys in scored.keys.items() if any(keys)},
-        "metrics": {name: value if math.isfinite(value) else None for name, value in scored.metrics.items()},
+        "metrics": dict(scored.metrics),
         "status": [[RewardStatus(code).name for code in row] for row in table.status.tolist()],
-        "values": [[value if math.isfinite(value) else None for value in row] for row in table.values.tolist()],
+        "values": table.values.tolist(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(document, allow_nan=False))
+    write_atomically(path, json_text(document))
 
 
 def load_step(path: Path | str) -> ScoredStep:

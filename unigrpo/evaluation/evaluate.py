@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.reward_table import RewardTable
 from unigrpo.rollouts.units import plan_units
 from unigrpo.runs.nan_statistics import nan_mean, number_or_none, standard_error
@@ -145,5 +144,5 @@ def _write_scores(folder: Path, scores: dict[str, TaskScores]) -> None:
                 "greedy_rewards": found.greedy_table.values_of(row),
                 "greedy_passed": found.greedy_table.passed_of(row),
             }
-            lines.append(json.dumps(record))
+            lines.append(json_text(record))
     write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")

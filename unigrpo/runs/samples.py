@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.reward_table import RewardTable
 from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.types import Rollout, Span
@@ -34,7 +33,7 @@ def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]
             rollout.prompt.images[0].save(path.parent / prompt_images[prompt])
         record = _record(path.parent, stem, rollout, table, row)
         record["prompt_image"] = prompt_images.get(prompt)
-        lines.append(json.dumps(record, ensure_ascii=False))
+        lines.append(json_text(record, ensure_ascii=False))
     write_atomically(path, "\n".join(lines) + "\n")
 
 
@@ -89,4 +88,4 @@ def write_film(folder: Path, decode_image: Callable[[np.ndarray, Span], Image.Im
         Image.fromarray(pixels).save(folder / frames[-1])
     texts = [f"step {step + 1}" for step in range(len(frames))]
     film = {"prompt": rollout.prompt.text, "frames": frames, "texts": texts}
-    write_atomically(folder / "film.json", json.dumps(film, indent=1))
+    write_atomically(folder / "film.json", json_text(film, indent=1))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.rollouts.units import plan_units
 from unigrpo.runs.directory import SUMMARY
 from unigrpo.runs.run import Run
@@ -16,7 +16,7 @@ from unigrpo.runs.samples import write_film
 
 def save_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float]) -> None:
     """Keep an evaluation for the summary, and for a run that is resumed."""
-    write_atomically(run_dir / f"eval_{name}" / "metrics.json", json.dumps(metrics, indent=1))
+    write_atomically(run_dir / f"eval_{name}" / "metrics.json", json_text(metrics, indent=1))
 
 
 def saved_evaluation(run_dir: Path, name: str) -> dict[str, float]:
@@ -47,7 +47,7 @@ def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) ->
         "seed": run.recipe.seed,
         "status": "finished",
     }
-    write_atomically(run.run_dir / SUMMARY, json.dumps(summary, indent=1))
+    write_atomically(run.run_dir / SUMMARY, json_text(summary, indent=1))
     return summary
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unigrpo.errors import UserError
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.reward_table import RewardStatus
 from unigrpo.rewards.runtime.journal import ScoredStep
 from unigrpo.rewards.runtime.pool import RewardPool
@@ -195,14 +194,14 @@ def write_scores(folder: Path, scores: Scores) -> None:
     A line has ``reasons`` where a reward failed, by its name, and ``refusal`` where a picture could not be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(_record(scored), ensure_ascii=False) for scored in scores.items]
+    lines = [json_text(_record(scored), ensure_ascii=False) for scored in scores.items]
     write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")
     summary = {
         "num_items": len(scores.items),
         "seconds": scores.seconds,
         "rewards": {reward.name: asdict(reward) for reward in scores.rewards},
     }
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / "summary.json", json_text(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def _record(scored: ItemScores) -> dict[str, Any]:

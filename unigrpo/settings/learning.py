@@ -67,4 +67,4 @@ class LearnerSettings(Settings):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     logprob_chunk: int = Field(1024, ge=1, description="Scored positions that go through the head together.")
-    max_skipped_updates: int = Field(10, ge=0, description="Updates with non-finite gradients before the run stops.")
+    max_skipped_updates: int = Field(10, ge=0, description="Updates of the last 100 (or of ten times this number, if that is more) that may be skipped for a gradient that is not finite; one more stops the run.")
