@@ -166,17 +166,27 @@ class RewardTable:
         return _read_only(np.where(is_any & self.is_comparable, weighted.sum(axis=1), np.nan))
 
     @cached_property
-    def unit_total(self) -> np.ndarray:
-        """Return [N] in [0, 1]: the weighted mean of the applying rewards, each mapped from its range to [0, 1].
+    def mapped(self) -> np.ndarray:
+        """Return [N, K]: what counts of each reward, mapped from its range to [0, 1]; 1 is what is wanted most.
 
-        NaN where ``total`` is, and there alone.
-        A reward of negative weight counts from its highest value down, so that 1 is always what is wanted most.
+        A reward of negative weight counts from its highest value down.
         """
         import numpy as np
 
         low, high = self.bounds.T
         unit = (self.counted - low) / (high - low)
-        unit = np.where(self.weights < 0, 1.0 - unit, unit)
+        return _read_only(np.where(self.weights < 0, 1.0 - unit, unit))
+
+    @cached_property
+    def unit_total(self) -> np.ndarray:
+        """Return [N] in [0, 1]: the weighted mean of the applying rewards, each mapped from its range to [0, 1].
+
+        NaN where ``total`` is, and there alone. It is for people and plots: training adds value times weight
+        (``total``), which weighs a wide range more, so that the two may order completions otherwise (`disagreement`).
+        """
+        import numpy as np
+
+        unit = self.mapped
         weight = np.where(np.isnan(unit), 0.0, np.abs(self.weights))
         denominator = weight.sum(axis=1)
         mean = (np.nan_to_num(unit) * weight).sum(axis=1) / np.where(denominator > 0, denominator, 1.0)

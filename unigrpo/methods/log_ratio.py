@@ -66,11 +66,11 @@ def is_bounded(logprobs: torch.Tensor, other_logprobs: torch.Tensor) -> torch.Te
 
 def bounded_exp(exponent: torch.Tensor) -> torch.Tensor:
     """Return exp [S] up to an exponent of ``MAX_EXACT``, and its tangent there beyond."""
-    exact = exponent.clamp(max=MAX_EXACT)
-    return exact.exp() + math.exp(MAX_EXACT) * (exponent - exact)
+    tangent = math.exp(MAX_EXACT) * (1 - MAX_EXACT + exponent)
+    return torch.where(exponent > MAX_EXACT, tangent, exponent.clamp(max=MAX_EXACT).exp())
 
 
 def bounded_square(value: torch.Tensor) -> torch.Tensor:
     """Return the square [S] up to a distance of ``MAX_EXACT`` from 0, and its tangent there beyond (Huber, doubled)."""
-    exact = value.clamp(-MAX_EXACT, MAX_EXACT)
-    return exact.square() + 2 * MAX_EXACT * (value - exact).abs()
+    tangent = MAX_EXACT * (2 * value.abs() - MAX_EXACT)
+    return torch.where(value.abs() > MAX_EXACT, tangent, value.square())

@@ -50,6 +50,7 @@ def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: 
         "answer": rollout.prompt.answer,
         "image": None if rollout.image is None else f"{stem}.png",
         "reward": number_or_none(table.unit_total[row]),
+        "optimized": number_or_none(table.total[row]),
         "rewards": table.values_of(row),
         "passed": table.passed_of(row),
         "num_tokens": rollout.completion_length,

@@ -9,6 +9,7 @@ from typing import Any
 
 from unigrpo.files import json_text, write_atomically
 from unigrpo.rollouts.units import plan_units
+from unigrpo.runs.course import order_note
 from unigrpo.runs.directory import SUMMARY
 from unigrpo.runs.run import Run
 from unigrpo.runs.samples import write_film
@@ -39,13 +40,17 @@ def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) ->
     if pictures is not None:
         run.deliver()  # a run that was stopped after its last evaluation has not delivered yet
         _film(run, pictures)
+    course = run.alarms.course()
+    orders = [order_note(task, before, after) for task in run.recipe.tasks]
     summary = {
         "eval_before": before,
         "eval_after": after,
         "num_steps": run.num_done,
         "wall_s": run.seconds(),
         "seed": run.recipe.seed,
-        "status": "finished",
+        "status": course.status,
+        "alarms": course.alarms,
+        "notes": [*course.notes(), *filter(None, orders)],
     }
     write_atomically(run.run_dir / SUMMARY, json_text(summary, indent=1))
     return summary
