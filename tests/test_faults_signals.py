@@ -1,16 +1,32 @@
 """What rewards teach whatever their scale, and what is masked, bounded and said where they teach nothing."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unigrpo.cli.app import run
+from unigrpo.files import json_text
 from unigrpo.methods.advantages.leave_one_out import LeaveOneOut
 from unigrpo.methods.advantages.mean import Mean
 from unigrpo.methods.advantages.zscore import ZScore
 from unigrpo.methods.groups import group_advantages, spread_fractions
+from unigrpo.quickstart.makers.policy import make_policy
+from unigrpo.recipe.load import load_recipe
+from unigrpo.report.data import read_run
+from unigrpo.report.write import _facts
 from unigrpo.reward_table import RewardTable, disagreement
+from unigrpo.runs.alarms import SILENCE, Alarms, about, alarms_of
+from unigrpo.runs.course import NOTHING_LEARNT, Course
+from unigrpo.runs.metrics import read_metrics
+from unigrpo.runs.trackers.terminal import Terminal, columns_of
 from unigrpo.settings.learning import AdvantageChoice
+from unigrpo.settings.rewards import RewardSettings
+from unigrpo.train import train
 
 NAN = float("nan")
 SCALES = [1e-12, 1e-4, 1e-2, 1.0, 1e2, 1e6]
@@ -173,3 +189,207 @@ def test_rewards_of_one_width_are_ordered_alike_whatever_their_weights():
     alike = table(values, [2.0, 0.5, -0.1], [(0, 1), (0, 1), (0, 1)])
     assert disagreement(alike.total, alike.unit_total) is None
     assert disagreement(np.array([NAN]), np.array([NAN])) is None
+
+
+# The optimised sum and the mapped reward
+
+
+def test_the_papers_weights_on_pictures_are_ordered_otherwise_and_it_is_said():
+    ranges = [(0.0, 100.0), (-2.5, 2.5)]  # CLIP score x 100, and an ImageReward
+    pictures = table([[32.0, -2.5], [19.0, 2.0]], [0.1, 0.1], ranges)
+    assert pictures.total.tolist() == pytest.approx([2.95, 2.10])
+    assert pictures.unit_total[0] < pictures.unit_total[1]
+    found = disagreement(pictures.total, pictures.unit_total)
+    assert (found.num_rows, found.better, found.worse) == (1, 0, 1)
+
+
+REWARDS_FILE = """
+def small(*, prompts, completions):
+    return [1e-4 * sum(letter in "abcdefghijklm" for letter in text) for text in completions]
+
+def zero(*, prompts, completions):
+    return [0.0] * len(completions)
+
+def nothing(*, prompts, completions):
+    return [None] * len(completions)
+
+def constant(*, prompts, completions):
+    return [0.1 + 0.2 if number % 2 else 0.3 for number, _ in enumerate(completions)]
+
+def huge(*, prompts, completions):
+    return [1e308 if number == 0 else -1e308 if number == 1 else 0.0 for number, _ in enumerate(completions)]
+
+class Wide:
+    range = (0.0, 100.0)
+
+    def __call__(self, *, completions, wide, **columns):
+        return wide
+
+class Narrow:
+    range = (-2.5, 2.5)
+
+    def __call__(self, *, completions, narrow, **columns):
+        return narrow
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("signals")
+    make_policy(folder / "policy")
+    (folder / "signals.py").write_text(REWARDS_FILE)
+    sampling = {"completion_length": 8, "num_denoising_steps": 4}
+    recipe = {
+        "name": "small",
+        "num_steps": 2,
+        "group_size": 4,
+        "num_threads": 1,
+        "policy": {"path": "policy", "dtype": "float32"},
+        "lora": {"r": 4, "alpha": 8},
+        "tasks": {
+            "reason": {"data": {"use": "unigrpo.quickstart.sums:Sums"}, "prompts_per_step": 2, "sampling": sampling}
+        },
+        "rewards": {"zero": {"use": "signals.py:zero"}},
+        "learner": {"lr": 0.01, "lr_schedule": "constant"},
+        "evaluate": {"enabled": False},
+        "tracking": {"use": ["jsonl"], "rollouts_every": 1},
+    }
+    (folder / "small.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def trained(folder: Path, run_dir: Path, *names: str):
+    rewards = ", ".join(f"{name}: {{use: '{folder / 'signals.py'}:{name}'}}" for name in names)
+    recipe = yaml.safe_load((folder / "small.yaml").read_text())
+    recipe["rewards"] = yaml.safe_load(f"{{{rewards}}}")
+    (folder / "now.yaml").write_text(yaml.safe_dump(recipe))
+    return train(load_recipe(folder / "now.yaml"), run_dir, Terminal(is_live=False))
+
+
+def test_a_run_in_which_no_reward_tells_completions_apart_says_so(folder, tmp_path, capsys):
+    summary = trained(folder, tmp_path / "run", "zero", "nothing", "constant")
+    assert summary["status"] == NOTHING_LEARNT
+    notes = " ".join(summary["notes"])
+    for name, state in (("zero", "at last 0)"), ("nothing", "no value"), ("constant", "0.3")):
+        assert f"nothing was learnt from the reward {name}: in none of 2 steps" in notes and state in notes
+    output = capsys.readouterr().out
+    assert "finished, nothing learnt in" in output and "note: nothing was learnt from the reward zero" in output
+    facts = _facts(read_run(tmp_path / "run"))
+    assert ("status", NOTHING_LEARNT) in list(facts)
+    assert [record["advantages/abs_mean"] for record in read_metrics(tmp_path / "run")] == [0.0, 0.0]
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_a_small_reward_teaches_beside_one_too_large_and_no_file_holds_what_is_no_json(folder, tmp_path):
+    summary = trained(folder, tmp_path / "run", "small", "huge")
+    assert summary["status"] == "finished"
+    assert any("masked, of huge" in note for note in summary["notes"])
+    records = read_metrics(tmp_path / "run")
+    assert records[0]["advantages/abs_mean"] > 0.1 and about(records[0], "too_large") == "huge"
+    assert records[0]["reward/huge/too_large_rate"] == 0.25 and records[0]["rewards/huge/mean"] == 0.0
+    assert all(np.isfinite([record["loss"], record["grad_norm"]]).all() for record in records)
+    for path in (tmp_path / "run").rglob("*.json*"):
+        for line in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
+            json.loads(line, parse_constant=refuse)
+
+
+def test_score_says_that_the_two_orders_disagree(folder, tmp_path, capsys):
+    use = {name: {"use": f"{folder / 'signals.py'}:{name}", "weight": 0.1} for name in ("Wide", "Narrow")}
+    (tmp_path / "rewards.yaml").write_text(yaml.safe_dump({"rewards": use}))
+    rows = [{"prompt": "p", "completion": "a", "wide": 32, "narrow": -2.5}]
+    rows += [{"prompt": "q", "completion": "b", "wide": 19, "narrow": 2.0}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert (
+        run(["score", str(tmp_path / "rewards.yaml"), str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out")])
+        == 0
+    )
+    output = " ".join(capsys.readouterr().out.split())
+    assert "the two orders disagree for 1 of 2 items" in output and "2.95 against 2.1 of" in output
+    lines = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
+    assert [line["optimized"] for line in lines] == pytest.approx([2.95, 2.10])
+    assert [line["reward"] for line in lines] == pytest.approx([0.16, 0.545])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["optimized"] == pytest.approx(2.525) and "orders disagree" in summary["order_note"]
+    page = (tmp_path / "out" / "scores.html").read_text()
+    assert "the two orders disagree" in page and "as optimised" in page
+
+
+# Alarms, and what is said of a step
+
+
+def watched(rewards, records):
+    watch = Alarms({name: RewardSettings(use="a:b", weight=weight) for name, weight in rewards.items()})
+    return [watch.observe({"step": step, **record}) for step, record in enumerate(records, start=1)], watch.course()
+
+
+def test_a_silent_reward_sets_the_alarm_by_name_until_it_speaks():
+    quiet = {"reward/a/spread_fraction": 0.0, "rewards/a/mean": 0.0, "reward/b/spread_fraction": 0.5}
+    speaks = {**quiet, "reward/a/spread_fraction": 0.1}
+    found, course = watched({"a": 1.0, "b": 1.0, "held_out": 0.0}, [*[quiet] * SILENCE, speaks])
+    assert [alarms_of(one) for one in found] == [[]] * (SILENCE - 1) + [["no_signal"], []]
+    assert about(found[-2], "no_signal") == f"a (0) for {SILENCE} steps"
+    assert course.alarms["no_signal"] == {"steps": 1, "last": SILENCE, "of": f"a (0) for {SILENCE} steps"}
+    assert course.status == "finished" and course.notes() == []
+
+
+def test_an_alarm_names_what_it_is_about_and_the_report_says_whether_it_is_bad(tmp_path):
+    record = {"tasks/imagine/reward": 0.99, "tasks/imagine/mean_length": 16.0, "reward/scene/mapped": 0.99}
+    found, _ = watched({"scene": 1.0}, [{**record, "frac_reward_zero_std": 0.1}] * 20)
+    assert about(found[-1], "saturation") == "task imagine 0.990 of 1, reward scene 0.990 of 1"
+    lines = [json_text({"step": step, **record, **alarms}) for step, alarms in enumerate(found, start=1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    facts = dict(_facts(read_run(tmp_path)))
+    assert facts["alarm: saturation"].startswith("task imagine 0.990 of 1, reward scene 0.990 of 1: 1 of 20 steps")
+    assert "not a fault" in facts["alarm: saturation"]
+
+
+def test_skipped_updates_are_said_by_step_and_cause(capsys):
+    record = {"num_skipped_updates": 2, "num_updates": 4, "skipped_updates/cause": "the gradient is"}
+    found, course = watched({"a": 1.0}, [record])
+    metrics = {"step": 1, **record, **found[0]}
+    assert columns_of(metrics)["skipped"] == "2 of 4 (the gradient is not finite)"
+    terminal = Terminal(is_live=False)
+    terminal.step(metrics)
+    terminal.done({"status": course.status, "notes": course.notes(), "wall_s": 1.0})
+    output = capsys.readouterr().out
+    assert "alarm at step 1: skipped updates: the gradient is not finite. bad if it lasts" in output
+    assert "note: 2 updates were skipped, the last because the gradient is not finite" in output
+
+
+def test_a_run_whose_updates_were_all_skipped_has_learnt_nothing():
+    course = Course(["a"])
+    course.take({"step": 1, "num_updates": 2, "num_skipped_updates": 2, "skipped_updates/cause": "the loss is"})
+    assert course.status == NOTHING_LEARNT
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text("ab/é\ud800", max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab/é\ud800", max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(value=JSON_VALUES, number=st.floats(width=32))
+def test_whatever_floats_metrics_hold_the_file_is_json(value, number):
+    text = json_text({"value": value, "scalar": np.float32(number), "array": np.array(number)})
+    found = json.loads(text, parse_constant=refuse)
+    assert found["scalar"] == found["array"] == (float(np.float32(number)) if np.isfinite(number) else None)
+
+
+def test_one_writer_makes_all_json_of_runs_evaluations_and_scores():
+    root = Path(__file__).parent.parent / "unigrpo"
+    files = [
+        path
+        for room in ("evaluation", "scoring", "supervised", "learner", "runs")
+        for path in (root / room).rglob("*.py")
+    ]
+    texts = {path.name: path.read_text().count("json.dumps(") for path in files}
+    texts.pop("items.py")  # a key of a comparison, not a file
+    assert {name for name, count in texts.items() if count} <= {
+        "checkpoint.py",
+        "directory.py",
+    }  # texts and hashes alone

@@ -27,6 +27,8 @@ class Course:
         self._is_silent = dict.fromkeys(optimized, True)
         self._states: dict[str, str] = {}
         self._alarms: dict[str, dict[str, Any]] = {}
+        self._misordered: dict[str, float] = {}
+        """The last step's fraction by task, where it is not 0."""
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Take in a step's metrics with its alarms."""
@@ -38,6 +40,11 @@ class Course:
         for name in self._is_silent:
             self._is_silent[name] &= record.get(f"reward/{name}/spread_fraction") == 0
             self._states[name] = state_of(record, name)
+        self._misordered = {
+            key.split("/")[1]: float(value)
+            for key, value in record.items()
+            if key.startswith("tasks/") and key.endswith("/misordered_fraction") and value
+        }
         for key, value in record.items():
             what, _, more = key.removeprefix("alarm/").partition("/")
             if key.startswith("alarm/") and not more and value == 1:
@@ -68,6 +75,11 @@ class Course:
                 )
         if self._num_skipped:
             notes.append(f"{self._num_skipped} updates were skipped, the last because {self._cause} not finite")
+        for task, fraction in self._misordered.items():
+            notes.append(
+                f"task {task}: the reward mapped to [0, 1] orders {fraction:.0%} of the last step's completions "
+                "otherwise than the sum of value times weight that is optimised: its rewards' ranges differ in width"
+            )
         if "too_large" in self._alarms:
             notes.append(f"values too large to count were masked, of {self._alarms['too_large']['of']}")
         return notes
