@@ -23,14 +23,20 @@ def loss_of(logprobs, old, ref, advantages, weight, *, kl="k3", to="reference"):
     return loss(logprobs, old, ref, advantages, weight, torch.zeros(len(logprobs), dtype=torch.int64))
 
 
+def slow_exp(exponent):
+    """The exponential, and its tangent at 3 beyond 3."""
+    return math.exp(exponent) if exponent <= 3 else math.exp(3) * (1 + exponent - 3)
+
+
 def slow_loss(tokens, clip_eps, kl_coef, kl):
     """One token at a time, in Python's float64."""
     loss = 0.0
     for logprob, old, ref, advantage, weight in tokens:
-        ratio = math.exp(logprob - old)
+        ratio = slow_exp(logprob - old)
         clipped = min(max(ratio, 1 - clip_eps), 1 + clip_eps)
         d = ref - logprob
-        penalty = {"k1": -d, "k2": d * d / 2, "k3": math.exp(d) - d - 1}[kl]
+        half_square = d * d / 2 if abs(d) <= 3 else 4.5 + 3 * (abs(d) - 3)
+        penalty = {"k1": -d, "k2": half_square, "k3": slow_exp(d) - d - 1}[kl]
         loss += weight * (-min(ratio * advantage, clipped * advantage) + kl_coef * penalty)
     return loss
 
@@ -104,7 +110,7 @@ def test_nothing_scored_gives_zero_loss_and_zero_means():
 
 def test_a_huge_log_ratio_stays_finite():
     sums = loss_of(torch.tensor([0.0]), torch.tensor([-500.0]), None, torch.tensor([-1.0]), torch.tensor([1.0]))
-    assert sums.loss.item() == pytest.approx(math.exp(20), rel=1e-5)
+    assert sums.loss.item() == pytest.approx(math.exp(3) * (1 + 17), rel=1e-5)
 
 
 @pytest.mark.parametrize("difference", [30.0, -30.0])
@@ -128,8 +134,24 @@ def test_clamped_fraction_is_the_weight_of_the_tokens_far_from_old_or_reference(
     weight = torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
     sums = loss_of(logprobs, old, ref, torch.ones(4).double(), weight)
     assert sums.mean("clamped") == pytest.approx(0.2 + 0.3 + 0.4)
+    assert sums.num_bounded == 3
     sums = loss_of(logprobs, old, None, torch.ones(4).double(), weight)
     assert sums.mean("clamped") == pytest.approx(0.2)
+    assert sums.num_bounded == 2
+
+
+@pytest.mark.parametrize("log_ratio", [2.0, 3.5, 8.0, 19.9, 25.0, 400.0])
+@pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
+def test_one_token_far_off_does_not_outweigh_a_batch(kl, log_ratio):
+    far, count = torch.tensor([-5.0, -5.0]).double(), 1000
+    logprobs = torch.cat([far, torch.full((count,), -1.0).double()]).requires_grad_()
+    old = torch.cat([far - log_ratio, torch.full((count,), -1.0).double()])
+    ref = torch.cat([far + log_ratio, torch.full((count,), -1.1).double()])
+    advantages = torch.tensor([-1.0, 1.0] * (count // 2 + 1)).double()
+    sums = loss_of(logprobs, old, ref, advantages, torch.ones(count + 2).double(), kl=kl)
+    sums.loss.backward()
+    assert 0 <= logprobs.grad[0] <= 22  # pushed down, as its advantage asks, or not at all
+    assert logprobs.grad[:2].abs().sum() < 0.05 * logprobs.grad[2:].abs().sum()
 
 
 def test_a_penalty_to_the_old_policy_is_the_penalty_to_a_reference_that_is_the_old_policy():

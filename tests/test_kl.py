@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unigrpo.methods.kl.k1 import K1
 from unigrpo.methods.kl.k2 import K2
@@ -53,25 +55,63 @@ def test_a_vanished_token_stays_finite(kind):
     assert torch.isfinite(KL[kind](torch.tensor([-200.0]), torch.tensor([0.0]))).all()
 
 
-@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
-@pytest.mark.parametrize("difference", [30.0, -30.0])
-def test_beyond_the_clamp_the_gradient_is_zero(kind, difference):
+HIGHEST = {"k1": 20.0, "k2": 4.5 + 3 * 17, "k3": math.exp(3) * (1 + 17) - 20 - 1}
+STEEPEST = {"k1": 1.0, "k2": 3.0, "k3": math.exp(3) - 1}
+
+
+def of_difference(kind, difference):
+    """The estimate and its slope where the reference is ``difference`` nats above the policy."""
     logprobs = torch.tensor([-40.0], dtype=torch.float64, requires_grad=True)
     value = KL[kind](logprobs, torch.tensor([-40.0 + difference], dtype=torch.float64))
-    edge = math.copysign(20.0, difference)
-    expected = {"k1": -edge, "k2": 200.0, "k3": math.exp(edge) - edge - 1}[kind]
-    assert value.item() == pytest.approx(expected, rel=1e-12)
     value.sum().backward()
-    assert logprobs.grad.item() == 0.0
+    return value.item(), logprobs.grad.item()
 
 
-@pytest.mark.parametrize("difference", [19.9, -19.9])
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("difference", [30.0, -30.0, 1000.0, -1000.0])
+def test_beyond_the_clamp_the_gradient_is_zero(kind, difference):
+    edge = math.copysign(20.0, difference)
+    side = {"k1": -edge, "k2": HIGHEST["k2"], "k3": HIGHEST["k3"] if edge > 0 else math.exp(edge) - edge - 1}
+    value, slope = of_difference(kind, difference)
+    assert value == pytest.approx(side[kind], rel=1e-12) and slope == 0.0
+
+
+@pytest.mark.parametrize("difference", [19.9, -19.9, 5.0, -5.0, 3.1, 2.9, -2.9, 0.5, -0.5])
 def test_up_to_the_clamp_the_gradient_points_to_the_reference(difference):
-    for kind, slope in (("k2", -difference), ("k3", 1 - math.exp(difference))):
-        logprobs = torch.tensor([-40.0], dtype=torch.float64, requires_grad=True)
-        KL[kind](logprobs, torch.tensor([-40.0 + difference], dtype=torch.float64)).sum().backward()
-        assert logprobs.grad.item() == pytest.approx(slope)
-        assert math.copysign(1, logprobs.grad.item()) == -math.copysign(1, difference)
+    near = max(-3.0, min(3.0, difference))
+    for kind, slope in (("k2", -near), ("k3", 1 - math.exp(min(3.0, difference)))):
+        found = of_difference(kind, difference)[1]
+        assert found == pytest.approx(slope)
+        assert math.copysign(1, found) == -math.copysign(1, difference)
+
+
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("difference", [3.0, -3.0, 20.0, -20.0])
+def test_at_its_edges_an_estimate_is_continuous_and_never_pushes_away(kind, difference):
+    def value_of(distance):
+        return KL[kind](torch.tensor([-distance], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)).item()
+
+    step = 1e-6
+    below, at, above = (value_of(difference + part) for part in (-step, 0.0, step))
+    slopes = (at - below) / step, (above - at) / step
+    for slope in slopes:  # per nat of distance above: a penalty rises away from 0, k1 falls with it; or they are flat
+        if kind == "k1":
+            assert -1 - 1e-3 <= slope <= 1e-3
+        else:
+            assert -1e-3 <= slope * math.copysign(1, difference) <= STEEPEST[kind] + 1e-3
+    inner = slopes[0 if difference > 0 else 1]
+    assert of_difference(kind, difference)[1] == pytest.approx(-inner, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3"])
+@given(near=st.floats(0, 1e4), further=st.floats(0, 1e4), is_above=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_penalty_grows_with_the_distance_and_is_bounded(kind, near, further, is_above):
+    sign = 1 if is_above else -1
+    (low, low_slope), (high, high_slope) = (of_difference(kind, sign * part) for part in sorted((near, further)))
+    assert -1e-12 <= low <= high + 1e-12 and high <= HIGHEST[kind] + 1e-9
+    assert max(abs(low_slope), abs(high_slope)) <= STEEPEST[kind] + 1e-9
+    assert low_slope * sign <= 0 and high_slope * sign <= 0
 
 
 def test_wrong_arguments_are_named():

@@ -8,8 +8,10 @@ import pytest
 import torch
 from losses import clipped_loss
 
+from unigrpo.errors import UserError
 from unigrpo.learner.batch import collate
 from unigrpo.learner.learner import Learner, LearnerStoppedError
+from unigrpo.learner.skipped import SkippedUpdates
 from unigrpo.methods.estimators.unigrpo import UniGRPO
 from unigrpo.models import load_policy
 from unigrpo.models.adapter import adapter_state, add_lora
@@ -169,6 +171,107 @@ def test_a_non_finite_gradient_leaves_the_weights_and_is_counted():
     assert all(torch.equal(before[name], after[name]) for name in before)
     with pytest.raises(LearnerStoppedError, match=r"lower learner\.lr"):
         learner.update(batch, draw, bad, ref, 0)
+
+
+def test_a_nan_in_every_second_update_stops_the_run_and_one_in_a_hundred_does_not():
+    seldom, often = SkippedUpdates(max_skipped=3), SkippedUpdates(max_skipped=3)
+    for update in range(1000):
+        seldom.take(update // 2, "the gradient is" if update % 100 == 0 else "")
+    with pytest.raises(LearnerStoppedError, match=r"step 4: 4 of the last 7 .* the gradient is not finite"):
+        for update in range(1000):
+            often.take(update // 2, "the gradient is" if update % 2 == 0 else "")
+
+
+def test_a_skipped_update_says_what_was_not_finite():
+    _, learner = make_learner(max_skipped_updates=9)
+    batch = make_batch()
+    begun = learner.begin_batch(0, batch)
+    draw, old, ref = begun.draws[1], begun.old_logprobs[1], begun.ref_logprobs[1]
+    nan = torch.full_like(old, float("nan"))
+    wrong = replace(draw, weight=draw.weight * float("inf"))
+    no_advantages = replace(batch, advantages=batch.advantages * float("nan"))
+    updates = [
+        (batch, draw, nan, ref),
+        (batch, draw, old, nan),
+        (no_advantages, draw, old, ref),
+        (batch, wrong, old, ref),
+    ]
+    found = [learner.update(*update, 0).skipped_because for update in updates]
+    assert found == [
+        "the log-probs of the old policy are",
+        "the log-probs of the reference are",
+        "the advantages are",
+        "the weights of the estimator are",
+    ]
+    assert learner.update(batch, draw, old, ref, 0).skipped_because == ""
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_stops_the_run_at_its_first_update_by_name(lora, value):
+    policy, learner = make_learner(lora)
+    name, weight = next((name, w) for name, w in policy.module.named_parameters() if w.dim() == 2 and "blocks" in name)
+    with torch.no_grad():
+        weight[0, 0] = value
+    with pytest.raises(LearnerStoppedError, match=f"step 1: weights of the policy are not finite, in {name}"):
+        step(learner, make_batch())
+
+
+def test_an_estimator_whose_weights_are_not_finite_is_refused_by_name():
+    class Careless(UniGRPO):
+        def draw(self, *arguments):
+            draw = UniGRPO().draw(*arguments)
+            return replace(draw, weight=draw.weight * float("nan"))
+
+    _, learner = make_learner()
+    learner._estimator = Careless()
+    with pytest.raises(UserError, match="estimator Careless gave weights that are not finite at step 1"):
+        learner.begin_batch(0, make_batch())
+
+
+def without_scored(draw, rows):
+    """The draw with nothing scored in some rows; the other rows keep their weights."""
+    is_scored, weight = draw.is_scored.clone(), draw.weight.clone()
+    is_scored[rows], weight[rows] = False, 0.0
+    return replace(draw, is_scored=is_scored, weight=weight)
+
+
+@pytest.mark.parametrize("is_linear", [True, False])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_micro_batch_without_a_scored_token_adds_nothing(lora, checkpointing, is_linear):
+    loss = replace(clipped_loss(coef=0.04), ratio=WholeRollout(is_linear=is_linear))
+    found = {}
+    for rows in (1, 2, 64):
+        policy, learner = make_learner(lora, loss=loss, micro_batch_rows=rows)
+        if checkpointing:
+            policy.recompute_blocks(True)
+        batch = make_batch()
+        draw = without_scored(learner.begin_batch(0, batch).draws[1], [0, 1, 3])
+        sums = learner.gradient(batch, draw, learner.logprobs(batch, draw) - 0.1, learner.logprobs(batch, draw) + 0.1)
+        gradient = torch.cat([w.grad.flatten() for w in policy.module.parameters() if w.grad is not None])
+        found[rows] = sums.loss.item(), gradient
+    for loss_value, gradient in found.values():
+        assert loss_value == pytest.approx(found[64][0], abs=1e-6)
+        assert torch.isfinite(gradient).all() and torch.allclose(gradient, found[64][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("is_linear", [True, False])
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_draw_without_a_scored_token_and_groups_without_advantages_leave_the_weights(lora, is_linear):
+    loss = replace(clipped_loss(coef=0.0), ratio=WholeRollout(is_linear=is_linear))
+    policy, learner = make_learner(lora, loss=loss)
+    batch = make_batch()
+    before = {name: weight.detach().clone() for name, weight in policy.module.named_parameters()}
+    draw = learner.begin_batch(0, batch).draws[1]
+    nothing = without_scored(draw, slice(None))
+    empty = learner.update(batch, nothing, learner.logprobs(batch, nothing), None, 0)
+    flat = replace(batch, advantages=torch.zeros_like(batch.advantages))
+    level = learner.update(flat, draw, learner.logprobs(flat, draw), None, 0)
+    for stats in (empty, level):
+        assert stats.sums.loss == 0 and stats.grad_norm == 0 and not stats.is_skipped
+    assert empty.num_scored == 0
+    assert all(torch.equal(before[name], weight) for name, weight in policy.module.named_parameters())
 
 
 @pytest.mark.parametrize("lora", [True, False])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from unigrpo.errors import MissingFileError, UserError
 
@@ -77,6 +79,28 @@ def open_regular(path: Path) -> BinaryIO:
     """
     with usable(path):
         return regular_file(path).open("rb")
+
+
+def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """Return a value as JSON that every reader takes: a number that is not finite, which JSON has no word for, is null.
+
+    Scalars of numpy and torch are written as numbers. What was lost with a null is said where it arose: an alarm, a
+    reward's status, the cause of a skipped update.
+
+    Raises:
+        TypeError: if a part is nothing that JSON knows.
+    """
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str | int | None) else str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

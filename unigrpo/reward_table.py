@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 _TOLERANCE = 1e-9
-"""How far below its threshold a value still passes: a sum of parts may miss its highest value by rounding."""
+"""How far below its threshold a value still passes, as a share of its range: a sum of parts may miss its highest value
+by rounding."""
+MAX_MAGNITUDE = 1e30
+"""A value, or a value times its weight, beyond it is masked: losses are float32, whose largest number is 3e38."""
 
 
 class RewardStatus(IntEnum):
@@ -64,8 +67,28 @@ class RewardTable:
         return _read_only(bounds)
 
     @cached_property
+    def _clipped(self) -> np.ndarray:
+        """Return [N, K]: the values within their clips."""
+        import numpy as np
+
+        clipped = self.values.copy()
+        for column, clip in enumerate(self.clips):
+            if clip is not None:
+                clipped[:, column] = np.clip(clipped[:, column], *clip)
+        return _read_only(clipped)
+
+    @cached_property
+    def is_too_large(self) -> np.ndarray:
+        """Return [N, K] bool: values that are masked because they, or they times their weight, pass `MAX_MAGNITUDE`."""
+        import numpy as np
+
+        with np.errstate(over="ignore"):
+            largest = np.abs(self._clipped) * np.maximum(np.abs(self.weights), 1.0)
+        return _read_only(largest > MAX_MAGNITUDE)
+
+    @cached_property
     def counted(self) -> np.ndarray:
-        """Return [N, K]: the values that count, clipped and gated.
+        """Return [N, K]: the values that count, clipped and gated; NaN where a value is too large to count.
 
         A gated value counts where each of its gates that applies to the row is passed; where one is not, it is the
         worst that it can be (the lowest; the highest for a negative weight). Where a gate has failed, nobody knows
@@ -74,10 +97,7 @@ class RewardTable:
         """
         import numpy as np
 
-        counted = self.values.copy()
-        for column, clip in enumerate(self.clips):
-            if clip is not None:
-                counted[:, column] = np.clip(counted[:, column], *clip)
+        counted = np.where(self.is_too_large, np.nan, self._clipped)
         pending = {column: gates for column, gates in enumerate(self.gates) if gates}
         while pending:
             ready = [column for column, gates in pending.items() if not set(gates).intersection(pending)]
@@ -106,7 +126,7 @@ class RewardTable:
         given = self.pass_at or (None,) * len(self.names)
         highest = self.bounds[:, 1]
         wanted = [top if value is None else value for value, top in zip(given, highest, strict=True)]
-        return _read_only(np.array(wanted, dtype=np.float64) - _TOLERANCE)
+        return _read_only(np.array(wanted, dtype=np.float64) - _TOLERANCE * (highest - self.bounds[:, 0]))
 
     @cached_property
     def is_passed(self) -> np.ndarray:
@@ -120,7 +140,7 @@ class RewardTable:
 
     @cached_property
     def is_comparable(self) -> np.ndarray:
-        """Return [N]: whether no optimised reward of the row failed and was masked.
+        """Return [N]: whether no optimised reward of the row failed, or is too large, and was masked.
 
         The sum over the rest is no reward of such a row: it lacks a part that its group has for no fault of the answer.
         """
@@ -146,17 +166,27 @@ class RewardTable:
         return _read_only(np.where(is_any & self.is_comparable, weighted.sum(axis=1), np.nan))
 
     @cached_property
-    def unit_total(self) -> np.ndarray:
-        """Return [N] in [0, 1]: the weighted mean of the applying rewards, each mapped from its range to [0, 1].
+    def mapped(self) -> np.ndarray:
+        """Return [N, K]: what counts of each reward, mapped from its range to [0, 1]; 1 is what is wanted most.
 
-        NaN where ``total`` is, and there alone.
-        A reward of negative weight counts from its highest value down, so that 1 is always what is wanted most.
+        A reward of negative weight counts from its highest value down.
         """
         import numpy as np
 
         low, high = self.bounds.T
         unit = (self.counted - low) / (high - low)
-        unit = np.where(self.weights < 0, 1.0 - unit, unit)
+        return _read_only(np.where(self.weights < 0, 1.0 - unit, unit))
+
+    @cached_property
+    def unit_total(self) -> np.ndarray:
+        """Return [N] in [0, 1]: the weighted mean of the applying rewards, each mapped from its range to [0, 1].
+
+        NaN where ``total`` is, and there alone. It is for people and plots: training adds value times weight
+        (``total``), which weighs a wide range more, so that the two may order completions otherwise (`disagreement`).
+        """
+        import numpy as np
+
+        unit = self.mapped
         weight = np.where(np.isnan(unit), 0.0, np.abs(self.weights))
         denominator = weight.sum(axis=1)
         mean = (np.nan_to_num(unit) * weight).sum(axis=1) / np.where(denominator > 0, denominator, 1.0)
@@ -171,6 +201,54 @@ class RewardTable:
         """Return whether one rollout passes each reward, by name; None where nothing counts."""
         pairs = zip(self.names, self.counted[row].tolist(), self.is_passed[row].tolist(), strict=True)
         return {name: None if counted != counted else passed for name, counted, passed in pairs}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disagreement:
+    """Where two measures order completions otherwise: the sum that is optimised, and the mean mapped to [0, 1]."""
+
+    num_rows: int
+    """Completions with a smaller sum than another one, and a larger mapped reward."""
+    better: int
+    """Of the pair that is furthest apart in the mapped reward: the row with the larger sum."""
+    worse: int
+    """The row of that pair with the smaller sum, whose mapped reward is the larger."""
+
+
+def disagreement(optimized: np.ndarray, mapped: np.ndarray) -> Disagreement | None:
+    """Return where ``total`` and ``unit_total`` order rows otherwise; None where they do not.
+
+    They do where rewards have ranges of different widths: training adds value times weight, so that a wide range counts
+    for more; the mapped reward gives each reward its weight whatever its range. Rows without a value are left out.
+
+    Args:
+        optimized: [N], the weighted sums.
+        mapped: [N] in [0, 1].
+    """
+    import numpy as np
+
+    rows = np.flatnonzero(~np.isnan(optimized) & ~np.isnan(mapped))
+    if not len(rows):
+        return None
+    rows = rows[np.lexsort((mapped[rows], optimized[rows]))]
+    slack = 1e-9 * np.abs(optimized[rows]).max()
+    found: list[tuple[float, int, int]] = []
+    wrong = 0
+    lowest, least = np.inf, -1  # of the rows with a larger sum
+    pending: list[int] = []  # rows whose sum equals the last one's but for rounding
+    for row in rows[::-1].tolist():
+        while pending and optimized[pending[0]] - optimized[row] > slack:
+            first = pending.pop(0)
+            if mapped[first] < lowest:
+                lowest, least = float(mapped[first]), first
+        if mapped[row] > lowest + _TOLERANCE:
+            wrong += 1
+            found.append((float(mapped[row]) - lowest, least, row))
+        pending.append(row)
+    if not found:
+        return None
+    _, better, worse = max(found)
+    return Disagreement(num_rows=wrong, better=better, worse=worse)
 
 
 def _read_only(derived: np.ndarray) -> np.ndarray:

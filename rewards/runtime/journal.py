@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from unigrpo.documents import parse_json
 from unigrpo.errors import UserError
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.runtime.step_log import RewardStats
 
@@ -45,12 +44,12 @@ def save_step(path: Path | str, scored: ScoredStep) -> None:
         "gates": [list(gates) for gates in table.gates],
         "pass_at": list(table.pass_at),
         "keys": {name: list(keys) for name, keys in scored.keys.items() if any(keys)},
-        "metrics": {name: value if math.isfinite(value) else None for name, value in scored.metrics.items()},
+        "metrics": dict(scored.metrics),
         "status": [[RewardStatus(code).name for code in row] for row in table.status.tolist()],
-        "values": [[value if math.isfinite(value) else None for value in row] for row in table.values.tolist()],
+        "values": table.values.tolist(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(document, allow_nan=False))
+    write_atomically(path, json_text(document))
 
 
 class _Document(BaseModel):

@@ -34,3 +34,9 @@ def evaluate(
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}")
     Console().print(table)
+    for name, value in metrics.items():
+        if name.endswith("/misordered_fraction") and value > 0:
+            typer.echo(
+                f"note: {name.split('/')[1]}: reward (each part mapped to [0, 1]) and optimized (the sum of value "
+                f"times weight, which training adds) order {value:.0%} of the completions otherwise"
+            )

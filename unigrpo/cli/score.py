@@ -138,6 +138,8 @@ def _show(console: Console, scores: Scores) -> None:
             reason = " ".join(scored.reasons[reward.name].split())
             text = Text(f"{reward.name} {scored.status[reward.name]}  {scored.item.source}  {reason}", "yellow")
             console.print(text, soft_wrap=True)
+    if scores.order_note:
+        console.print(Text(f"note: {scores.order_note}", "yellow"), soft_wrap=True)
     refused = [scored for scored in scores.items if scored.refusal]
     if refused:
         console.print(Text(f"{len(refused)} pictures could not be read; the first: {refused[0].refusal}", "yellow"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from unigrpo.files import write_atomically
-from unigrpo.reward_table import RewardTable
+from unigrpo.files import json_text, write_atomically
+from unigrpo.reward_table import RewardTable, disagreement
 from unigrpo.rollouts.units import plan_units
 from unigrpo.runs.nan_statistics import nan_mean, number_or_none, standard_error
 from unigrpo.runs.run import Run, open_run
@@ -44,8 +43,10 @@ def evaluate(run: Run, name: str) -> dict[str, float]:
     """Evaluate the policy that the pool holds and write ``eval_<name>/``: before, after, or a step.
 
     Returns:
-        ``eval/<task>/reward`` (mean total reward, mapped to [0, 1], at temperature 1), ``reward_se``, ``accuracy``
-        (greedy), ``accuracy_se``, ``n`` and ``rewards/<name>`` (mean at temperature 1) of every task.
+        ``eval/<task>/reward`` (mean reward at temperature 1, each of its parts mapped to [0, 1]), ``reward_se``,
+        ``optimized`` (mean of the sum of value times weight, which training adds), ``optimized_se``,
+        ``misordered_fraction`` (of the completions, those that the two order otherwise), ``accuracy`` (greedy),
+        ``accuracy_se``, ``n`` and ``rewards/<name>`` (mean at temperature 1) of every task.
     """
     folder = run.run_dir / f"eval_{name}"
     folder.mkdir(exist_ok=True)
@@ -114,8 +115,11 @@ def _rows(table: RewardTable, rows: slice) -> RewardTable:
 
 
 def _metrics(run: Run, task: str, scores: TaskScores) -> dict[str, float]:
-    reward = scores.sampled_table.unit_total
+    reward, optimized = scores.sampled_table.unit_total, scores.sampled_table.total
     metrics = {"reward": nan_mean(reward), "reward_se": standard_error(reward), "n": float(len(reward))}
+    metrics |= {"optimized": nan_mean(optimized), "optimized_se": standard_error(optimized)}
+    wrong = disagreement(optimized, reward)
+    metrics["misordered_fraction"] = wrong.num_rows / len(reward) if wrong else 0.0
     if task in run.recipe.evaluate.accuracy:
         passed = _passed(scores.greedy_table, run.recipe.evaluate.accuracy[task])
         metrics |= {"accuracy": nan_mean(passed), "accuracy_se": standard_error(passed)}
@@ -141,10 +145,11 @@ def _write_scores(folder: Path, scores: dict[str, TaskScores]) -> None:
                 "task": task,
                 "id": rollout.prompt.id,
                 "reward": number_or_none(found.sampled_table.unit_total[row]),
+                "optimized": number_or_none(found.sampled_table.total[row]),
                 "rewards": found.sampled_table.values_of(row),
                 "passed": found.sampled_table.passed_of(row),
                 "greedy_rewards": found.greedy_table.values_of(row),
                 "greedy_passed": found.greedy_table.passed_of(row),
             }
-            lines.append(json.dumps(record))
+            lines.append(json_text(record))
     write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")

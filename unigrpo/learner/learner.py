@@ -14,10 +14,13 @@ from unigrpo.errors import UserError
 from unigrpo.learner.batch import collate
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.learner.optimizer import Optimizer, load_training, save_training
+from unigrpo.learner.skipped import LearnerStoppedError, SkippedUpdates, cause_of, refuse_broken_weights
 from unigrpo.models.adapter import adapter_disabled, state_version, trainable_state
 from unigrpo.models.pictures.features import with_image_features
 from unigrpo.settings.learning import LearnerSettings
 from unigrpo.types import Batch, MaskDraw, ModelInput, PolicyVersion, Rollouts, Span
+
+__all__ = ["Learner", "LearnerStep", "LearnerStoppedError", "UpdateStats"]
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,10 +28,6 @@ if TYPE_CHECKING:
     from unigrpo.methods.estimators.base import Estimator
     from unigrpo.methods.loss import Loss, LossOutputs
     from unigrpo.models.base import Policy
-
-
-class LearnerStoppedError(UserError):
-    """Too many updates in a row had non-finite gradients: the weights of the last good one are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +43,13 @@ class UpdateStats:
     """Mean over the rows of the draw."""
     num_scored: int
     num_empty: int
-    is_skipped: bool
-    """Whether the gradient was not finite, so that the weights did not move."""
+    skipped_because: str = ""
+    """What was not finite, so that the weights did not move; nothing where they did."""
+
+    @property
+    def is_skipped(self) -> bool:
+        """Return whether the gradient was not finite, so that the weights did not move."""
+        return bool(self.skipped_because)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +91,7 @@ class LearnerStep:
         """Take inner update ``n``; they are taken in order, once each.
 
         Raises:
-            LearnerStoppedError: after too many skipped updates in a row.
+            LearnerStoppedError: after too many skipped updates, or one whose cause is a weight that is not finite.
         """
         return self.learner.update(self.batch, self.draws[n], self.old_logprobs[n], self.ref_logprobs[n], self.number)
 
@@ -117,7 +121,7 @@ class Learner:
         self._policy, self._reference, self._estimator = policy, reference, estimator
         self._loss, self._settings = loss, settings
         self._optimizer = Optimizer(policy.module, settings, num_steps)
-        self._num_skipped_in_a_row = 0
+        self._skipped = SkippedUpdates(settings.max_skipped_updates)
 
     def begin(self, step: int, rollouts: Rollouts, advantages: np.ndarray) -> LearnerStep:
         """Begin a learner step on its rollouts.
@@ -135,9 +139,15 @@ class Learner:
         """Begin a learner step on a batch: draw its noise, and take the log-probs that must not move with the policy.
 
         The first draw's old log-probs are the first update's own, detached, and need no pass.
+
+        Raises:
+            UserError: if the estimator gives weights that are not finite.
         """
         num_updates, mask_token_id = self._settings.num_inner_updates, self._policy.vocabulary.mask_token_id
         draws = tuple(self._estimator.draw(batch, step, n, num_updates, mask_token_id) for n in range(num_updates))
+        if not all(bool(torch.isfinite(draw.weight).all()) for draw in draws):
+            name = type(self._estimator).__name__
+            raise UserError(f"the estimator {name} gave weights that are not finite at step {step + 1}; mend its draw")
         return LearnerStep(
             learner=self,
             number=step,
@@ -217,15 +227,17 @@ class Learner:
             step: learner step, for the rate.
 
         Raises:
-            LearnerStoppedError: after too many skipped updates in a row.
+            LearnerStoppedError: after too many skipped updates, or one whose cause is a weight that is not finite.
         """
         sums = self.gradient(batch, draw, old, ref)
         grad_norm = self._optimizer.clip_gradients()
-        is_skipped = not bool(torch.isfinite(grad_norm) & torch.isfinite(sums.loss))
-        if not is_skipped:
+        cause = cause_of(sums, grad_norm, batch, draw, old, ref)
+        if cause:
+            self._refuse_broken_weights(step)
+        else:
             self._optimizer.update(step)
         self._optimizer.clear_gradients()
-        self._count_skipped(is_skipped)
+        self._skipped.take(step, cause)
         return UpdateStats(
             sums=sums,
             grad_norm=float(grad_norm),
@@ -233,7 +245,7 @@ class Learner:
             mask_ratio=float(draw.mask_ratio.mean()),
             num_scored=int(draw.is_scored.sum()),
             num_empty=draw.num_empty,
-            is_skipped=is_skipped,
+            skipped_because=cause,
         )
 
     def gradient(self, batch: Batch, draw: MaskDraw, old: torch.Tensor | None, ref: torch.Tensor | None) -> LossOutputs:
@@ -279,13 +291,10 @@ class Learner:
             self._logprobs(self._policy, batch, rows).backward(part)
         return replace(outputs, loss=outputs.loss.detach())
 
-    def _count_skipped(self, is_skipped: bool) -> None:
-        self._num_skipped_in_a_row = self._num_skipped_in_a_row + 1 if is_skipped else 0
-        if self._num_skipped_in_a_row > self._settings.max_skipped_updates:
-            raise LearnerStoppedError(
-                f"{self._num_skipped_in_a_row} updates in a row had non-finite gradients (learner.max_skipped_updates="
-                f"{self._settings.max_skipped_updates}); lower learner.lr, or resume from an earlier checkpoint"
-            )
+    def _refuse_broken_weights(self, step: int) -> None:
+        refuse_broken_weights(self._policy.module, "policy", step)
+        if self._reference is not None:
+            refuse_broken_weights(self._reference.module, "reference", step)
 
     def version(self, step: int) -> PolicyVersion:
         """Return the version for a pool that samples with this very policy: nothing is copied or hashed."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from unigrpo.methods.log_ratio import check_vectors, is_beyond, log_ratio
+from unigrpo.methods.log_ratio import check_vectors, is_beyond, is_bounded, log_ratio
 from unigrpo.methods.objectives.base import LossInputs
 from unigrpo.plugin import make
 
@@ -37,6 +37,8 @@ class LossOutputs:
     """Minus log-prob of the taken tokens: an estimate of the entropy, unbiased for tokens that the policy sampled."""
     clamped: torch.Tensor
     """Weight of the tokens whose log-ratio to the old policy or to the reference lies beyond +-20 nats."""
+    num_bounded: torch.Tensor
+    """How many tokens lie beyond +-3 nats of either, so that they count for less than the formulas say."""
 
     def __add__(self, other: LossOutputs) -> LossOutputs:
         """Return the sums over both, detached."""
@@ -54,9 +56,9 @@ class Loss:
     """sum_s weight_s [ -gain_s + kl_coef KL_s ] (MMaDA, arXiv 2505.15809, eq. 5, with the clipped objective).
 
     The weights carry the means over tokens and rollouts and are global, so that losses and gradients of micro-batches
-    add up to those of the batch. Departures: log-ratios to the old policy and to the reference are clamped to +-20
-    nats, and a token beyond has no gradient from that term; a NaN log-prob gives a NaN loss, which the learner skips
-    and counts.
+    add up to those of the batch. Departures: ratio and penalty are bounded, straight beyond a log-ratio of 3 nats and
+    without gradient beyond 20 (`methods.log_ratio`); a NaN log-prob gives a NaN loss, which the learner skips and
+    counts.
     """
 
     ratio: Ratio
@@ -109,11 +111,13 @@ class Loss:
         policy_loss = -(weight * gain).sum()
         kl_sum = torch.zeros_like(policy_loss)
         is_clamped = is_beyond(logprobs.detach(), old_logprobs)
+        is_straight = is_bounded(logprobs.detach(), old_logprobs)
         if other is not None:
             kl = self.kl(logprobs, other)
             check_vectors(logprobs=logprobs, kl=kl)
             kl_sum = (weight * kl).sum()
             is_clamped |= is_beyond(logprobs.detach(), other)
+            is_straight |= is_bounded(logprobs.detach(), other)
         loss = policy_loss + self.kl_coef * kl_sum
         with torch.no_grad():
             return LossOutputs(
@@ -125,6 +129,7 @@ class Loss:
                 cut=(weight * is_cut).sum(),
                 nll=-(weight * logprobs).sum(),
                 clamped=(weight * is_clamped).sum(),
+                num_bounded=is_straight.sum(),
             )
 
     def _compared_with(self, old_logprobs: torch.Tensor, ref_logprobs: torch.Tensor | None) -> torch.Tensor | None:

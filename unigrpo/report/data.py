@@ -185,8 +185,14 @@ def _changes(summary: Mapping[str, Any]) -> list[Change]:
         num_prompts = int(count) if isinstance(count, int | float) else None
         scores = {"before": score_of(before, name), "after": score_of(after, name)}
         changes.append(Change(task=task, metric=metric, num_prompts=num_prompts, **scores))
-    metrics = {"reward": 0, "accuracy": 1}
-    return sorted(changes, key=lambda change: metrics.get(change.metric, 9))
+    metrics = {"reward": 0, "optimized": 1, "accuracy": 2}
+    kept = [change for change in changes if change.metric != "misordered_fraction" or _is_misordered(change)]
+    return sorted(kept, key=lambda change: metrics.get(change.metric, 9))
+
+
+def _is_misordered(change: Change) -> bool:
+    """Return whether any completion is ordered otherwise by the mapped reward than by the sum that is optimised."""
+    return any(score is not None and score.value > 0 for score in (change.before, change.after))
 
 
 def score_of(metrics: Mapping[str, Any], name: str) -> Estimate | None:
@@ -228,6 +234,7 @@ def _side(folder: Path, record: Mapping[str, Any] | None, accuracy_reward: str |
         "completion": record.get("completion"),
         "image": picture_url(folder, record.get("image")),
         "reward": record.get("reward"),
+        "optimized": record.get("optimized"),
         "is_right": passed if isinstance(passed, bool) else None,
     }
 

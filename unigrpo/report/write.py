@@ -14,7 +14,7 @@ from typing import Any
 from unigrpo.report.data import Change, Estimate, RunData, Sample, read_run, score_of
 from unigrpo.report.figures import Point, Series, change_bar, line_chart, share_bar
 from unigrpo.report.page import write_page
-from unigrpo.runs.alarms import alarms_of
+from unigrpo.runs.alarms import MEANING, about, alarms_of
 from unigrpo.runs.nan_statistics import number_or_none
 
 TEMPLATE = "report.html"
@@ -38,6 +38,12 @@ OPTIMIZATION = {
     "perf/tokens_per_s": "generated tokens a second",
     "memory/peak_gb": "peak memory, GB",
 }
+
+METRICS = {
+    "optimized": "sum of value times weight, as optimised",
+    "misordered_fraction": "completions that the two order otherwise",
+}
+"""Titles of held-out metrics whose name does not say enough."""
 
 
 def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
@@ -95,17 +101,26 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     stated["device"] = policy.get("device")
     yield from ((name, str(value)) for name, value in stated.items() if value is not None)
     yield from _alarms(run.records)
+    notes = run.summary.get("notes")
+    yield from (("note", str(note)) for note in (notes if isinstance(notes, list) else ()))
     yield "folder", run.folder.name
 
 
 def _alarms(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield each alarm that was set, with how often and when last."""
+    """Yield each alarm that was set: what it was about, how often and when last, and whether that is bad."""
     steps: dict[str, list[int]] = {}
+    named: dict[str, str] = {}
     for record in records:
         for name in alarms_of(record):
             steps.setdefault(name, []).append(int(record["step"]))
+            named[name] = about(record, name) or named.get(name, "")
     for name, when in steps.items():
-        yield f"alarm: {name.replace('_', ' ')}", f"{len(when)} of {len(records)} steps, last at {when[-1]}"
+        of = f"{named[name]}: " if named[name] else ""
+        meaning = f"; {MEANING[name]}" if name in MEANING else ""
+        yield (
+            f"alarm: {name.replace('_', ' ')}",
+            f"{of}{len(when)} of {len(records)} steps, last at {when[-1]}{meaning}",
+        )
 
 
 def _headline(run: RunData, task: str) -> dict[str, Any]:
@@ -124,7 +139,7 @@ def _headline(run: RunData, task: str) -> dict[str, Any]:
 
 def _change_texts(change: Change) -> dict[str, str]:
     return {
-        "metric": change.metric.removeprefix("rewards/"),
+        "metric": METRICS.get(change.metric, change.metric.removeprefix("rewards/")),
         "before": _score_text(change.before),
         "after": _score_text(change.after),
         "difference": _difference_text(change.difference),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unigrpo.errors import UserError
-from unigrpo.files import sha256_of, sync, sync_tree
+from unigrpo.files import json_text, sha256_of, sync, sync_tree
 from unigrpo.runs.records import State, read_manifest, read_record, record_of
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def save_checkpoint(
     temporary = root / f".writing-{step:06d}"
     temporary.mkdir()
     write(temporary)
-    (temporary / "state.json").write_text(json.dumps({**state, "step": step}, indent=1), encoding="utf-8")
+    (temporary / "state.json").write_text(json_text({**state, "step": step}, indent=1), encoding="utf-8")
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     manifest = {str(path.relative_to(temporary)): sha256_of(path) for path in files}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.data.jsonl import as_text
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.reward_table import RewardTable
 from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.types import Rollout, Span
@@ -57,7 +56,7 @@ def write_samples(path: Path, scored: Iterable[tuple[Rollout, RewardTable, int]]
         record["prompt_image"] = shown[0] if shown else None
         if len(shown) > 1:
             record["prompt_images"] = shown
-        lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False))
+        lines.append(json_text(record, ensure_ascii=False))
     write_atomically(path, "\n".join(lines) + "\n")
 
 
@@ -84,6 +83,7 @@ def _record(folder: Path, stem: str, rollout: Rollout, table: RewardTable, row: 
         "answer": rollout.prompt.answer if _is_json(rollout.prompt.answer) else as_text(rollout.prompt.answer),
         "image": None if rollout.image is None else f"{stem}.png",
         "reward": number_or_none(table.unit_total[row]),
+        "optimized": number_or_none(table.total[row]),
         "rewards": table.values_of(row),
         "passed": table.passed_of(row),
         "num_tokens": rollout.completion_length,
@@ -123,4 +123,4 @@ def write_film(folder: Path, decode_image: Callable[[np.ndarray, Span], Image.Im
         Image.fromarray(pixels).save(folder / frames[-1])
     texts = [f"step {step + 1}" for step in range(len(frames))]
     film = {"prompt": rollout.prompt.text, "frames": frames, "texts": texts}
-    write_atomically(folder / "film.json", json.dumps(film, indent=1))
+    write_atomically(folder / "film.json", json_text(film, indent=1))

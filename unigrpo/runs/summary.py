@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.rollouts.units import plan_units
+from unigrpo.runs.course import order_note
 from unigrpo.runs.directory import SUMMARY
 from unigrpo.runs.records import Summary, read_evaluation, read_record
 from unigrpo.runs.run import Run
@@ -17,7 +17,7 @@ from unigrpo.runs.samples import write_film
 
 def save_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float]) -> None:
     """Keep an evaluation for the summary, and for a run that is resumed."""
-    write_atomically(run_dir / f"eval_{name}" / "metrics.json", json.dumps(metrics, indent=1))
+    write_atomically(run_dir / f"eval_{name}" / "metrics.json", json_text(metrics, indent=1))
 
 
 def saved_evaluation(run_dir: Path, name: str) -> dict[str, float | None]:
@@ -46,15 +46,19 @@ def finish(run: Run, before: Mapping[str, float | None], after: Mapping[str, flo
     if pictures is not None:
         run.deliver()  # a run that was stopped after its last evaluation has not delivered yet
         _film(run, pictures)
+    course = run.alarms.course()
+    orders = [order_note(task, before, after) for task in run.recipe.tasks]
     summary = {
         "eval_before": before,
         "eval_after": after,
         "num_steps": run.num_done,
         "wall_s": run.seconds(),
         "seed": run.recipe.seed,
-        "status": "finished",
+        "status": course.status,
+        "alarms": course.alarms,
+        "notes": [*course.notes(), *filter(None, orders)],
     }
-    write_atomically(run.run_dir / SUMMARY, json.dumps(summary, indent=1))
+    write_atomically(run.run_dir / SUMMARY, json_text(summary, indent=1))
     return summary
 
 

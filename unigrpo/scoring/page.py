@@ -11,6 +11,7 @@ import numpy as np
 from unigrpo.data.jsonl import as_text
 from unigrpo.pictures import MAX_PIXELS, as_url
 from unigrpo.report.page import write_page
+from unigrpo.reward_table import MAX_MAGNITUDE
 from unigrpo.sanitized import sanitized
 from unigrpo.scoring.items import PictureRefusedError, ScoreItem, read_picture
 from unigrpo.scoring.score import ItemScores, RewardSummary, Scores
@@ -49,8 +50,12 @@ def write_score_page(out: Path, scores: Scores, title: str) -> Path:
     """Write one self-contained HTML file about a scoring, pictures as thumbnails inside; return the file."""
     totals = [item.reward for item in scores.items if item.reward is not None]
     facts = [("items", f"{len(scores.items):,}"), ("time", f"{scores.seconds:.1f} s")]
+    sums = [one.optimized for one in scores.items if one.optimized is not None]
     if totals and len(scores.rewards) > 1:
         facts.append(("weighted mean in [0, 1]", f"{np.mean(totals):.4f}"))
+        facts.append(("sum of value times weight, as optimised", f"{np.mean(sums):.4g}"))
+    if scores.order_note:
+        facts.append(("note", scores.order_note))
     return write_page(
         out,
         TEMPLATE,
@@ -107,7 +112,11 @@ def thumbnail(path: Path, max_pixels: int = MAX_PIXELS) -> str | None:
 
 
 def histogram(values: Sequence[float]) -> str:
-    """Return an inline SVG of how often each value occurs; empty where all are alike."""
+    """Return an inline SVG of how often each value occurs; empty where all are alike.
+
+    Values that are too large to count are left out.
+    """
+    values = [value for value in values if abs(value) <= MAX_MAGNITUDE]
     if len(set(values)) < 2:
         return ""
     counts, edges = np.histogram(np.array(values, dtype=np.float64), bins=NUM_BARS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from unigrpo.errors import UserError
-from unigrpo.files import write_atomically
-from unigrpo.reward_table import RewardStatus
+from unigrpo.files import json_text, write_atomically
+from unigrpo.reward_table import RewardStatus, disagreement
 from unigrpo.rewards.runtime.journal import ScoredStep
 from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rewards.runtime.step_log import RewardStats
@@ -43,7 +42,9 @@ class ItemScores:
     status: Mapping[str, str]
     """ok, not_applicable, invalid, error, timeout or unreadable."""
     reward: float | None
-    """Weighted mean in [0, 1], as in training."""
+    """Weighted mean of the rewards, each mapped from its range to [0, 1]; training adds ``optimized``."""
+    optimized: float | None = None
+    """The sum of value times weight, which is what training adds; it may order items otherwise than ``reward``."""
     refusal: str = ""
     """Why its picture was not scored."""
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -97,6 +98,26 @@ class Scores:
             return [], ordered[:count]
         num_each = min(count, len(ordered) // 2)
         return ordered[:num_each], ordered[: -num_each - 1 : -1]
+
+    @property
+    def order_note(self) -> str:
+        """Return a sentence where the mapped reward and the sum that is optimised order items otherwise, else nothing.
+
+        Items are compared within their task, to which the same rewards apply.
+        """
+        for task in dict.fromkeys(item.item.task for item in self.items):
+            items = [item for item in self.items if item.item.task == task]
+            pairs = [(item.optimized, item.reward) for item in items]
+            optimized, mapped = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+            if (found := disagreement(optimized, mapped)) is not None:
+                better, worse = items[found.better], items[found.worse]
+                return (
+                    f"the two orders disagree for {found.num_rows} of {len(items)} items: {better.item.source} has the "
+                    f"larger sum of value times weight, which training optimises ({better.optimized:.4g} against "
+                    f"{worse.optimized:.4g} of {worse.item.source}), and the smaller reward mapped to [0, 1] "
+                    f"({better.reward:.3f} against {worse.reward:.3f}): the ranges of the rewards differ in width"
+                )
+        return ""
 
     def failed(self, name: str, count: int) -> list[ItemScores]:
         """Return the first items of which a reward failed with a reason, each reason once."""
@@ -195,14 +216,17 @@ def write_scores(folder: Path, scores: Scores) -> None:
     A line has ``reasons`` where a reward failed, by its name, and ``refusal`` where a picture could not be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(_record(scored), ensure_ascii=False) for scored in scores.items]
+    lines = [json_text(_record(scored), ensure_ascii=False) for scored in scores.items]
     write_atomically(folder / "scores.jsonl", "\n".join(lines) + "\n")
     summary = {
         "num_items": len(scores.items),
+        "reward": _of(np.array([one.reward for one in scores.items if one.reward is not None]), np.mean),
+        "optimized": _of(np.array([one.optimized for one in scores.items if one.optimized is not None]), np.mean),
+        "order_note": scores.order_note,
         "seconds": scores.seconds,
         "rewards": {reward.name: asdict(reward) for reward in scores.rewards},
     }
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / "summary.json", json_text(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def _record(scored: ItemScores) -> dict[str, Any]:
@@ -213,6 +237,7 @@ def _record(scored: ItemScores) -> dict[str, Any]:
         "sample_index": item.sample_index,
         "task": item.task,
         "reward": scored.reward,
+        "optimized": scored.optimized,
         "rewards": dict(scored.values),
         "passed": dict(scored.passed),
         "status": dict(scored.status),
@@ -266,6 +291,7 @@ def _item_scores(
             passed=table.passed_of(row),
             status=dict(zip(table.names, status, strict=True)),
             reward=number_or_none(table.unit_total[row]),
+            optimized=number_or_none(table.total[row]),
             reasons={name: sanitized(reason[row]) for name, reason in step.reasons.items() if reason[row]},
         )
         row += 1
@@ -301,4 +327,5 @@ def _summary(
 
 
 def _of(values: np.ndarray, measure: Callable[[np.ndarray], Any]) -> float | None:
-    return float(measure(values)) if len(values) else None
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(measure(values)) if len(values) else None

@@ -15,7 +15,7 @@ class AdvantageChoice(Choice):
     folder = "unigrpo.methods.advantages"
     use: str = "zscore"
     aggregate: Literal["sum_then_normalize", "normalize_then_sum"] = Field("sum_then_normalize", description="Weighted sum first (the paper), or each reward normalised within its group first.")
-    std_floor: float = Field(1e-4, gt=0, description="Groups whose standard deviation is below it get advantage 0.")
+    std_floor: float = Field(1e-6, ge=0, lt=1, description="Groups whose standard deviation is below this share of their largest reward get advantage 0: they differ by rounding (float32 keeps seven digits). Relative, so that the scale of a reward does not matter.")
     whiten: bool = Field(False, description="Divide the advantages of a step by their standard deviation, as GDPO does after normalize_then_sum.")
     shuffle_within_groups: bool = Field(False, description="A control: advantages permuted inside each group, so that nothing can be learnt.")
 
@@ -67,4 +67,4 @@ class LearnerSettings(Settings):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     logprob_chunk: int = Field(1024, ge=1, description="Scored positions that go through the head together.")
-    max_skipped_updates: int = Field(10, ge=0, description="Updates with non-finite gradients before the run stops.")
+    max_skipped_updates: int = Field(10, ge=0, description="Updates of the last 100 (or of ten times this number, if that is more) that may be skipped for a gradient that is not finite; one more stops the run.")

@@ -7,7 +7,6 @@ resumed run goes on as if it had not stopped.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -25,7 +24,7 @@ import torch
 from unigrpo.data.limits import within_limits
 from unigrpo.data.sources import load_prompts
 from unigrpo.errors import UserError
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.learner.optimizer import Optimizer, load_training, save_training
 from unigrpo.models.adapter import save_adapter, save_merged
@@ -135,7 +134,7 @@ def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, *, is_resumed: b
             "policy": str(out / POLICY_FOLDER),
             "status": "finished",
         }
-        write_atomically(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+        write_atomically(out / SUMMARY, json_text(summary, indent=1) + "\n")
         trackers.done(summary)
     return summary
 

@@ -14,5 +14,5 @@ class Advantage(Protocol):
         """Return [G] advantages.
 
         Args:
-            rewards: [G] float64 with G >= 2, all finite, whose standard deviation is at least the recipe's floor.
+            rewards: [G] float64 with G >= 2, all finite, that differ by more than rounding (`methods.groups`).
         """

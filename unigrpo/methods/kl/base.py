@@ -13,8 +13,9 @@ import torch
 class KL(Protocol):
     """An estimate of KL(policy || other) at each scored token.
 
-    With d = log p_other - log p, clamped once to +-20 nats before anything is made of it (`methods.log_ratio`): beyond,
-    an estimator is flat, and never points the wrong way.
+    With d = log p_other - log p, clamped once to +-20 nats before anything is made of it. An estimate grows with the
+    distance, never points the wrong way and is bounded, so that no token's penalty outweighs a batch: beyond 3 nats it
+    is straight, beyond 20 flat (`methods.log_ratio` has the bounds and why; use its `bounded_exp`, `bounded_square`).
     """
 
     def __call__(self, logprobs: torch.Tensor, other_logprobs: torch.Tensor) -> torch.Tensor:

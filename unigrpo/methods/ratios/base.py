@@ -18,6 +18,7 @@ class Ratio(Protocol):
         """Return [S], the ratio of each token.
 
         Args:
-            log_ratio: [S] nats, log p - log p_old, clamped to +-20, with gradient.
+            log_ratio: [S] nats, log p - log p_old, clamped to +-20, with gradient;
+                `methods.log_ratio.bounded_exp` keeps its exponential from outweighing a batch.
             rollout: [S] int64, the rollout of each token.
         """

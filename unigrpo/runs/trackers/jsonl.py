@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from unigrpo.files import write_atomically
+from unigrpo.files import json_text, write_atomically
 from unigrpo.runs.metrics import FILE_NAME, read_metrics
 from unigrpo.runs.samples import write_samples
 from unigrpo.runs.trackers.base import Samples, Tracker
@@ -62,12 +60,4 @@ class JsonLines(Tracker):
 
 
 def _line(metrics: Mapping[str, Any]) -> str:
-    return json.dumps({name: _plain(value) for name, value in metrics.items()}, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON knows it: numpy and torch scalars become numbers, what is not finite becomes None."""
-    item = getattr(value, "item", None)
-    if callable(item):
-        value = item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json_text(metrics) + "\n"

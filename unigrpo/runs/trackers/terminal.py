@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unigrpo.runs.alarms import alarms_of
+from unigrpo.runs.alarms import MEANING, about, alarms_of
 from unigrpo.runs.trackers.base import Tracker
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Terminal(Tracker):
         self._is_live = is_live
         self._remaining = _RemainingTime()
         self._shown: _Lines | _Table | None = None
+        self._set: dict[str, str] = {}
+        """The alarms of the last step, and what they were about."""
 
     @property
     def _view(self) -> _Lines | _Table:
@@ -62,12 +64,19 @@ class Terminal(Tracker):
         self._view.progress(done, total, text)
 
     def step(self, metrics: Mapping[str, Any]) -> None:
-        """Show the step."""
+        """Show the step, and each alarm that it newly sets with what it means."""
         self._remaining.step(metrics)
         self._view.step(columns_of(metrics))
+        alarms = {name: about(metrics, name) for name in alarms_of(metrics)}
+        for name, of in alarms.items():
+            if name not in self._set and of:
+                self._view.note(f"alarm at step {metrics['step']}: {name.replace('_', ' ')}: {of}. {MEANING[name]}")
+        self._set = alarms
 
     def done(self, summary: Mapping[str, Any]) -> None:
-        """Show that the run has ended."""
+        """Show that the run has ended, and what it must be read with."""
+        for note in summary.get("notes") or ():
+            self._view.note(f"note: {note}")
         self._view.done(f"{summary.get('status', 'done')} in {duration(float(summary.get('wall_s', 0)))}")
 
     def close(self) -> None:
@@ -101,6 +110,10 @@ class _Lines:
         self.close()
         left = {"left": self._remaining.text} if self._remaining.text else {}
         self._line("  ".join(f"{name} {value}" for name, value in {**columns, **left}.items()))
+
+    def note(self, text: str) -> None:
+        """Write a line between the steps."""
+        self._line(text)
 
     def done(self, text: str) -> None:
         self.close()
@@ -152,8 +165,14 @@ class _Table:
     def step(self, columns: Mapping[str, str]) -> None:
         self._rows = [*self._rows, columns][-NUM_ROWS:]
 
+    def note(self, text: str) -> None:
+        """Write a line above the table."""
+        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def done(self, text: str) -> None:
         self._phase = ""
+        if text and not text.startswith("finished in"):
+            self.note(text)
 
     def close(self) -> None:
         self._phase = ""
@@ -218,12 +237,19 @@ def columns_of(metrics: Mapping[str, Any]) -> dict[str, str]:
         for name in metrics:
             if name.startswith(start) and name.endswith(end):
                 add(name.split("/")[1], name, digits)
+    for name in metrics:
+        if name.startswith("tasks/") and name.endswith("/optimized"):
+            add(f"optimized {name.split('/')[1]}", name, 3)
     add("loss", "loss", 4)
     add("kl", "kl", 4)
     add("clip", "clip_ratio/region_mean", 3)
     add("s", "timing_s/step", 1)
+    if skipped := metrics.get("num_skipped_updates"):
+        shown["skipped"] = (
+            f"{skipped} of {metrics.get('num_updates', skipped)} ({metrics['skipped_updates/cause']} not finite)"
+        )
     if alarms := alarms_of(metrics):
-        shown["alarm"] = ", ".join(alarms)
+        shown["alarm"] = ", ".join(f"{name} ({of})" if (of := about(metrics, name)) else name for name in alarms)
     return shown
 
 
