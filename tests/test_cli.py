@@ -103,10 +103,9 @@ def test_train_refuses_a_directory_that_holds_something(
     assert (used / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
-def test_default_directory_is_the_first_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_directory_is_made_under_the_first_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert new_directory(None, "quickstart", 7) == Path("runs/quickstart-7-1")
-    (tmp_path / "runs" / "quickstart-7-1").mkdir(parents=True)
     assert new_directory(None, "quickstart", 7) == Path("runs/quickstart-7-2")
     assert new_directory(tmp_path / "runs" / "quickstart-7-1", "quickstart", 7).name == "quickstart-7-1"
     (tmp_path / "file").write_text("")

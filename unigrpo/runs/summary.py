@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unigrpo.files import write_atomically
 from unigrpo.rollouts.units import plan_units
+from unigrpo.runs.changes import changes_made
 from unigrpo.runs.directory import SUMMARY
 from unigrpo.runs.run import Run
 from unigrpo.runs.samples import write_film
 
 
-def save_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float]) -> None:
-    """Keep an evaluation for the summary, and for a run that is resumed."""
-    write_atomically(run_dir / f"eval_{name}" / "metrics.json", json.dumps(metrics, indent=1))
+def save_evaluation(run_dir: Path, name: str, metrics: Mapping[str, float], step: int) -> None:
+    """Keep an evaluation for the summary, and for a run that is resumed, with the steps that were done before it."""
+    write_atomically(run_dir / f"eval_{name}" / "metrics.json", json.dumps({**metrics, "step": step}, indent=1))
 
 
-def saved_evaluation(run_dir: Path, name: str) -> dict[str, float]:
-    """Return an evaluation that was finished earlier; empty where there is none."""
-    return _read(run_dir / f"eval_{name}" / "metrics.json") or {}
+def saved_evaluation(run_dir: Path, name: str, step: int | None = None) -> dict[str, float]:
+    """Return an evaluation that was finished earlier; empty where there is none, or none after that many steps."""
+    metrics = _read(run_dir / f"eval_{name}" / "metrics.json") or {}
+    done = metrics.pop("step", None)
+    return metrics if step is None or done == step else {}
+
+
+def retire_end(run_dir: Path) -> None:
+    """Take the end from a run that goes on: no summary, and its last evaluation is one of those during the run."""
+    after, step = run_dir / "eval_after", None
+    if (after / "metrics.json").is_file():
+        step = (_read(after / "metrics.json") or {}).get("step")
+    if step is not None and not (place := run_dir / f"eval_step_{int(step):06d}").exists():
+        after.rename(place)
+    elif after.exists():
+        shutil.rmtree(after)
+    for path in (run_dir / SUMMARY, run_dir / "report.html"):
+        path.unlink(missing_ok=True)
 
 
 def finished_summary(run_dir: Path) -> dict[str, Any] | None:
@@ -46,6 +63,7 @@ def finish(run: Run, before: Mapping[str, float], after: Mapping[str, float]) ->
         "wall_s": run.seconds(),
         "seed": run.recipe.seed,
         "status": "finished",
+        **changes_made(run.run_dir),
     }
     write_atomically(run.run_dir / SUMMARY, json.dumps(summary, indent=1))
     return summary
