@@ -4,51 +4,23 @@ import json
 import logging
 
 import pytest
-import yaml
+from small_run import REWARD, write_small, write_supervised
 
 from unigrpo.errors import UserError
 from unigrpo.evaluation.evaluate import evaluate_run
 from unigrpo.export import export_run
-from unigrpo.quickstart.makers.policy import make_policy
-from unigrpo.recipe.load import load_recipe
+from unigrpo.recipe.load import load_recipe, load_sft_recipe
 from unigrpo.report.write import write_report
 from unigrpo.runs.changes import described, read_history
 from unigrpo.runs.checkpoint import latest_checkpoint
 from unigrpo.runs.metrics import read_metrics
+from unigrpo.supervised.sft import resume_sft, run_sft
 from unigrpo.train import resume, train
-
-REWARD = """
-def early_letters(*, prompts, completions):
-    return [sum(character in "abcdefghijklm" for character in text) / max(len(text), 1) for text in completions]
-"""
 
 
 @pytest.fixture(scope="module")
 def recipe_path(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipe")
-    make_policy(folder / "policy")
-    (folder / "my_rewards.py").write_text(REWARD)
-    task = {
-        "data": {"use": "unigrpo.quickstart.sums:Sums"},
-        "prompts_per_step": 2,
-        "sampling": {"completion_length": 8, "num_denoising_steps": 2},
-    }
-    recipe = {
-        "name": "small",
-        "num_steps": 2,
-        "group_size": 4,
-        "num_threads": 1,
-        "policy": {"path": "policy", "dtype": "float32"},
-        "lora": {"r": 4, "alpha": 8},
-        "tasks": {"reason": task},
-        "rewards": {"letters": {"use": "my_rewards.py:early_letters"}},
-        "learner": {"lr": 0.05, "lr_schedule": "constant", "num_inner_updates": 1},
-        "evaluate": {"num_prompts": 8, "accuracy": {"reason": "letters"}},
-        "checkpoint": {"every": 1, "keep": 4},
-        "tracking": {"use": ["jsonl"], "rollouts_every": 0},
-    }
-    (folder / "small.yaml").write_text(yaml.safe_dump(recipe))
-    return folder / "small.yaml"
+    return write_small(tmp_path_factory.mktemp("recipe"))
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +165,14 @@ def test_a_damaged_history_is_one_message_that_names_it(recipe_path, tmp_path, c
     (tmp_path / "changes.json").write_text(content)
     with pytest.raises(UserError, match=r"changes\.json"):
         resume(tmp_path)
+
+
+def test_a_supervised_run_is_made_longer_and_keeps_its_changes(recipe_path, tmp_path):
+    recipe = load_sft_recipe(write_supervised(tmp_path, recipe_path.parent / "policy"), ["checkpoint.every=2"])
+    run_sft(recipe, tmp_path / "run")
+    summary = resume_sft(tmp_path / "run", overrides=["num_steps=4", "lr=0.001"])
+    assert [record["lr"] for record in read_metrics(tmp_path / "run")] == [0.002, 0.002, 0.001, 0.001]
+    assert summary["num_steps"] == 4
+    assert [(one["key"], one["step"]) for one in summary["changes"]] == [("num_steps", 2), ("lr", 2)]
+    with pytest.raises(UserError, match=r"clean_steps \(0 → 5\) cannot change"):
+        resume_sft(tmp_path / "run", overrides=["clean_steps=5"])
