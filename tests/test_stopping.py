@@ -46,7 +46,7 @@ class Killer(Tracker):
 class Source:
     num_prompts = None
 
-    def __init__(self, held_out=False):
+    def __init__(self, split, seed):
         _kill()
 """
 REWARD = """
@@ -75,6 +75,11 @@ def number(request, monkeypatch):
     return found
 
 
+@pytest.fixture
+def sigterm(monkeypatch):
+    monkeypatch.setenv("KILLER", str(int(signal.SIGTERM)))
+
+
 def killer(recipe_path, **arguments):
     use = ["jsonl", {"use": f"{recipe_path.parent / 'killer.py'}:Killer", **arguments}]
     return f"tracking.use={json.dumps(use)}"
@@ -85,41 +90,32 @@ def no_workers():
 
 
 @pytest.mark.parametrize(
-    "killed",
-    [
-        pytest.param({"at": "phase", "name": "loading the policy"}, id="loading"),
-        pytest.param({"at": "samples", "name": "eval_before"}, id="evaluation"),
-    ],
+    "killed", [{"at": "phase", "name": "reading prompts"}, {"at": "samples", "name": "eval_before"}]
 )
 def test_a_run_without_a_result_leaves_nothing_and_says_to_give_the_command_again(
-    recipe_path, tmp_path, number, killed, capfd, monkeypatch
+    recipe_path, tmp_path, sigterm, killed, capfd, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert run(["train", str(recipe_path), killer(recipe_path, **killed)]) == 128 + number
+    assert run(["train", str(recipe_path), killer(recipe_path, **killed)]) == 143
     out, err = capfd.readouterr()
-    assert out.splitlines()[-1] == (
-        f"{NAMES[number.name]} before there was a result; nothing is left of it: give the same command again"
-    )
+    line = "stopped by SIGTERM before there was a result; nothing is left of it: give the same command again"
+    assert out.splitlines()[-1] == line
     assert "Traceback" not in err
     assert list((tmp_path / "runs").iterdir()) == []
     assert no_workers()
 
 
-def test_a_run_in_its_steps_saves_and_goes_on_as_if_nothing_was(recipe_path, tmp_path, number, capfd):
+def test_a_run_in_its_steps_saves_and_says_how_to_go_on(recipe_path, tmp_path, number, capfd):
     overrides = ["checkpoint.every=0", "evaluate.enabled=false", killer(recipe_path)]
     assert run(["train", str(recipe_path), *overrides, "--out", str(tmp_path / "run")]) == 128 + number
     out, err = capfd.readouterr()
     assert out.splitlines()[-1] == f"{NAMES[number.name]}; go on with: unigrpo resume {tmp_path / 'run'}"
     assert "Traceback" not in err
     assert latest_checkpoint(tmp_path / "run").step == 1
-    assert run(["resume", str(tmp_path / "run"), "tracking.use=jsonl"]) == 0
-    train(load_recipe(recipe_path, overrides[:2]), tmp_path / "whole")
-    assert comparable(read_metrics(tmp_path / "run")) == comparable(read_metrics(tmp_path / "whole"))
     assert no_workers()
 
 
-def test_a_second_signal_does_not_wait_for_the_step(recipe_path, tmp_path, monkeypatch):
-    monkeypatch.setenv("KILLER", str(int(signal.SIGTERM)))
+def test_a_second_signal_does_not_wait_for_the_step(recipe_path, tmp_path, sigterm):
     overrides = ["checkpoint.every=0", "evaluate.enabled=false", killer(recipe_path, times=2)]
     assert run(["train", str(recipe_path), *overrides, "--out", str(tmp_path / "run")]) == 143
     assert latest_checkpoint(tmp_path / "run") is None
@@ -141,26 +137,28 @@ def test_an_evaluation_between_steps_is_not_waited_for_and_taken_up_again(recipe
     assert ["eval/reason/reward" in record for record in records] == [True, True]
 
 
-def test_the_last_evaluation_is_ended_at_once_and_only_it_is_done_again(recipe_path, tmp_path, number, capfd):
+def test_the_last_evaluation_is_ended_at_once_and_only_it_is_done_again(recipe_path, tmp_path, sigterm, capfd):
     use = killer(recipe_path, at="samples", name="eval_after")
-    assert run(["train", str(recipe_path), use, "--out", str(tmp_path / "run")]) == 128 + number
+    assert run(["train", str(recipe_path), use, "--out", str(tmp_path / "run")]) == 143
     assert "go on with: unigrpo resume" in capfd.readouterr().out
     assert len(read_metrics(tmp_path / "run")) == 2
     assert latest_checkpoint(tmp_path / "run").step == 2
     assert not (tmp_path / "run" / "summary.json").exists()
+    assert run(["resume", str(tmp_path / "run"), "tracking.use=jsonl"]) == 0
+    assert json.loads((tmp_path / "run" / "eval_after" / "metrics.json").read_text())["step"] == 2
 
 
-def test_commands_without_a_run_say_to_give_them_again(recipe_path, tmp_path, number, capfd):
+def test_commands_without_a_run_say_to_give_them_again(recipe_path, tmp_path, sigterm, capfd):
     items = tmp_path / "items.jsonl"
     items.write_text('{"prompt": "1+1", "completion": "2"}\n')
     reward = f"{recipe_path.parent / 'kills.py'}:kills"
-    line = f"{NAMES[number.name]}; nothing is half-written: give the same command again\n"
+    line = "stopped by SIGTERM; nothing is half-written: give the same command again\n"
     for arguments in (
         ["score", reward, str(items), "--out", str(tmp_path / "scores")],
         ["eval", str(recipe_path), f"rewards.letters.use={reward}"],
         ["eval", str(recipe_path), f"tasks.reason.data.use={recipe_path.parent / 'killer.py'}:Source"],
     ):
-        assert run(arguments) == 128 + number
+        assert run(arguments) == 143
         err = capfd.readouterr().err
         assert err.endswith(line)
         assert "Traceback" not in err
@@ -168,10 +166,11 @@ def test_commands_without_a_run_say_to_give_them_again(recipe_path, tmp_path, nu
     assert no_workers()
 
 
-def test_a_supervised_run_saves_at_every_signal(recipe_path, tmp_path, number, capfd):
+def test_a_supervised_run_saves_at_a_hang_up_and_goes_on(recipe_path, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("KILLER", str(int(signal.SIGHUP)))
     recipe = recipe_path.parent / "stage.yaml"
-    assert run(["sft", str(recipe), killer(recipe_path), "--out", str(tmp_path / "run")]) == 128 + number
-    assert f"{NAMES[number.name]}; go on with: unigrpo resume" in capfd.readouterr().out
+    assert run(["sft", str(recipe), killer(recipe_path), "--out", str(tmp_path / "run")]) == 129
+    assert "stopped by SIGHUP; go on with: unigrpo resume" in capfd.readouterr().out
     assert latest_checkpoint(tmp_path / "run").step == 1
     assert run(["resume", str(tmp_path / "run"), "tracking.use=jsonl"]) == 0
     assert len(read_metrics(tmp_path / "run")) == 3

@@ -1,4 +1,4 @@
-"""A full, read-only or failing disk is one line and exit code 2; what is optional goes on without, a save is retried."""
+"""A full, read-only or failing disk is one line and exit code 2; what is optional is left out, a save is retried."""
 
 import errno
 import fcntl
@@ -8,7 +8,7 @@ import os
 import resource
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -73,10 +73,7 @@ def limits(recipe_path, *others, **arguments):
 
 
 def test_a_write_that_finds_no_room_names_the_path_and_the_room(tmp_path):
-    with (
-        full_disk(100),
-        pytest.raises(StorageError, match=r"a\.txt: file too large \(5 kB needed, .* free\)$") as found,
-    ):
+    with full_disk(100), pytest.raises(StorageError, match=r"a\.txt: file too large \(5 kB needed, .* free") as found:
         write_atomically(tmp_path / "a.txt", "x" * 5000)
     assert found.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
@@ -95,7 +92,7 @@ def test_a_size_reads_as_people_say_it(size, text):
     assert shown_bytes(int(size)) == text
 
 
-@pytest.mark.parametrize("limit", [0, 3000])
+@pytest.mark.parametrize("limit", [0, 900])
 def test_a_new_run_on_a_full_disk_is_one_line_and_leaves_nothing(recipe_path, tmp_path, limit, capsys):
     with full_disk(limit):
         code = run(["train", str(recipe_path), "evaluate.enabled=false", "--out", str(tmp_path / "run")])
@@ -170,17 +167,14 @@ def test_a_save_that_fails_leaves_the_older_checkpoint(tmp_path):
 
 
 def test_what_is_optional_is_given_up_with_one_warning_each(recipe_path, tmp_path, caplog, capfd):
-    use = limits(recipe_path, "tensorboard", "report", num_bytes=9_000)
-    overrides = ["evaluate.enabled=false", "num_steps=4", "checkpoint.every=0", "checkpoint.max_failed_saves=0"]
-    sizes = ["tracking.rollouts_every=1", "tasks.reason.prompts_per_step=16", "rewards.letters.weight=1"]
-    ends = {"use": f"{recipe_path.parent / 'limits.py'}:Limits", "num_bytes": 9_000, "until": 4}
-    use = f"tracking.use={json.dumps(['jsonl', 'tensorboard', ends])}"
-    folder = tmp_path / "run"
+    sizes = ["num_steps=4", "tracking.rollouts_every=1", "tasks.reason.prompts_per_step=12"]
+    use = limits(recipe_path, "tensorboard", num_bytes=9_000, until=4)
+    recipe = load_recipe(recipe_path, ["evaluate.enabled=false", "checkpoint.every=0", *sizes, use])
     with caplog.at_level(logging.WARNING):
-        train(load_recipe(recipe_path, [*overrides, *sizes, use]), folder)
+        train(recipe, tmp_path / "run")
     said = [record.getMessage() for record in caplog.records]
     assert sum("samples were not written" in line for line in said) == 1
-    assert len(read_metrics(folder)) == 4
+    assert len(read_metrics(tmp_path / "run")) == 4
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -203,14 +197,17 @@ def test_curves_that_find_no_room_are_given_up_without_a_traceback(tmp_path, cap
 def test_output_that_nobody_reads_costs_a_run_one_warning(monkeypatch, caplog):
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w", buffering=1) as pipe, caplog.at_level(logging.WARNING):
-        monkeypatch.setattr(sys, "stdout", pipe)
+    pipe = os.fdopen(writing, "w", buffering=1)
+    monkeypatch.setattr(sys, "stdout", pipe)
+    with caplog.at_level(logging.WARNING):
         terminal = Terminal(is_live=False)
         terminal.phase("training")
         terminal.step({"step": 1, "reward": 0.5})
         terminal.done({"status": "finished", "wall_s": 1})
         terminal.close()
-        monkeypatch.undo()
+    monkeypatch.undo()
+    with suppress(BrokenPipeError):
+        pipe.close()
     assert [record.getMessage() for record in caplog.records] == [
         "the output is gone (broken pipe); the run goes on without it"
     ]
@@ -282,8 +279,8 @@ def test_files_of_killed_processes_are_swept_and_those_of_living_ones_are_not(tm
     done = subprocess.Popen(["true"])
     done.wait()
     (tmp_path / "eval_before").mkdir()
-    gone = [".summary.json.%d-0123456789ab" % done.pid, "eval_before/.scores.jsonl.%d" % done.pid]
-    gone += [".metrics.jsonl.%d-0123456789ab" % os.getpid(), ".report.html.0123456789ab"]
+    gone = [f".summary.json.{done.pid}-0123456789ab", f"eval_before/.scores.jsonl.{done.pid}"]
+    gone += [f".metrics.jsonl.{os.getpid()}-0123456789ab", ".report.html.0123456789ab"]
     kept = [".lock", ".report.html.1-0123456789ab", "summary.json", ".gitignore", "eval_before/.x.y"]
     for name in (*gone, *kept):
         (tmp_path / name).write_text("x")

@@ -34,17 +34,9 @@ def new_directory(out: Path | None, name: str, seed: int) -> Path:
     """
     if out is None:
         return _next_directory(f"{name}-{seed}")
-    if out.is_dir() and any(out.iterdir()):
-        from unigrpo.runs.lock import holder_of
+    from unigrpo.runs.lock import refuse_used
 
-        if holder := holder_of(out):
-            raise UserError(f"{holder} works in {out}, and runs never share a directory; give another --out")
-        raise UserError(
-            f"{out} is not empty, and runs never share a directory; "
-            f"give another --out, or go on with `unigrpo resume {out}`"
-        )
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; wanted a new directory")
+    refuse_used(out)
     return out
 
 

@@ -20,7 +20,7 @@ from unigrpo.files import sweep, usable, write_atomically, writing
 from unigrpo.recipe.load import dump_recipe, load_recipe
 from unigrpo.runs.changes import RECIPE, changes_between, recorded, start_history
 from unigrpo.runs.checkpoint import FOLDER, WRITING
-from unigrpo.runs.lock import LOCK, holder_of, locked
+from unigrpo.runs.lock import locked, refuse_used
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.settings.recipe import Recipe
 from unigrpo.settings.sft import SftRecipe
@@ -36,26 +36,12 @@ def create_run_dir(recipe: Recipe | SftRecipe, run_dir: Path) -> None:
     Raises:
         UserError: if it is a file, or exists and is not empty: runs never share a directory.
     """
-    _refuse_used(run_dir)
+    refuse_used(run_dir)
     with usable(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / ENVIRONMENT, json.dumps(environment(), indent=1))
     dump_recipe(recipe, run_dir / RECIPE)
     start_history(recipe, run_dir)
-
-
-def _refuse_used(run_dir: Path) -> None:
-    """Refuse a folder that holds something; a run that goes on in it is not told to be resumed."""
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file; name a new folder for this run")
-    if not run_dir.exists() or all(path.name == LOCK for path in run_dir.iterdir()):
-        return
-    if holder := holder_of(run_dir):
-        raise UserError(f"{holder} works in {run_dir}, and runs never share a directory; give another --out")
-    raise UserError(
-        f"{run_dir} is not empty, and runs never share a directory; choose another --out, or go on with it: "
-        f"unigrpo resume {run_dir}"
-    )
 
 
 def clear_without_result(run_dir: Path) -> None:
@@ -78,12 +64,12 @@ def new_run(recipe: Recipe | SftRecipe, run_dir: Path, *, has_lock: bool = True)
     Raises:
         UserError: if it is in use: runs never share a directory.
     """
-    _refuse_used(run_dir)
+    refuse_used(run_dir)
     with usable(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir, has_lock=has_lock):
-        create_run_dir(recipe, run_dir)
         try:
+            create_run_dir(recipe, run_dir)
             yield
         finally:
             clear_without_result(run_dir)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unigrpo.errors import UserError
+from unigrpo.errors import StorageError, UserError
 from unigrpo.files import writing
 
 LOCK = ".lock"
@@ -31,11 +31,28 @@ def locked(run_dir: Path, *, has_lock: bool = True) -> Iterator[None]:
         return
     descriptor = _take(run_dir)
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        _note(descriptor, run_dir / LOCK)
         yield
     finally:
         os.close(descriptor)
+
+
+def refuse_used(run_dir: Path) -> None:
+    """Refuse a folder for a new run that holds something; who works in it is named, and not told to be resumed.
+
+    Raises:
+        UserError: naming the folder.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file; name a new folder for this run")
+    if not run_dir.exists() or all(path.name == LOCK for path in run_dir.iterdir()):
+        return
+    if holder := holder_of(run_dir):
+        raise UserError(f"{holder} works in {run_dir}, and runs never share a directory; give another --out")
+    raise UserError(
+        f"{run_dir} is not empty, and runs never share a directory; "
+        f"give another --out, or go on with `unigrpo resume {run_dir}`"
+    )
 
 
 def holder_of(run_dir: Path) -> str | None:
@@ -74,6 +91,18 @@ def _take(run_dir: Path) -> int:
                 "locks: name a folder on another one, or give --no-lock if no other process works in it"
             ) from error
         os.close(descriptor)
+
+
+def _note(descriptor: int, path: Path) -> None:
+    """Write into the locked file which process it is; a disk that does not take that much leaves no file."""
+    number = str(os.getpid()).encode()
+    try:
+        with writing(path, len(number)):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, number)
+    except StorageError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _opened(path: Path) -> int:

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,8 +48,13 @@ class TensorBoard(Tracker):
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=name, simple_value=value) for name, value in finite_numbers(metrics).items()]
-        self._write(int(metrics["step"]), summary=Summary(value=values))
-        self._writer.flush()
+        try:
+            self._write(int(metrics["step"]), summary=Summary(value=values))
+            self._writer.flush()
+        except OSError:
+            with suppress(OSError):
+                self.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
