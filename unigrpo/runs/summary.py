@@ -37,8 +37,7 @@ def retire_end(run_dir: Path) -> None:
         after.rename(place)
     elif after.exists():
         shutil.rmtree(after)
-    for path in (run_dir / SUMMARY, run_dir / "report.html"):
-        path.unlink(missing_ok=True)
+    (run_dir / SUMMARY).unlink(missing_ok=True)
 
 
 def finished_summary(run_dir: Path) -> dict[str, Any] | None:
