@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,15 +104,21 @@ def test_train_refuses_a_directory_that_holds_something(
     assert (used / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
-def test_default_directory_is_the_first_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_directory_is_made_under_the_first_free_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert new_directory(None, "quickstart", 7) == Path("runs/quickstart-7-1")
-    (tmp_path / "runs" / "quickstart-7-1").mkdir(parents=True)
     assert new_directory(None, "quickstart", 7) == Path("runs/quickstart-7-2")
     assert new_directory(tmp_path / "runs" / "quickstart-7-1", "quickstart", 7).name == "quickstart-7-1"
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         new_directory(tmp_path / "file", "quickstart", 7)
+
+
+def test_commands_that_start_at_once_have_a_directory_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        places = list(threads.map(lambda _: new_directory(None, "x", 0), range(24)))
+    assert sorted(places) == sorted(Path(f"runs/x-0-{number}") for number in range(1, 25))
 
 
 @pytest.mark.parametrize("error", [ValueError("shapes differ"), RuntimeError("size mismatch"), OSError(5, "broken")])

@@ -11,6 +11,10 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that was named and is not there."""
 
 
+class StorageError(UserError, OSError):
+    """A disk that is full, read-only or failing: the path, what the system said, and how much room is needed."""
+
+
 class RecipeError(UserError):
     """A recipe that cannot run, with every problem found in it."""
 

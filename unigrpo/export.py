@@ -10,6 +10,7 @@ import yaml
 
 from unigrpo.errors import UserError
 from unigrpo.files import new_folder
+from unigrpo.runs.changes import described, read_history
 from unigrpo.runs.checkpoint import FOLDER, Checkpoint, latest_checkpoint
 from unigrpo.runs.directory import SUMMARY, read_run
 from unigrpo.runs.nan_statistics import number_or_none
@@ -67,9 +68,12 @@ def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> 
     lines += [f"{made} `{base}`, after {step} steps of UniGRPO on {', '.join(recipe.tasks)}."]
     if first and is_adapter:
         lines += [f"The supervised adapter `{_public_name(first)}` is merged into the base first.", ""]
-    if scores := _scores(run_dir):
+    if scores := _scores(run_dir, step):
         lines += ["", "## Scores", "", "| held-out | before | after |", "|---|---|---|"]
         lines += [f"| {name} | {before} | {after} |" for name, before, after in scores]
+    if changes := described(history.changes if (history := read_history(run_dir)) else ()):
+        lines += ["", "## Changed while it was trained", ""]
+        lines += [f"- `{key}`: {text}" for key, text in changes.items()]
     lines += ["", "## Use", "", *_use(recipe, is_adapter), "", "## Recipe", ""]
     values = recipe.model_dump(mode="json", exclude_defaults=True)
     return "\n".join([*lines, "```yaml", yaml.safe_dump(values, sort_keys=False).strip(), "```", ""])
@@ -117,11 +121,14 @@ def _use(recipe: Recipe, is_adapter: bool) -> list[str]:
     ]
 
 
-def _scores(run_dir: Path) -> list[tuple[str, str, str]]:
+def _scores(run_dir: Path, step: int) -> list[tuple[str, str, str]]:
+    """Return the held-out scores, if they are of that step's weights."""
     path = run_dir / SUMMARY
     if not path.is_file():
         return []
     summary = read_record(Summary, path, "delete it, and resume the run to write it again").model_dump()
+    if summary["num_steps"] != step:
+        return []
 
     def shown(part: str, name: str) -> str:
         number = number_or_none((summary.get(part) or {}).get(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -38,6 +39,14 @@ def _explain(kind: object, error: BaseException | None, trace: object) -> None:
         raise UserError(f"Ray did not start ({type(error).__name__}: {said}); {WAYS_OUT}") from error
 
 
+def _keep_handler(number: int) -> Callable[[], object]:
+    """Return what puts a signal's handler back: Ray's own ends the program without a word and without closing."""
+    handler = signal.getsignal(number)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    return lambda: signal.signal(number, handler)
+
+
 def start_ray() -> None:
     """Start Ray on the loopback interface, or connect to the cluster of RAY_ADDRESS; nothing where it is connected.
 
@@ -50,6 +59,7 @@ def start_ray() -> None:
 
     if not ray.is_initialized():
         with ExitStack() as stack:
+            stack.callback(_keep_handler(signal.SIGTERM))
             stack.push(_explain)
             ray.init(
                 include_dashboard=False, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1"

@@ -1,12 +1,20 @@
 """The commands by name, and how their errors are shown.
 
 Exit codes: 0 done; 1 a bug (with its traceback), or a reward that failed on all items; 2 something that the user can
-mend (one short message); 130 interrupted.
+mend (one short message), a full, read-only or failing disk included; 128 + n stopped by signal n (130 Ctrl-C, 143
+SIGTERM, 129 SIGHUP), 141 where what reads the output has ended.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -22,6 +30,8 @@ from unigrpo.cli.score import score
 from unigrpo.cli.sft import sft
 from unigrpo.cli.train import train
 from unigrpo.errors import UserError
+from unigrpo.files import FULL, STORAGE, storage_error
+from unigrpo.runs.stopping import Stopped, stopped_by_signals
 
 DEBUG = "--debug"
 
@@ -32,8 +42,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that says in one line that a signal stopped it, and has the signal's exit code."""
+
+    @functools.wraps(command)
+    def stoppable(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except Stopped as stop:
+            if not stop.is_said:
+                with suppress(OSError):
+                    typer.echo(f"{stop}; nothing is half-written: give the same command again", err=True)
+            raise typer.Exit(stop.exit_code) from None
+
+    return stoppable
+
+
 for command in (train, sft, resume, check, sample, evaluate, score, report, export, inspect, make_tiny):
-    app.command("eval" if command is evaluate else command.__name__.replace("_", "-"))(command)
+    app.command("eval" if command is evaluate else command.__name__.replace("_", "-"))(_stoppable(command))
 
 
 def _version(is_asked: bool) -> None:
@@ -57,18 +85,43 @@ def run(arguments: list[str]) -> int:
     is_debug = DEBUG in arguments
     try:
         with ExitStack() as stack:
+            stack.enter_context(stopped_by_signals())
             stack.push(_note_bug)
             code = app([argument for argument in arguments if argument != DEBUG], standalone_mode=True)
     except SystemExit as end:
         code = end.code
+        if isinstance(end.__context__, BrokenPipeError) and code == 1:
+            code = 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 130
-    except UserError as error:
-        if is_debug:
+    except (UserError, OSError) as error:
+        mendable = _mendable(error)
+        if is_debug or mendable is None:
             raise
-        _show(error)
+        _show(mendable)
         return 2
+    finally:
+        _flush()
     return code if isinstance(code, int) else 0
+
+
+def _mendable(error: UserError | OSError) -> UserError | None:
+    """Return an error as one that the user can mend: of a disk that takes nothing, too, wherever it was written to."""
+    if isinstance(error, UserError):
+        return error
+    if error.errno not in STORAGE or (error.filename is None and error.errno not in FULL):
+        return None
+    place = os.fsdecode(error.filename) if error.filename is not None else "standard output or a file that was open"
+    return storage_error(Path(place), error)
+
+
+def _flush() -> None:
+    """Write what is left for standard output, if anybody takes it: Python would end with a message of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _note_bug(kind: object, error: BaseException | None, trace: object) -> None:

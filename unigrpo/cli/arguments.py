@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from unigrpo.errors import UserError
+from unigrpo.files import usable
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged recipe's name.")]
 Overrides = Annotated[
@@ -18,6 +19,9 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory o
 OutDir = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="New directory; runs/NAME-SEED-N if not given.")
 ]
+NoLock = Annotated[
+    bool, typer.Option("--no-lock", help="Take no lock, on a file system without; nothing else may work in the folder.")
+]
 
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", min=1, help="Pixels that a picture may have; 64 million if not given.")
@@ -25,22 +29,32 @@ MaxPixels = Annotated[
 
 
 def new_directory(out: Path | None, name: str, seed: int) -> Path:
-    """Return the directory of a new run; makes nothing.
+    """Return the directory of a new run: the one that was named, or the next that is free, which is made.
+
+    Of two commands that start at once, each makes its own.
 
     Raises:
-        UserError: if it already holds something: runs never share a directory.
+        UserError: if it already holds something (runs never share a directory), or cannot be made.
     """
     if out is None:
-        places = (Path("runs") / f"{name}-{seed}-{number}" for number in itertools.count(1))
-        return next(place for place in places if not place.exists())
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(
-            f"{out} is not empty, and runs never share a directory; "
-            f"give another --out, or go on with `unigrpo resume {out}`"
-        )
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; wanted a new directory")
+        return _next_directory(f"{name}-{seed}")
+    from unigrpo.runs.lock import refuse_used
+
+    refuse_used(out)
     return out
+
+
+def _next_directory(name: str) -> Path:
+    with usable(Path("runs")):
+        Path("runs").mkdir(exist_ok=True)
+        for number in itertools.count(1):
+            place = Path("runs") / f"{name}-{number}"
+            try:
+                place.mkdir()
+            except FileExistsError:
+                continue
+            return place
+    raise AssertionError("the numbers do not end")
 
 
 def existing_training_run(run_dir: Path) -> Path:

@@ -25,6 +25,8 @@ def evaluate(
     run_dir = existing_training_run(Path(target)) if Path(target).is_dir() else None
     source = target if run_dir is None else run_dir / "recipe.yaml"
     recipe = load_recipe(source, overrides or [], is_trained=False)
+    if run_dir is not None:
+        _say_edits(run_dir)
     with closing(Terminal()) as terminal:
         terminal.phase("loading torch")
         from unigrpo.evaluation.evaluate import evaluate_run
@@ -40,3 +42,14 @@ def evaluate(
                 f"note: {name.split('/')[1]}: reward (each part mapped to [0, 1]) and optimized (the sum of value "
                 f"times weight, which training adds) order {value:.0%} of the completions otherwise"
             )
+
+
+def _say_edits(run_dir: Path) -> None:
+    """Warn where the recipe in a run is not the one that it was trained with."""
+    from unigrpo.recipe.load import load_recipe
+    from unigrpo.runs.changes import edits_of
+
+    stored = load_recipe(run_dir / "recipe.yaml", is_trained=False)
+    if edits := edits_of(run_dir, stored.model_dump(mode="json")):
+        keys = ", ".join(one.key for one in edits)
+        typer.echo(f"{run_dir / 'recipe.yaml'} was edited ({keys}); the run was not trained with that", err=True)

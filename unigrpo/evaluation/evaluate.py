@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import numpy as np
 
-from unigrpo.files import json_text, write_atomically
+from unigrpo.files import json_text, usable, write_atomically
 from unigrpo.reward_table import RewardTable, disagreement
 from unigrpo.rollouts.units import plan_units
 from unigrpo.runs.nan_statistics import nan_mean, number_or_none, standard_error
@@ -77,7 +77,9 @@ def evaluate_run(recipe: Recipe, run_dir: Path | None, tracker: Tracker | None =
         As ``evaluate``.
     """
     quiet = recipe.model_copy(update={"tracking": TrackingSettings(use=[TrackerChoice(use="jsonl")])})
-    with TemporaryDirectory() as folder, open_run(quiet, Path(folder), tracker, weights_of=run_dir) as run:
+    with usable(Path("TMPDIR")):
+        place = gettempdir()
+    with TemporaryDirectory(dir=place) as folder, open_run(quiet, Path(folder), tracker, weights_of=run_dir) as run:
         run.deliver()
         run.trackers.phase("evaluating")
         return evaluate(run, "now")

@@ -309,6 +309,11 @@ class Learner:
         """Return the picture of an image span's ids."""
         return self._policy.decode_image(token_ids, span)
 
+    @property
+    def num_checkpoint_bytes(self) -> int:
+        """Return about how much `save` writes."""
+        return self._optimizer.num_bytes
+
     def save(self, folder: Path) -> None:
         """Write the trainable weights and the optimizer's state into a folder."""
         save_training(self._policy, self._optimizer, folder)

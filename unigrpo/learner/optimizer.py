@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from unigrpo.errors import UserError
 from unigrpo.models.adapter import ADAPTER_WEIGHTS, save_adapter, set_trainable_state, trainable_state
+from unigrpo.models.files.weights import write_tensors
 from unigrpo.settings.learning import LearnerSettings
 from unigrpo.settings.sft import SftRecipe
 
@@ -70,6 +71,11 @@ class Optimizer:
         """Forget the gradients."""
         self._adamw.zero_grad(set_to_none=True)
 
+    @property
+    def num_bytes(self) -> int:
+        """Return about how much a checkpoint takes: the weights and two moments of each."""
+        return 3 * sum(weight.numel() * weight.element_size() for weight in self._weights.values())
+
     def state(self) -> dict[str, torch.Tensor]:
         """Return copies on CPU of the moments and step counts, as ``exp_avg:NAME`` and so on, for a checkpoint."""
         return {
@@ -112,8 +118,8 @@ def save_training(policy: Policy, optimizer: Optimizer, folder: Path) -> None:
     if policy.adapter is not None:
         save_adapter(policy, folder / ADAPTER)
     else:
-        save_file(trainable_state(policy), folder / MODEL)
-    save_file(optimizer.state(), folder / OPTIMIZER)
+        write_tensors(trainable_state(policy), folder / MODEL)
+    write_tensors(optimizer.state(), folder / OPTIMIZER)
 
 
 def load_training(policy: Policy, optimizer: Optimizer, folder: Path) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+FORMAT = {"format": "pt"}
+"""What transformers asks for in the head of a safetensors file."""
 PREFIX = "base_model.model."
 """What PEFT puts before the base's own names."""
 NAME = "default"
@@ -214,7 +216,6 @@ def save_adapter(policy: Policy, folder: str | Path) -> None:
         UserError: no adapter.
     """
     from peft import LoraConfig
-    from safetensors.torch import save_file
 
     state = adapter_state(policy)
     lora = policy.adapter
@@ -230,7 +231,7 @@ def save_adapter(policy: Policy, folder: str | Path) -> None:
     content = config.to_dict()
     content["target_modules"] = sorted(content["target_modules"])
     (folder / ADAPTER_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file(state, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    weights.write_tensors(state, folder / ADAPTER_WEIGHTS, FORMAT)
 
 
 def _read_rank_and_scale(path: Path) -> tuple[int, float]:
@@ -312,8 +313,6 @@ def save_merged(policy: Policy, folder: str | Path) -> None:
     Raises:
         UserError: a policy that was not loaded from a folder, so that its config is not known.
     """
-    from safetensors.torch import save_file
-
     if policy.folder is None:
         raise UserError("the policy was not loaded from a folder, so there is no config.json to copy; use load_policy")
     folder = Path(folder)
@@ -321,7 +320,7 @@ def save_merged(policy: Policy, folder: str | Path) -> None:
     state = _merged_state(policy)
     # The base may be mapped from a file of this very name: never cut that file short, put a new one in its place.
     with replacing(folder / headers.WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+        weights.write_tensors(state, temporary, FORMAT)
     config = policy.complete_config(read_config(policy.folder), policy.folder)
     config["torch_dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from unigrpo.data.jsonl import as_text, read_objects
 from unigrpo.errors import UserError
 from unigrpo.files import regular_file
 from unigrpo.pictures import as_url, open_picture
+from unigrpo.runs.changes import described, edits_of, read_history
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.runs.records import Environment, FilmRecord, R, SampleRecord, Summary, read_record, record_of
@@ -104,6 +105,8 @@ class RunData:
     changes: tuple[Change, ...]
     samples: tuple[Sample, ...]
     film: Film | None
+    recipe_changes: Mapping[str, str]
+    """What changed in the recipe while the run went on, by key, and an edit with which nothing was trained."""
 
     @property
     def tasks(self) -> list[str]:
@@ -138,7 +141,16 @@ def read_run(folder: Path) -> RunData:
         changes=tuple(_changes(summary)),
         samples=tuple(_samples(folder, accuracy)),
         film=_film(folder / "film"),
+        recipe_changes=_recipe_changes(folder, recipe),
     )
+
+
+def _recipe_changes(folder: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
+    history = read_history(folder)
+    texts = described(history.changes) if history is not None else {}
+    if edits := edits_of(folder, recipe):
+        texts["recipe.yaml"] = "edited, and nothing trained with it yet: " + ", ".join(one.key for one in edits)
+    return texts
 
 
 def picture_url(folder: Path, name: object) -> str | None:

@@ -100,6 +100,7 @@ def _facts(run: RunData) -> Iterator[tuple[str, str]]:
     stated = {"seed": run.summary.get("seed", run.recipe.get("seed")), "policy": policy.get("path")}
     stated["device"] = policy.get("device")
     yield from ((name, str(value)) for name, value in stated.items() if value is not None)
+    yield from run.recipe_changes.items()
     yield from _alarms(run.records)
     notes = run.summary.get("notes")
     yield from (("note", str(note)) for note in (notes if isinstance(notes, list) else ()))

@@ -30,6 +30,8 @@ class State(_Record):
     wall_s: Seconds = 0.0
     unlogged: dict[str, list[Annotated[float, Field(allow_inf_nan=False)]]] = {}
     """Of a supervised stage: values since its last logged step, by metric."""
+    unrecorded: dict[str, Any] = {}
+    """Metrics of the step, where its evaluation was stopped and no log has them."""
 
 
 class Summary(_Record):

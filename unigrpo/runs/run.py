@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,8 +28,7 @@ from unigrpo.rollouts.base import RolloutPool
 from unigrpo.rollouts.pools import open_pool
 from unigrpo.rollouts.units import WorkUnit, plan_units
 from unigrpo.runs.alarms import Alarms
-from unigrpo.runs.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
-from unigrpo.runs.directory import locked
+from unigrpo.runs.checkpoint import Checkpoint, Saves, latest_checkpoint, save_checkpoint
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.trackers.base import Tracker, Trackers
 from unigrpo.seeding import fold
@@ -58,10 +57,15 @@ class Run:
     alarms: Alarms
     greedy: Mapping[str, Any]
     """The family's settings of evaluation's greedy pass."""
+    saves: Saves
     num_done: int = 0
     """Learner steps that are in the weights."""
     wall_s: float = 0.0
     """Seconds of the run before this process opened it."""
+    is_evaluating: bool = False
+    """Whether held-out prompts are evaluated between two steps, which a signal need not wait for."""
+    unrecorded: Mapping[str, Any] = field(default_factory=dict)
+    """Metrics of the last step done, which was stopped in its evaluation and is in no log yet."""
     started: float = field(default_factory=time.monotonic)
 
     def units(self, step: int) -> list[WorkUnit]:
@@ -105,10 +109,23 @@ class Run:
         """Return the wall time of the run so far, earlier processes included."""
         return self.wall_s + time.monotonic() - self.started
 
-    def save(self) -> Checkpoint:
-        """Write a checkpoint of the steps done."""
-        state = {"wall_s": self.seconds(), "seed": self.recipe.seed}
-        return save_checkpoint(self.run_dir, self.num_done, state, self.learner.save, self.recipe.checkpoint.keep)
+    def save(self, *, is_last: bool, unrecorded: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint of the steps done; where the disk refuses it, after the next step, unless it is the last.
+
+        ``unrecorded`` are the metrics of the last step, where they are in no log yet.
+
+        Raises:
+            StorageError: after ``checkpoint.max_failed_saves`` failures in a row.
+        """
+        state: dict[str, Any] = {"wall_s": self.seconds(), "seed": self.recipe.seed}
+        if unrecorded is not None:
+            state["unrecorded"] = unrecorded
+        learner, keep = self.learner, self.recipe.checkpoint.keep
+
+        def write() -> None:
+            save_checkpoint(self.run_dir, self.num_done, state, learner.save, keep, learner.num_checkpoint_bytes)
+
+        self.saves.save(write, is_last=is_last)
 
 
 @contextmanager
@@ -132,7 +149,6 @@ def open_run(
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
     with ExitStack() as stack:
-        stack.enter_context(locked(run_dir))
         trackers = Trackers(recipe.tracking.use, tracker)
         stack.callback(trackers.close)
         trackers.phase("starting rewards")
@@ -154,6 +170,8 @@ def open_run(
         pool = open_pool(recipe, policy, trackers.phase)
         stack.callback(pool.close)
         trackers.start(recipe, run_dir, checkpoint.step if checkpoint else 0)
+        records = read_metrics(run_dir)
+        unrecorded = _unrecorded(checkpoint, records)
         run = Run(
             recipe=recipe,
             run_dir=run_dir,
@@ -164,15 +182,25 @@ def open_run(
             rewards=rewards,
             prompts=prompts,
             eval_prompts=eval_prompts,
-            alarms=Alarms(recipe.rewards, read_metrics(run_dir)),
+            alarms=Alarms(recipe.rewards, [*records, unrecorded] if unrecorded else records),
             num_done=checkpoint.step if checkpoint else 0,
             wall_s=checkpoint.state.wall_s if checkpoint else 0.0,
             greedy=policy.greedy,
+            saves=Saves(recipe.checkpoint),
+            unrecorded=unrecorded,
         )
         trackers.phase("waiting for the rewards to load")
         rewards.wait_until_loaded()
         run.remember_rewards()
         yield run
+
+
+def _unrecorded(checkpoint: Checkpoint | None, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the metrics that a checkpoint keeps of its step, unless they have come into the log since."""
+    metrics = checkpoint.state.unrecorded if checkpoint is not None else None
+    if not metrics or (records and records[-1]["step"] >= metrics["step"]):
+        return {}
+    return dict(metrics)
 
 
 def _prompts(recipe: Recipe, split: Literal["train", "eval"]) -> dict[str, PromptSource]:

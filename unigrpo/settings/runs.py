@@ -25,6 +25,7 @@ class CheckpointSettings(Settings):
 
     every: int = Field(20, ge=0, description="Steps between checkpoints; 0 is only the last.")
     keep: int = Field(2, ge=1)
+    max_failed_saves: int = Field(3, ge=0, description="Checkpoints in a row that a full or failing disk may refuse, each tried again after the next step, before the run stops.")
 
 
 class EvaluateSettings(Settings):

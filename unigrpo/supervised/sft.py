@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -24,17 +24,19 @@ import torch
 from unigrpo.data.limits import within_limits
 from unigrpo.data.sources import load_prompts
 from unigrpo.errors import UserError
-from unigrpo.files import json_text, write_atomically
+from unigrpo.files import json_text, write_atomically, writing
 from unigrpo.learner.logprobs import token_logprobs
 from unigrpo.learner.optimizer import Optimizer, load_training, save_training
 from unigrpo.models.adapter import save_adapter, save_merged
 from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.recipe.doubts import doubts_of_supervision
-from unigrpo.runs.checkpoint import latest_checkpoint, save_checkpoint
-from unigrpo.runs.directory import SUMMARY, clear_without_result, create_run_dir, locked
-from unigrpo.runs.identity import check_identity, record_identity
+from unigrpo.recipe.load import load_sft_recipe
+from unigrpo.runs.changes import RECIPE, Change, changes_made, described, planned_changes, record_changes
+from unigrpo.runs.checkpoint import Saves, latest_checkpoint, newest_step, save_checkpoint
+from unigrpo.runs.directory import SUMMARY, new_run, old_run
+from unigrpo.runs.identity import check_identity
 from unigrpo.runs.stopping import stop_requests
-from unigrpo.runs.summary import finished_summary
+from unigrpo.runs.summary import finished_summary, retire_end
 from unigrpo.runs.trackers.base import Tracker, Trackers
 from unigrpo.settings.sft import SftRecipe
 from unigrpo.supervised.losses import text_weights
@@ -56,15 +58,18 @@ def run_sft(
     tracker: Tracker | None = None,
     *,
     is_resumed: bool = False,
+    has_lock: bool = True,
     accepts_changes: bool = False,
+    changes: Sequence[Change] = (),
 ) -> dict[str, Any]:
     """Train on demonstrations and write ``out/policy``, a whole checkpoint in the base's own layout.
 
     The run directory holds recipe.yaml, environment.json, metrics.jsonl, checkpoints/ and summary.json beside it, and
     after LoRA ``adapter/``, which a training recipe takes as ``policy.adapter``. A run that fails before it has a
     result (a demonstration that does not fit) leaves nothing.
-    ``out`` is a new run directory, unless the run is resumed from its newest whole checkpoint, with what changed since
-    it began where ``accepts_changes`` says so; ``tracker`` hears of it beside the recipe's own.
+    ``out`` is a new run directory, unless the run is resumed from its newest whole checkpoint; ``tracker`` hears of it
+    beside the recipe's own; ``has_lock`` is false where the file system has no locks; ``accepts_changes`` says that
+    data, code or base may have changed since, and ``changes`` are those of the recipe.
 
     Returns:
         The summary: ``loss`` and ``loss/<task>`` (means since the last logged step), ``num_steps``, ``wall_s``,
@@ -75,22 +80,43 @@ def run_sft(
             gradient is not finite.
     """
     if is_resumed:
-        if (summary := finished_summary(out)) is not None and summary.num_steps >= recipe.num_steps:
+        summary = finished_summary(out)
+        if summary is not None and not changes and summary.num_steps >= recipe.num_steps:
             Trackers([], tracker).phase("this run has finished already")
             return summary.model_dump(exclude_unset=True)
-        with locked(out):
+        with old_run(out, has_lock=has_lock):
             check_identity(recipe, out, accepts_changes=accepts_changes)
-            return _run(recipe, out, tracker, is_resumed=True)
-    create_run_dir(recipe, out)
-    try:
-        with locked(out):
-            record_identity(recipe, out)
-            return _run(recipe, out, tracker, is_resumed=False)
-    finally:
-        clear_without_result(out)
+            return _run(recipe, out, tracker, changes, is_resumed=True)
+    with new_run(recipe, out, has_lock=has_lock):
+        return _run(recipe, out, tracker, (), is_resumed=False)
 
 
-def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, *, is_resumed: bool) -> dict[str, Any]:
+def resume_sft(
+    out: Path,
+    tracker: Tracker | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    has_lock: bool = True,
+    accepts_changes: bool = False,
+) -> dict[str, Any]:
+    """Go on with a supervised run; overrides hold from its newest checkpoint on, and are kept in the run.
+
+    A finished run that is made longer goes on from its last checkpoint, which is before its end: the steps from there
+    are taken again.
+
+    Raises:
+        UserError: as `run_sft`, and if an override would make its steps other than the recipe says.
+    """
+    wanted = load_sft_recipe(out / RECIPE, list(overrides))
+    stored = load_sft_recipe(out / RECIPE) if overrides else wanted
+    changes = planned_changes(out, stored, wanted, newest_step(out))
+    how = {"has_lock": has_lock, "accepts_changes": accepts_changes}
+    return run_sft(wanted, out, tracker, is_resumed=True, changes=changes, **how)
+
+
+def _run(
+    recipe: SftRecipe, out: Path, tracker: Tracker | None, changes: Sequence[Change], *, is_resumed: bool
+) -> dict[str, Any]:
     start = time.perf_counter()
     for doubt in doubts_of_supervision(recipe):
         logger.warning(doubt)
@@ -107,11 +133,13 @@ def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, *, is_resumed: b
             if checkpoint is None:
                 raise UserError(f"{out} has no whole checkpoint to go on from; start the recipe anew in another folder")
             first_step, means = checkpoint.step, _Means(checkpoint.state.unlogged)
+            _take_over(recipe, out, trackers, changes, first_step)
         trackers.phase("training")
         trackers.start(recipe, out, first_step)
         metrics: dict[str, Any] = {}
         rows_of_steps = stack.enter_context(training.prefetching(first_step))
         is_asked = stack.enter_context(stop_requests(lambda: False))
+        saves = Saves(recipe.checkpoint)
         for step, rows in enumerate(rows_of_steps, start=first_step):
             means.add(training.step(step, rows))
             done = step + 1
@@ -119,13 +147,14 @@ def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, *, is_resumed: b
             if done % recipe.log_every == 0 or done == recipe.num_steps:
                 metrics = {"step": done, **means.take()}
                 trackers.step(metrics)
-            is_due, is_stopping = bool(recipe.checkpoint.every) and done % recipe.checkpoint.every == 0, is_asked()
-            if (is_due or is_stopping) and done < recipe.num_steps:
-                training.save(out, done, means.values)
-                if is_stopping:
-                    raise KeyboardInterrupt
+            is_stopping = is_asked()
+            if done < recipe.num_steps and (is_stopping or saves.is_due(done)):
+                saves.save(partial(training.save, out, done, means.values), is_last=is_stopping)
+            if is_stopping and done < recipe.num_steps:
+                raise is_asked.error()
         trackers.phase("writing the policy")
-        _write_policy(training.policy, out)
+        with writing(out / POLICY_FOLDER):
+            _write_policy(training.policy, out)
         summary = {
             **{key: value for key, value in metrics.items() if key.startswith("loss")},
             "num_steps": recipe.num_steps,
@@ -133,10 +162,20 @@ def _run(recipe: SftRecipe, out: Path, tracker: Tracker | None, *, is_resumed: b
             "seed": recipe.seed,
             "policy": str(out / POLICY_FOLDER),
             "status": "finished",
+            **changes_made(out),
         }
         write_atomically(out / SUMMARY, json_text(summary, indent=1) + "\n")
         trackers.done(summary)
     return summary
+
+
+def _take_over(recipe: SftRecipe, out: Path, trackers: Trackers, changes: Sequence[Change], step: int) -> None:
+    """Write down what a resumed run changes; its old end is none any more."""
+    if any(one.key == "num_steps" for one in changes):
+        retire_end(out)
+    record_changes(out, recipe, changes, step)
+    for key, text in described(changes).items():
+        trackers.phase(f"{key}: {text}")
 
 
 class Training:
@@ -221,7 +260,7 @@ class Training:
         """Write a checkpoint to resume from, with the metrics that no logged mean holds yet."""
         state = {"seed": self.recipe.seed, "unlogged": unlogged}
         write = partial(save_training, self.policy, self.optimizer)
-        save_checkpoint(out, step, state, write, self.recipe.checkpoint.keep)
+        save_checkpoint(out, step, state, write, self.recipe.checkpoint.keep, self.optimizer.num_bytes)
 
 
 def task_loss(

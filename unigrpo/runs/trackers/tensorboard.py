@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from unigrpo.runs.trackers.base import Tracker, finite_numbers
 from unigrpo.settings.recipe import Recipe
@@ -20,20 +24,44 @@ class TensorBoard(Tracker):
 
     def __init__(self) -> None:
         """Take no parameters."""
+        self._file: IO[bytes] | None = None
         self._writer: Any = None
 
     def start(self, recipe: Recipe | SftRecipe, run_dir: Path, resumed_step: int) -> None:
-        """Open an event file; imports torch's writer. TensorBoard hides events after the resumed step."""
-        from torch.utils.tensorboard import SummaryWriter
+        """Open an event file. TensorBoard hides events after the resumed step.
 
-        self._writer = SummaryWriter(str(run_dir / FOLDER), purge_step=resumed_step + 1)
+        Events are written here and not by a thread, whose failure is a traceback on the terminal.
+        """
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder = run_dir / FOLDER
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}.{time.monotonic_ns():020d}"
+        self._file = (folder / name).open("wb")
+        self._writer = RecordWriter(self._file)
+        self._write(resumed_step + 1, file_version="brain.Event:2")
+        self._write(resumed_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Write the scalars."""
-        for name, value in finite_numbers(metrics).items():
-            self._writer.add_scalar(name, value, int(metrics["step"]))
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in finite_numbers(metrics).items()]
+        try:
+            self._write(int(metrics["step"]), summary=Summary(value=values))
+            self._writer.flush()
+        except OSError:
+            with suppress(OSError):
+                self.close()
+            raise
 
     def close(self) -> None:
-        """Write what is pending and close the file."""
-        if self._writer is not None:
-            self._writer.close()
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.write(Event(wall_time=time.time(), step=step, **content).SerializeToString())

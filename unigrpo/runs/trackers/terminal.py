@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from unigrpo.settings.recipe import Recipe
     from unigrpo.settings.sft import SftRecipe
 
+logger = logging.getLogger(__name__)
 LONG_WAIT_S = 30.0
 """A phase that takes longer says again what it waits for."""
 NUM_ROWS = 12
@@ -46,7 +50,13 @@ class Terminal(Tracker):
         if self._shown is None:
             from rich.console import Console
 
-            console = Console(force_terminal=True if self._is_live else None)
+            class Output(Console):
+                """Leaves it to this file what becomes of a pipe that is closed: Rich would end the program."""
+
+                def on_broken_pipe(self) -> None:
+                    raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+            console = Output(force_terminal=True if self._is_live else None)
             is_live = console.is_terminal and not os.environ.get("CI") if self._is_live is None else self._is_live
             self._shown = (_Table if is_live else _Lines)(console, self._remaining)
         return self._shown
@@ -57,32 +67,48 @@ class Terminal(Tracker):
 
     def phase(self, text: str) -> None:
         """Show the phase."""
-        self._view.phase(text)
+        with self._while_it_lasts():
+            self._view.phase(text)
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Show the pieces."""
-        self._view.progress(done, total, text)
+        with self._while_it_lasts():
+            self._view.progress(done, total, text)
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Show the step, and each alarm that it newly sets with what it means."""
         self._remaining.step(metrics)
-        self._view.step(columns_of(metrics))
         alarms = {name: about(metrics, name) for name in alarms_of(metrics)}
-        for name, of in alarms.items():
-            if name not in self._set and of:
-                self._view.note(f"alarm at step {metrics['step']}: {name.replace('_', ' ')}: {of}. {MEANING[name]}")
+        with self._while_it_lasts():
+            self._view.step(columns_of(metrics))
+            for name, of in alarms.items():
+                if name not in self._set and of:
+                    self._view.note(f"alarm at step {metrics['step']}: {name.replace('_', ' ')}: {of}. {MEANING[name]}")
         self._set = alarms
 
     def done(self, summary: Mapping[str, Any]) -> None:
         """Show that the run has ended, and what it must be read with."""
-        for note in summary.get("notes") or ():
-            self._view.note(f"note: {note}")
-        self._view.done(f"{summary.get('status', 'done')} in {duration(float(summary.get('wall_s', 0)))}")
+        with self._while_it_lasts():
+            for note in summary.get("notes") or ():
+                self._view.note(f"note: {note}")
+            self._view.done(f"{summary.get('status', 'done')} in {duration(float(summary.get('wall_s', 0)))}")
 
     def close(self) -> None:
         """Leave the last table on the screen."""
         if self._shown is not None:
-            self._shown.close()
+            with self._while_it_lasts():
+                self._shown.close()
+
+    @contextmanager
+    def _while_it_lasts(self) -> Iterator[None]:
+        """Go on without a terminal that is gone (a closed pipe, a hang-up, a full disk), with one warning."""
+        try:
+            yield
+        except OSError as error:
+            if self._shown is not None:
+                self._shown.silence()
+            said = (error.strerror or str(error)).lower()
+            logger.warning("the output is gone (%s); the run goes on without it", said)
 
 
 class _Lines:
@@ -132,8 +158,14 @@ class _Lines:
         self._timer.start()
 
     def _say_still(self) -> None:
-        self._line(f"still {self._phase}, {duration(time.monotonic() - self._since)}")
-        self._start_timer()
+        with suppress(OSError):  # The next line that the run itself writes says that nobody reads.
+            self._line(f"still {self._phase}, {duration(time.monotonic() - self._since)}")
+            self._start_timer()
+
+    def silence(self) -> None:
+        """Write nothing any more."""
+        self._console.quiet = True
+        self.close()
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -177,6 +209,12 @@ class _Table:
     def close(self) -> None:
         self._phase = ""
         self._live.stop()
+
+    def silence(self) -> None:
+        """Draw nothing any more."""
+        self._live.console.quiet = True
+        with suppress(OSError):
+            self.close()
 
     def _render(self) -> RenderableType:
         from rich.console import Group

@@ -152,8 +152,8 @@ def _write_weights(
 ) -> None:
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from safetensors.torch import save_file
 
+    from unigrpo.models.files.weights import write_tensors
     from unigrpo.models.loading import DTYPES, stored_shapes
 
     try:
@@ -168,7 +168,7 @@ def _write_weights(
     ]
     for file_name, shard in zip(names, shards, strict=True):
         tensors = {name: _drawn(name, shapes[name], seed, is_tied).to(DTYPES[dtype]) for name in shard}
-        save_file(tensors, out / file_name, metadata={"format": "pt"})
+        write_tensors(tensors, out / file_name, {"format": "pt"})
     if len(shards) > 1:
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         total = sum(math.prod(shape) for shape in shapes.values()) * torch.finfo(DTYPES[dtype]).bits // 8
