@@ -267,7 +267,9 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
         if not (path / name).is_file():
             raise MissingFileError(f"{path} has no {name}; wanted an adapter in PEFT layout, safetensors only")
     rank, scale = _read_rank_and_scale(path / ADAPTER_CONFIG)
-    shapes = headers.read_shapes([path / ADAPTER_WEIGHTS])
+    stored = headers.read_headers([path / ADAPTER_WEIGHTS])
+    headers.require_reals(stored, list(stored))
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
     linears = {name: layer for name, layer in policy.module.named_modules() if isinstance(layer, nn.Linear)}
     targets = sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in shapes})
     unknown = [name for name in targets if name not in linears]

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from unigrpo.errors import UserError
-from unigrpo.models.files.headers import describe, read_shapes, weight_files
+from unigrpo.models.files.headers import describe, read_headers, require_reals, weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 def compare_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
@@ -46,13 +47,51 @@ def read_tensors(
 
     A shard is unmapped before the next is opened unless views of it were given out, so that a load that converts
     never holds more than its own result and one shard. Whole numbers keep their dtype.
+
+    Raises:
+        UserError: a value that is no number, or infinite, also after conversion; names tensor and file.
     """
     for path in files:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():
                 if name in names:
-                    tensor = file.get_tensor(name)
-                    yield name, tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+                    stored = file.get_tensor(name)
+                    tensor = stored.to(device=device, dtype=dtype if stored.is_floating_point() else None)
+                    if not is_finite(tensor):
+                        what = f"values beyond {dtype}" if is_finite(stored) else "values that are NaN or infinite"
+                        raise UserError(f"{path}: the tensor {name} has {what}; download it again, or mend it")
+                    yield name, tensor
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether every number is finite, in one pass without a copy: NaN comes through lowest and highest."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
+def _refuse_zeros(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse a linear layer, a convolution or a table of tokens that is zero throughout: it was never filled.
+
+    A table of one or two rows (token types) may be zero, as RoBERTa's is.
+
+    Raises:
+        UserError: naming them.
+    """
+    zero = [
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding)
+        and (weight := state.get(f"{name}.weight")) is not None
+        and (len(weight) > 2 or not isinstance(layer, nn.Embedding))
+        and not weight.flatten()[:64].any()
+        and not weight.any()  # takes far longer than what needs but a few values
+    ]
+    if zero:
+        raise UserError(
+            f"{source} has weights that are 0 throughout: {describe(zero)}; that checkpoint was not written whole, "
+            "download it again"
+        )
 
 
 def tied_names(module: nn.Module) -> list[list[str]]:
@@ -101,13 +140,18 @@ def fill(
 
     Raises:
         MissingFileError: no weights.
-        UserError: pickled, damaged or unfitting weights.
+        UserError: pickled, damaged or unfitting weights, such as are no real numbers, NaN, infinite, or 0 throughout.
     """
     files = weight_files(folder)
-    renamed, tied = match_names(module, read_shapes(files), str(folder), module_name)
+    stored = read_headers(files)
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    renamed, tied = match_names(module, shapes, str(folder), module_name)
+    is_real = {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    require_reals(stored, [name for name, own in renamed.items() if own in is_real])
     state = {renamed[name]: tensor for name, tensor in read_tensors(files, frozenset(renamed), dtype, device)}
     for source, names in tied:
         state.update(dict.fromkeys(names, state[source]))
+    _refuse_zeros(module, state, str(folder))
     module.load_state_dict(state, assign=True)
     for source, names in tied:
         for name in names:
