@@ -47,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
+    except (ValueError, RecursionError) as error:  # bad UTF-8 and bad JSON both are ValueErrors
         raise UserError(f"{path} is not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}; wanted an object with named values")
