@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from unigrpo.errors import UserError
+from unigrpo.files import usable
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a packaged recipe's name.")]
 Overrides = Annotated[
@@ -28,8 +29,11 @@ def new_directory(out: Path | None, name: str, seed: int) -> Path:
     """
     if out is None:
         places = (Path("runs") / f"{name}-{seed}-{number}" for number in itertools.count(1))
-        return next(place for place in places if not place.exists())
-    if out.is_dir() and any(out.iterdir()):
+        with usable(Path("runs") / name):
+            return next(place for place in places if not place.exists())
+    with usable(out):
+        is_taken = out.is_dir() and any(out.iterdir())
+    if is_taken:
         raise UserError(
             f"{out} is not empty, and runs never share a directory; "
             f"give another --out, or go on with `unigrpo resume {out}`"
@@ -61,7 +65,9 @@ def existing_run(run_dir: Path) -> Path:
     Raises:
         UserError: if there is no run in it.
     """
-    if not (run_dir / "recipe.yaml").is_file():
+    with usable(run_dir):
+        is_run = (run_dir / "recipe.yaml").is_file()
+    if not is_run:
         raise UserError(
             f"{run_dir} holds no run: there is no recipe.yaml in it; wanted what `unigrpo train --out` made"
         )

@@ -10,13 +10,24 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Check a recipe without running anything; show its batch arithmetic and memory."""
     from rich.console import Console
 
+    from unigrpo.recipe.feasible import machine_notes
     from unigrpo.recipe.load import find_recipe, is_supervised, load_recipe, load_sft_recipe
-    from unigrpo.sizing.arithmetic import batch_arithmetic
+    from unigrpo.recipe.reward_calls import unread_columns
+    from unigrpo.sizing.arithmetic import batch_arithmetic, supervised_arithmetic
 
     console = Console(highlight=False)
+    unknown = ["the values of the weights"]
     if is_supervised(find_recipe(recipe)):
-        for name, task in load_sft_recipe(recipe, overrides or []).tasks.items():
-            console.print(f"{name}: {task.kind}, {task.batch_size} demonstrations a step", markup=False)
+        supervised = load_sft_recipe(recipe, overrides or [])
+        print_tables(console, supervised_arithmetic(supervised))
+        notes = list(machine_notes(supervised.policy))
     else:
-        print_tables(console, batch_arithmetic(load_recipe(recipe, overrides or [])))
-    console.print(f"{recipe} can run", style="bold green", markup=False, soft_wrap=True)
+        loaded = load_recipe(recipe, overrides or [])
+        print_tables(console, batch_arithmetic(loaded))
+        notes = list(machine_notes(loaded.policy))
+        unknown += unread_columns(loaded)
+    console.print(f"not checked before the run: {'; '.join(unknown)}", markup=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"not on this machine: {note}", style="yellow", markup=False, soft_wrap=True)
+    elsewhere = ", on a machine that has what is named above" if notes else ""
+    console.print(f"{recipe} can run{elsewhere}", style="bold green", markup=False, soft_wrap=True)

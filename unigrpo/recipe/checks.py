@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from importlib.util import find_spec
@@ -14,8 +15,10 @@ from typing import Any, get_args
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl
 from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
-from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, nearest
+from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, members_of, nearest, parse_reference
 from unigrpo.recipe.annotations import problem_of
+from unigrpo.recipe.feasible import endless_problems, file_problems, weight_problems
+from unigrpo.recipe.reward_calls import call_problems
 from unigrpo.rewards.runtime.columns import SUPPLIED
 from unigrpo.rewards.runtime.reward_checks import composition_problems
 from unigrpo.settings.base import Choice, Settings, choices_of
@@ -27,8 +30,10 @@ from unigrpo.settings.tasks import DataSettings, KindSettings, SamplingSettings
 from unigrpo.types import TaskKind
 
 PICTURE_KINDS = ("understand", "imagine")
-NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
-NAME_RULE = "a name is part of its metrics' names; wanted letters, digits, _, - and . only"
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
+NAME_RULE = "a name is part of its metrics' names; wanted letters, digits, _, - and . only, at most 100"
+LOWEST_TEMPERATURE = 1e-3
+"""Below it probabilities are those of temperature 0, and logits divided by it no longer finite."""
 
 
 def problems_of_training(recipe: Recipe) -> list[str]:
@@ -38,29 +43,36 @@ def problems_of_training(recipe: Recipe) -> list[str]:
 
 def problems_of_evaluation(recipe: Recipe) -> list[str]:
     """Return one line a problem of a recipe that is only evaluated, by a family that may not train its tasks."""
-    problems = [*_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
+    problems = [*_run_name(recipe.name), *_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
     for task, settings in recipe.tasks.items():
         problems += _data(settings.data, settings.kind, f"tasks.{task}.data", needs_eval=recipe.evaluate.enabled)
         problems += _sampling(settings.sampling, settings.kind, f"tasks.{task}.sampling")
     problems += [*_rewards(recipe), *_choices(recipe), *_precision(recipe.policy, recipe.lora)]
-    return [*problems, *_rollouts(recipe), *_accuracy(recipe)]
+    problems += [*file_problems(recipe.rewards), *call_problems(recipe), *weight_problems(recipe.policy, recipe.lora)]
+    return [*problems, *_rollouts(recipe), *_accuracy(recipe), *endless_problems(recipe)]
 
 
 def problems_of_supervision(recipe: SftRecipe) -> list[str]:
     """Return one line a problem of a supervised recipe; empty where it can run."""
-    problems = [*_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
+    problems = [*_run_name(recipe.name), *_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
     for task, settings in recipe.tasks.items():
         problems += _data(settings.data, settings.kind, f"tasks.{task}.data", needs_eval=False)
         if settings.kind == "imagine":
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
     problems += [*_choices(recipe), *_precision(recipe.policy, recipe.lora)]
+    problems += weight_problems(recipe.policy, recipe.lora)
     return [*problems, *_untrained(recipe.policy, recipe.tasks)]
 
 
 def problems_of_scoring(rewards: dict[str, RewardSettings]) -> list[str]:
     """Return one line a problem of rewards that stand alone, whatever their tasks; empty where they can be made."""
     alone = [problem for name, reward in rewards.items() for problem in _one_reward(reward, f"rewards.{name}")]
-    return [*alone, *composition_problems(rewards)]
+    return [*alone, *composition_problems(rewards), *file_problems(rewards)]
+
+
+def _run_name(name: str) -> Iterator[str]:
+    if not name.strip() or name.startswith((".", "-")) or re.search(r"[/\\\x00-\x1f]", name):
+        yield f"name: {name!r} names no folder, and runs/NAME-SEED-N is one; wanted letters, digits, - and _"
 
 
 def _names(tasks: Mapping[str, KindSettings]) -> Iterator[str]:
@@ -155,6 +167,7 @@ def _data(data: DataSettings, kind: TaskKind, key: str, *, needs_eval: bool) -> 
         yield f"{key}: {given}; wanted one of them"
     if data.use is not None:
         yield from _named_code(data.use, data.arguments, key, num_supplied=2)
+        yield from _source_class(data.use, key)
         if data.columns or data.eval_jsonl:
             yield f"{key}: columns and eval_jsonl describe a JSONL file, and {data.use} is not one"
     elif data.arguments:
@@ -166,6 +179,18 @@ def _data(data: DataSettings, kind: TaskKind, key: str, *, needs_eval: bool) -> 
     if data.eval_jsonl is not None:
         yield from _jsonl(data.eval_jsonl, kind, data.columns, f"{key}.eval_jsonl")
     yield from _wording(data, key)
+
+
+def _source_class(use: str, key: str) -> Iterator[str]:
+    try:
+        located = locate(use)
+    except PluginError:
+        return  # `_named_code` says so
+    members = members_of(located)
+    if isinstance(located.statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        yield f"{key}.use: {use} is a function; wanted a class whose objects have __getitem__(index) -> Prompt"
+    elif members is not None and "__getitem__" not in members:
+        yield f"{key}.use: {use} has no __getitem__(index) -> Prompt, by which prompts are asked for"
 
 
 def _wording(data: DataSettings, key: str) -> Iterator[str]:
@@ -206,9 +231,17 @@ def _sampling(sampling: SamplingSettings, kind: TaskKind, key: str) -> Iterator[
         yield from _square(length, f"{key}.completion_length")
         if block != length:
             yield f"{key}.block_length: a picture is one block; leave it out"
-    is_noisy = ":" in sampling.remasking.use or order.get("reads") in ("noise", "coins")
-    if sampling.temperature == 0 and sampling.remasking_temperature == 0 and not is_noisy:
-        yield f"{key}.temperature: 0 makes all completions of a group equal, so that nothing is learnt; wanted more"
+    yield from _temperature(sampling, order.get("reads"), num_steps // num_blocks, f"{key}.temperature")
+
+
+def _temperature(sampling: SamplingSettings, reads: str | None, steps_a_block: int, key: str) -> Iterator[str]:
+    """Refuse what makes all completions of a group equal: nothing is random, or nothing of it decides anything."""
+    if 0 < sampling.temperature < LOWEST_TEMPERATURE:
+        yield f"{key}: given {sampling.temperature:g}; wanted 0, or at least {LOWEST_TEMPERATURE:g}"
+    is_order_random = reads in ("noise", "coins") or (sampling.remasking_temperature > 0 and reads != "positions")
+    is_choosing = steps_a_block > 1 and sampling.block_length != 1
+    if sampling.temperature == 0 and not (is_choosing and (is_order_random or ":" in sampling.remasking.use)):
+        yield f"{key}: 0 makes all completions of a group equal, so that nothing is learnt; wanted more"
 
 
 def _facts(chosen: Choice) -> dict[str, Any]:
@@ -296,6 +329,9 @@ def _choices(recipe: Settings) -> Iterator[str]:
     for key, chosen in choices_of(recipe):
         try:
             located = locate_choice(chosen.use, chosen.folder)
+            if ":" in chosen.use and _is_pythons_own(chosen.use):
+                yield f"{key}: {chosen.use} is of Python's own library; wanted one such as those in {chosen.folder}"
+                continue
             typed = type(chosen).model_fields.keys() - {"use"}
             yield from _arguments(located, chosen.use, chosen.arguments, key, typed=typed)
             needed = facts(chosen.use, chosen.folder).get("needed")
@@ -312,10 +348,18 @@ def _named_code(use: str, arguments: dict[str, Any], key: str, num_supplied: int
     except PluginError as error:
         yield f"{key}.use: {error}"
         return
+    if _is_pythons_own(use):
+        yield f"{key}.use: {use} is of Python's own library, and made for something else; wanted code of yours"
+        return
     supplied = tuple(located.annotations)[:num_supplied] if num_supplied else ()
     if num_supplied is None and isinstance(located.statement, ast.FunctionDef | ast.AsyncFunctionDef):
         supplied, located = SUPPLIED, replace(located, required=frozenset())  # the data's columns are not known yet
     yield from _arguments(located, use, arguments, f"{key}.arguments", supplied)
+
+
+def _is_pythons_own(use: str) -> bool:
+    place = parse_reference(use)[0]
+    return not place.endswith(".py") and place.partition(".")[0] in sys.stdlib_module_names
 
 
 def _arguments(

@@ -17,7 +17,7 @@ from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.files.vocabulary import resolve_vocabulary
 from unigrpo.models.loading import empty_module, read_config
 from unigrpo.settings.recipe import Recipe
-from unigrpo.sizing.arithmetic import PROMPT_TOKENS, Row, memory_rows
+from unigrpo.sizing.memory import PROMPT_TOKENS, Row, memory_rows
 from unigrpo.sizing.model_size import ModelSize, part_of
 from unigrpo.types import TaskKind
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from unigrpo.assets import PREFIX, asset_folder
 from unigrpo.errors import MissingFileError, UserError
+from unigrpo.files import usable
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
@@ -24,7 +25,9 @@ def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: s
     text = str(path)
     if text.startswith(PREFIX):
         return asset_folder(text)
-    if Path(text).is_dir():
+    with usable(Path(text)):
+        is_folder = Path(text).is_dir()
+    if is_folder:
         return Path(text)
     if not HUB_ID.match(text):
         raise MissingFileError(f"there is no folder {text}; give a folder, a hub id such as owner/name, or asset:NAME")
