@@ -191,11 +191,13 @@ def load_policy(
     )
     weights.fill(module, folder, DTYPES[dtype], place, family.module_name)
     module.eval()
+    digest = weights.weights_digest(module)
     pack_experts(module)
     if compiled:
         compile_blocks(module)
     policy = family(module=module, vocabulary=ids, tokenizer=text_tokenizer, source=str(path), image_size=image_size)
     policy.folder, policy.revision = folder, revision
+    policy.base_digest = digest
     policy.recompute_blocks(gradient_checkpointing)
     if isinstance(image_tokenizer, str | Path):
         from unigrpo.models.pictures.magvit import load_image_tokenizer

@@ -130,7 +130,13 @@ def _learner(
     trained, each = size.num_parameters, num_bytes
     if lora.enabled:
         trained, each = size.num_adapter_parameters(lora.r, lora.targets), 4
-        held.append(("adapter", trained * 4, f"LoRA of rank {lora.r}: {trained / 1e6:.2f} M weights in float32"))
+        held.append(
+            (
+                "adapter",
+                trained * 4,
+                f"LoRA of rank {lora.r}: {trained / 1e6:.2f} M weights in float32, on {_reached(size, lora)}",
+            )
+        )
     elif has_reference:
         held.append(("reference", weights, "the frozen reference: a copy of the weights"))
     held.append(("gradients, AdamW", trained * (8 + each), "one gradient and two moments a trained weight"))
@@ -149,6 +155,12 @@ def _learner(
         ),
     ]
     return held, passing
+
+
+def _reached(size: ModelSize, lora: LoraSettings) -> str:
+    """Return the short names of the layers that LoRA wraps."""
+    names = [name for name in size.linears if lora.targets is None or name in lora.targets]
+    return ", ".join(names) or f"{len(lora.targets or ()):,} layers by their full names, not counted here"
 
 
 def activation_bytes(policy: PolicySettings, lora: LoraSettings, size: ModelSize, rows: int, length: int) -> int:

@@ -42,6 +42,11 @@ def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: s
         ) from error
 
 
+def public_name(path: str) -> str:
+    """Return a hub id, an asset or a relative path as it is, and the name alone of a folder of this machine."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a checkpoint's JSON file.
 

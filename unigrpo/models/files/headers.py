@@ -114,6 +114,17 @@ def read_headers(files: Sequence[Path]) -> dict[str, StoredTensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts that a file's header holds beside its tensors; of a file that `read_headers` reads."""
+    with path.open("rb") as file:
+        length = min(int.from_bytes(file.read(8), "little"), MAX_HEADER_BYTES)
+        try:
+            said = json.loads(file.read(length)).get("__metadata__") or {}
+        except (ValueError, AttributeError, RecursionError):
+            said = {}  # `read_headers` says what is wrong with the file
+    return {str(key): str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+
+
 def require_reals(tensors: Mapping[str, StoredTensor], names: Collection[str]) -> None:
     """Refuse weights that are stored as something else than real numbers.
 

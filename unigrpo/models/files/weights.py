@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
+
+
+DIGEST_VALUES = 1024
 
 
 def compare_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
@@ -68,6 +72,21 @@ def is_finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return what tells a module's weights from others: sha256 over the start of each, rounded to bfloat16.
+
+    It is the same whatever dtype the weights are stored and loaded in, and reads a thousand values of a tensor: any
+    training changes them, in every layer that it trains.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            start = tensor.detach().flatten()[:DIGEST_VALUES].to(torch.bfloat16).cpu()
+            digest.update(f"{name} {list(tensor.shape)}".encode())
+            digest.update(start.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _refuse_zeros(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
