@@ -57,6 +57,11 @@ def test_an_adapter_over_an_adapter_loads_on_its_stack_and_on_nothing_else(base:
             merge_adapter(policy, second)
 
 
+def test_the_same_adapter_is_the_same_file(base: Path, tmp_path: Path) -> None:
+    files = [trained(base, tmp_path / f"{number}") / "adapter_model.safetensors" for number in range(4)]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
 def test_a_moved_and_renamed_stack_is_the_same_base(base: Path, tmp_path: Path) -> None:
     first = trained(base, tmp_path / "first")
     second = trained(base, tmp_path / "second", first)

@@ -47,8 +47,9 @@ COPIED_FILES = (
 )
 REMOTE_CODE = ("auto_map", "_name_or_path", "name_or_path")
 """Keys of config files that name code or folders which do not come with the weights."""
-BASE_DIGEST, BASE_NAMES = "unigrpo.base_digest", "unigrpo.base"
-"""Keys of the metadata of an adapter's file: what its base was, by its weights and in words."""
+BASE = "unigrpo.base"
+"""Of the metadata of an adapter's file: digest and names of its base. The one key: of several the format keeps no order,
+and the same adapter is the same file."""
 UNMERGED_OPTIONS = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
 """Options of adapter_config.json under which W + scale B A is not the merged weight."""
 
@@ -255,8 +256,8 @@ def save_adapter(policy: Policy, folder: str | Path) -> None:
     content = config.to_dict()
     content["target_modules"] = sorted(content["target_modules"])
     (folder / ADAPTER_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    metadata = {"format": "pt", BASE_DIGEST: policy.base_digest, BASE_NAMES: " + ".join(policy.base_names)}
-    save_file(state, folder / ADAPTER_WEIGHTS, metadata=metadata)
+    base = f"{policy.base_digest} {' + '.join(policy.base_names)}"
+    save_file(state, folder / ADAPTER_WEIGHTS, metadata={BASE: base})
 
 
 def _read_rank_and_scale(path: Path) -> tuple[int, float]:
@@ -321,10 +322,10 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
 
 def _require_base(policy: Policy, file: Path) -> None:
     """Refuse an adapter whose file says that its base had other weights; files of other programs do not say."""
-    said = headers.read_metadata(file)
-    if said.get(BASE_DIGEST) and policy.base_digest and said[BASE_DIGEST] != policy.base_digest:
+    digest, _, names = headers.read_metadata(file).get(BASE, "").partition(" ")
+    if digest and policy.base_digest and digest != policy.base_digest:
         raise UserError(
-            f"{file} was trained on {said.get(BASE_NAMES)} and this base is {' + '.join(policy.base_names)}, whose "
+            f"{file} was trained on {names} and this base is {' + '.join(policy.base_names)}, whose "
             "weights are others; load that base, with its adapters in that order, and then this one"
         )
 
