@@ -48,8 +48,8 @@ COPIED_FILES = (
 REMOTE_CODE = ("auto_map", "_name_or_path", "name_or_path")
 """Keys of config files that name code or folders which do not come with the weights."""
 BASE = "unigrpo.base"
-"""Of the metadata of an adapter's file: digest and names of its base. The one key: of several the format keeps no order,
-and the same adapter is the same file."""
+"""Of the metadata of an adapter's file: digest and names of its base. The one key, since the format keeps no order of
+several, and the same adapter is the same file."""
 UNMERGED_OPTIONS = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
 """Options of adapter_config.json under which W + scale B A is not the merged weight."""
 
