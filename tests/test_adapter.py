@@ -129,7 +129,7 @@ def test_saved_adapter_is_loaded_by_plain_peft(tmp_path: Path) -> None:
     PeftModel.from_pretrained(fresh.module, tmp_path)
     assert torch.equal(logits(fresh), logits(policy))
     content = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert content["base_model_name_or_path"] == str(BASE)
+    assert content["base_model_name_or_path"] == BASE.name
     assert content["target_modules"] == sorted(policy.lora_targets)
     assert (content["r"], content["lora_alpha"], content["lora_dropout"]) == (4, 10, 0.0)
 

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from unigrpo.errors import RecipeError
 from unigrpo.recipe.load import load_recipe
-from unigrpo.sizing.arithmetic import SAMPLER_LOGITS, batch_arithmetic, num_rollout_rows, num_rollouts
+from unigrpo.sizing.arithmetic import batch_arithmetic, num_rollout_rows, num_rollouts
+from unigrpo.sizing.memory import SAMPLER_LOGITS
 from unigrpo.sizing.model_size import ModelSize, released_sizes
 
 Write = Callable[[dict[str, Any]], Path]
@@ -70,8 +72,8 @@ def test_memory_that_cannot_be_known_is_said_to_be_unknown(
         "some-owner/some-model is not on this machine",
     )
     (tmp_path / "policy" / "model.safetensors").unlink()
-    (row,) = batch_arithmetic(load_recipe(path))[MEMORY]
-    assert "a folder without safetensors files" in row.explanation
+    with pytest.raises(RecipeError, match=r"policy\.path: .* has neither model\.safetensors nor"):
+        load_recipe(path)
 
 
 @pytest.mark.parametrize(

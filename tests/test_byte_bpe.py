@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import pre_tokenizers
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.types import Message
 
@@ -83,3 +84,26 @@ def test_broken_merge_is_named_by_its_line(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\nh e\nhel\n")
     with pytest.raises(ValueError, match="line 3: 'hel' is no merge"):
         TextTokenizer.from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vocab.json", b'{"a": "x"}', r"vocab\.json has 'a' as 'x'"),
+        ("vocab.json", b'{"a": -1}', r"vocab\.json has 'a' as -1"),
+        ("vocab.json", b"{}", r"vocab\.json has no tokens"),
+        ("vocab.json", b"[" * 50_000, r"vocab\.json is not JSON"),
+        ("merges.txt", b"\xff\xfe", r"merges\.txt is not UTF-8"),
+        ("merges.txt", b"no where\n", r"merges\.txt merges 'no', which vocab\.json lacks"),
+        ("added_tokens.json", b'{"<x>": "y"}', r"added_tokens\.json: the added token 'y'"),
+        ("added_tokens.json", b'{"<x>": null}', r"added_tokens\.json: the added token None"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": ["a"]}', r"tokenizer_config\.json: the added token"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"3": {}}}', "the added token '3': {}"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"3": null}}', "the added token '3': None"),
+    ],
+)
+def test_a_file_of_another_structure_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    for file, text in (("vocab.json", b'{"a": 0, "b": 1, "ab": 2}'), ("merges.txt", b"a b\n"), (name, content)):
+        (tmp_path / file).write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        TextTokenizer.from_folder(tmp_path)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,50 @@ def test_adapter_is_in_peft_s_layout_with_a_card(run_dir: Path, tmp_path: Path) 
     assert "after 1 steps of UniGRPO on reason" in card
     assert "| eval/reason/reward |" in card
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_no_file_of_an_export_names_a_place_of_this_machine(run_dir: Path, tmp_path: Path) -> None:
+    places = [str(run_dir.parent), str(run_dir.parent.parent), "/tmp/", "/home/", "/root/"]
+    for is_merged in (False, True):
+        export_run(run_dir, tmp_path / f"{is_merged}", is_merged=is_merged)
+        for path in (tmp_path / f"{is_merged}").iterdir():
+            found = [place for place in places if place.encode() in path.read_bytes()]
+            assert found == [], path.name
+    adapter = json.loads((tmp_path / "False" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "policy"
+    card = (tmp_path / "False" / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    assert yaml.safe_load(card)["rewards"]["letters"]["use"] == "rewards.py:letters"
+
+
+def test_a_stranger_loads_a_moved_adapter_with_peft_alone(run_dir: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    from unigrpo.models import load_policy
+
+    export_run(run_dir, tmp_path / "first", is_merged=False)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    policy = load_policy(run_dir.parent / "policy", dtype="float32")
+    PeftModel.from_pretrained(policy.module, str(tmp_path / "moved"))
+    logits = policy.logits(torch.arange(20)[None]).detach()
+    torch.testing.assert_close(logits, _logits(run_dir.parent / "policy", [run_dir]), atol=1e-5, rtol=1e-5)
+
+
+def test_remote_code_that_is_not_there_is_not_named_by_merged_weights(run_dir: Path, tmp_path: Path) -> None:
+    from unigrpo.models import load_policy
+    from unigrpo.models.adapter import save_merged
+
+    copy = tmp_path / "policy"
+    shutil.copytree(run_dir.parent / "policy", copy)
+    for name in ("config.json", "tokenizer_config.json"):
+        values = json.loads((copy / name).read_text()) if (copy / name).is_file() else {}
+        values |= {"auto_map": {"AutoModel": "modeling.Theirs"}, "name_or_path": "/home/them/x", "_name_or_path": "/y"}
+        (copy / name).write_text(json.dumps(values))
+    save_merged(load_policy(copy, dtype="float32"), tmp_path / "merged")
+    for name in ("config.json", "tokenizer_config.json"):
+        left = json.loads((tmp_path / "merged" / name).read_text()).keys()
+        assert left.isdisjoint({"auto_map", "name_or_path", "_name_or_path"}) and left
+    load_policy(tmp_path / "merged", dtype="float32")
 
 
 def test_python_of_the_card_loads_base_and_adapter(run_dir: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from unigrpo.cli.app import run
 from unigrpo.models import load_policy
 from unigrpo.models.loading import stored_shapes
-from unigrpo.sizing.arithmetic import Row
 from unigrpo.sizing.inspection import inspect_model
+from unigrpo.sizing.memory import Row
 from unigrpo.testing.tiny.layouts import layouts
 from unigrpo.testing.tiny.make_tiny import json_files, make_tiny
 

@@ -319,7 +319,7 @@ def test_a_supervised_stage_trains_two_tasks_of_a_kind(recipe_path, tmp_path, ca
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(SystemExit, match="0"):
         app(["check", str(tmp_path / "sft.yaml")])
-    assert "sums: reason, 4 demonstrations a step" in capsys.readouterr().out
+    assert "sums (reason)  4 demonstrations" in capsys.readouterr().out
     summary = run_sft(load_sft_recipe(tmp_path / "sft.yaml"), tmp_path / "run")
     assert {name for name in summary if name.startswith("loss/")} == {"loss/sums", "loss/more"}
     assert summary["loss"] == pytest.approx(summary["loss/sums"] + summary["loss/more"])

@@ -56,7 +56,7 @@ def test_check_names_what_is_wrong(
 ) -> None:
     (tmp_path / "mine.py").write_text(
         "class Needs:\n    def __init__(self, *, size): ...\n"
-        "class Prompts:\n    def __init__(self, first, second, path): ...\n"
+        "class Prompts:\n    def __init__(self, first, second, path): ...\n    def __getitem__(self, index): ...\n"
     )
     found = problems(recipe_values, write_recipe, override)
     assert len(found) == 1 and said in found[0], found

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
+from unigrpo.errors import UserError
 from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.types import Message
 
@@ -72,10 +73,8 @@ def test_default_is_taken_from_a_list_of_templates(tmp_path: Path) -> None:
 
 
 def test_template_cannot_reach_into_python(folder: Path) -> None:
-    from jinja2.exceptions import SecurityError
-
     (folder / "chat_template.jinja").write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(SecurityError):
+    with pytest.raises(UserError, match=r"chat_template\.jinja: the chat template does what the sandbox forbids"):
         TextTokenizer.from_folder(folder).render_chat((Message(role="user", text="c"),))
 
 

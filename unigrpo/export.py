@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 from unigrpo.errors import UserError
 from unigrpo.files import new_folder
+from unigrpo.models.files.folders import public_name
 from unigrpo.runs.changes import described, read_history
 from unigrpo.runs.checkpoint import FOLDER, Checkpoint, latest_checkpoint
 from unigrpo.runs.directory import SUMMARY, read_run
@@ -17,6 +19,8 @@ from unigrpo.runs.nan_statistics import number_or_none
 from unigrpo.runs.records import Summary, read_record
 from unigrpo.settings.recipe import Recipe
 
+_PLACE = re.compile(r"/\S*/[^\s{}]+")
+"""A path from the root, of two parts at least."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -57,7 +61,7 @@ def export_run(run_dir: Path, out: Path, *, is_merged: bool) -> None:
 def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> str:
     """Return the README of an export: what it is, its scores, how to load it, how it was made."""
     is_adapter = not is_merged
-    base, first = _public_name(recipe.policy.path), recipe.policy.adapter
+    base, first = public_name(recipe.policy.path), recipe.policy.adapter
     front = {
         "base_model": base,
         "library_name": "peft" if is_adapter else "unigrpo",
@@ -67,7 +71,7 @@ def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> 
     lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", f"# {recipe.name}", ""]
     lines += [f"{made} `{base}`, after {step} steps of UniGRPO on {', '.join(recipe.tasks)}."]
     if first and is_adapter:
-        lines += [f"The supervised adapter `{_public_name(first)}` is merged into the base first.", ""]
+        lines += [f"The supervised adapter `{public_name(first)}` is merged into the base first.", ""]
     if scores := _scores(run_dir, step):
         lines += ["", "## Scores", "", "| held-out | before | after |", "|---|---|---|"]
         lines += [f"| {name} | {before} | {after} |" for name, before, after in scores]
@@ -75,30 +79,37 @@ def model_card(recipe: Recipe, step: int, run_dir: Path, *, is_merged: bool) -> 
         lines += ["", "## Changed while it was trained", ""]
         lines += [f"- `{key}`: {text}" for key, text in changes.items()]
     lines += ["", "## Use", "", *_use(recipe, is_adapter), "", "## Recipe", ""]
-    values = recipe.model_dump(mode="json", exclude_defaults=True)
+    values = _without_places(recipe.model_dump(mode="json", exclude_defaults=True))
     return "\n".join([*lines, "```yaml", yaml.safe_dump(values, sort_keys=False).strip(), "```", ""])
 
 
-def _public_name(path: str) -> str:
-    """Return a hub id or asset as it is, and the name alone of a folder, without its place on this machine."""
-    return Path(path).name if Path(path).is_absolute() else path
+def _without_places(value: Any) -> Any:
+    """Return a recipe's values with the name alone of every path of this machine, ``/place/file.py:Name`` included."""
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    is_place = isinstance(value, str) and "\n" not in value and (_PLACE.fullmatch(value) or Path(value).is_absolute())
+    if is_place and (_PLACE.fullmatch(value) or Path(value).parent.exists()):
+        return Path(value).name
+    return value
 
 
 def _use(recipe: Recipe, is_adapter: bool) -> list[str]:
     """Return the lines that show how to load an export, FOLDER being where it lies."""
-    base = _public_name(recipe.policy.path)
+    base = public_name(recipe.policy.path)
     settings = f'dtype="{recipe.policy.dtype}"'
     if recipe.policy.image_tokenizer:
-        tokenizer = _public_name(recipe.policy.image_tokenizer)
+        tokenizer = public_name(recipe.policy.image_tokenizer)
         settings += f', image_tokenizer="{tokenizer}", image_size={recipe.policy.image_size}'
         settings += f', image_fit="{recipe.policy.image_fit}"' if recipe.policy.image_fit else ""
     if not is_adapter:
         command = ["```", 'unigrpo sample FOLDER --task reason --prompt "..."', "```", ""]
         code = ["from unigrpo.models import load_policy", "", f'policy = load_policy("FOLDER", {settings})']
         return [*command, "```python", *code, "```"]
-    first = f" --adapter {_public_name(recipe.policy.adapter)}" if recipe.policy.adapter else ""
+    first = f" --adapter {public_name(recipe.policy.adapter)}" if recipe.policy.adapter else ""
     merge_import = ["from unigrpo.models.adapter import merge_adapter"] if first else []
-    merge = [f'merge_adapter(policy, "{_public_name(recipe.policy.adapter)}")'] if recipe.policy.adapter else []
+    merge = [f'merge_adapter(policy, "{public_name(recipe.policy.adapter)}")'] if recipe.policy.adapter else []
     return [
         "```",
         f'unigrpo sample {base}{first} --adapter FOLDER --task reason --prompt "..."',

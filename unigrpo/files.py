@@ -46,7 +46,9 @@ def usable(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{error.filename or path}: {(error.strerror or str(error)).lower()}") from error
+        name = str(error.filename or path)
+        shown = name if len(name) <= 300 else f"{name[:150]}...{name[-50:]} ({len(name):,} characters)"
+        raise UserError(f"{shown}: {(error.strerror or str(error)).lower()}") from error
 
 
 def regular_file(path: Path) -> Path:

@@ -79,7 +79,9 @@ def existing_run(run_dir: Path) -> Path:
     Raises:
         UserError: if there is no run in it.
     """
-    if not (run_dir / "recipe.yaml").is_file():
+    with usable(run_dir):
+        is_run = (run_dir / "recipe.yaml").is_file()
+    if not is_run:
         raise UserError(
             f"{run_dir} holds no run: there is no recipe.yaml in it; wanted what `unigrpo train --out` made"
         )

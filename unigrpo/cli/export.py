@@ -9,6 +9,7 @@ import typer
 
 from unigrpo.cli.arguments import RunDir, existing_training_run
 from unigrpo.errors import UserError
+from unigrpo.files import usable
 
 
 def export(
@@ -20,7 +21,9 @@ def export(
     from unigrpo.export import export_run
 
     existing_training_run(run_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    with usable(out):
+        is_taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if is_taken:
         raise UserError(f"{out} exists; give a new directory, so that nothing of yours is overwritten")
     export_run(run_dir, out, is_merged=merged)
     typer.echo(f"export: {out}")

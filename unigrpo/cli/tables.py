@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from unigrpo.sizing.arithmetic import Row
+    from unigrpo.sizing.memory import Row
 
 
 def print_tables(console: Console, tables: Mapping[str, Sequence[Row]]) -> None:

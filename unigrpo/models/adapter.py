@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from unigrpo.errors import MissingFileError, UserError
-from unigrpo.files import optional_file, replacing
+from unigrpo.files import optional_file, replacing, sha256_of
 from unigrpo.models.files import headers, weights
-from unigrpo.models.files.folders import read_json, resolve_folder
+from unigrpo.models.files.folders import public_name, read_json, resolve_folder
 from unigrpo.models.loading import HUB_FILES, read_config
 from unigrpo.types import PolicyVersion
 
@@ -47,6 +47,11 @@ COPIED_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+REMOTE_CODE = ("auto_map", "_name_or_path", "name_or_path")
+"""Keys of config files that name code or folders which do not come with the weights."""
+BASE = "unigrpo.base"
+"""Of the metadata of an adapter's file: digest and names of its base. The one key, since the format keeps no order of
+several, and the same adapter is the same file."""
 UNMERGED_OPTIONS = ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
 """Options of adapter_config.json under which W + scale B A is not the merged weight."""
 
@@ -64,10 +69,31 @@ def _target_names(policy: Policy, targets: list[str] | None) -> list[str]:
     for target in targets:
         found = [target] if target in linears else [name for name in policy.lora_targets if name.endswith("." + target)]
         if not found:
-            short = sorted({name.rsplit(".", 1)[-1] for name in policy.lora_targets})
-            raise UserError(f"lora.targets has {target!r}, no linear layer; wanted {', '.join(short)} or a full name")
+            raise UserError(_no_target(policy, target, linears))
         names += found
     return sorted(set(names))
+
+
+def _no_target(policy: Policy, target: str, linears: list[str]) -> str:
+    """Return why a name is no target, with the way out: LoRA wraps linear layers, and experts by full names alone."""
+    in_experts = [name for name in linears if name.endswith("." + target)]
+    fused = [
+        name
+        for name, parameter in policy.module.named_parameters()
+        if (name == target or name.endswith("." + target)) and parameter.dim() > 1
+    ]
+    wanted = f"wanted {', '.join(sorted({name.rsplit('.', 1)[-1] for name in policy.lora_targets}))} or a full name"
+    if in_experts:
+        return (
+            f"lora.targets has {target!r}, which only routed experts or frozen parts have: {len(in_experts)} layers; "
+            f"give the full names of those that you mean, such as {in_experts[0]}; {wanted}"
+        )
+    if fused:
+        return (
+            f"lora.targets has {target!r}, which is one tensor and no linear layer ({fused[0]}), so that LoRA cannot "
+            f"wrap it; leave it out, or train all weights with lora.enabled: false; {wanted}"
+        )
+    return f"lora.targets has {target!r}, no linear layer; {wanted}"
 
 
 def _peft_settings(lora: LoraSettings, names: list[str]) -> dict[str, Any]:
@@ -224,14 +250,15 @@ def save_adapter(policy: Policy, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = LoraConfig(
         **_peft_settings(lora, lora.targets or []),
-        base_model_name_or_path=policy.source,
+        base_model_name_or_path=" + ".join(policy.base_names),  # a stack is no name that anything loads by itself
         revision=policy.revision,
         inference_mode=True,
     )
     content = config.to_dict()
     content["target_modules"] = sorted(content["target_modules"])
     (folder / ADAPTER_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    weights.write_tensors(state, folder / ADAPTER_WEIGHTS, FORMAT)
+    base = f"{policy.base_digest} {' + '.join(policy.base_names)}"
+    weights.write_tensors(state, folder / ADAPTER_WEIGHTS, {BASE: base})
 
 
 def _read_rank_and_scale(path: Path) -> tuple[int, float]:
@@ -259,7 +286,8 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
 
     Raises:
         MissingFileError: no adapter in the folder.
-        UserError: a kind of adapter that is not merged here, or tensors that do not fit the base.
+        UserError: a kind of adapter that is not merged here, tensors that do not fit the base, or an adapter that says
+            that it was trained on another base.
     """
     if policy.adapter is not None:
         raise UserError(f"{policy.source} has an adapter of its own; merge {folder} before add_lora")
@@ -268,7 +296,10 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
         if not optional_file(path / name):
             raise MissingFileError(f"{path} has no {name}; wanted an adapter in PEFT layout, safetensors only")
     rank, scale = _read_rank_and_scale(path / ADAPTER_CONFIG)
-    shapes = headers.read_shapes([path / ADAPTER_WEIGHTS])
+    _require_base(policy, path / ADAPTER_WEIGHTS)
+    stored = headers.read_headers([path / ADAPTER_WEIGHTS])
+    headers.require_reals(stored, list(stored))
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
     linears = {name: layer for name, layer in policy.module.named_modules() if isinstance(layer, nn.Linear)}
     targets = sorted({name.removeprefix(PREFIX).partition(".lora_")[0] for name in shapes})
     unknown = [name for name in targets if name not in linears]
@@ -285,6 +316,19 @@ def merge_adapter(policy: Policy, folder: str | Path) -> None:
             delta = state[f"{PREFIX}{name}.lora_B.weight"] @ state[f"{PREFIX}{name}.lora_A.weight"]
             weight = linears[name].weight
             weight.copy_(weight.float() + scale * delta)
+    digest = sha256_of(path / ADAPTER_WEIGHTS)
+    policy.base_digest = hashlib.sha256(f"{policy.base_digest} {digest} {scale}".encode()).hexdigest()
+    policy.base_names = (*policy.base_names, public_name(str(folder)))
+
+
+def _require_base(policy: Policy, file: Path) -> None:
+    """Refuse an adapter whose file says that its base had other weights; files of other programs do not say."""
+    digest, _, names = headers.read_metadata(file).get(BASE, "").partition(" ")
+    if digest and policy.base_digest and digest != policy.base_digest:
+        raise UserError(
+            f"{file} was trained on {names} and this base is {' + '.join(policy.base_names)}, whose "
+            "weights are others; load that base, with its adapters in that order, and then this one"
+        )
 
 
 def _merged_state(policy: Policy) -> dict[str, Tensor]:
@@ -322,6 +366,7 @@ def save_merged(policy: Policy, folder: str | Path) -> None:
     with replacing(folder / headers.WEIGHTS) as temporary:
         weights.write_tensors(state, temporary, FORMAT)
     config = policy.complete_config(read_config(policy.folder), policy.folder)
+    config = {key: value for key, value in config.items() if key not in REMOTE_CODE}
     config["torch_dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     sources = [policy.folder]
@@ -330,4 +375,14 @@ def save_merged(policy: Policy, folder: str | Path) -> None:
     for source in sources:
         for name in COPIED_FILES:
             if (source / name).is_file() and source.resolve() != folder.resolve():
-                shutil.copyfile(source / name, folder / name)
+                _copy_without_code(source / name, folder / name)
+
+
+def _copy_without_code(source: Path, target: Path) -> None:
+    """Copy a file; of a tokenizer's settings without those that name code or folders of the machine it comes from."""
+    content = read_json(source) if source.name == "tokenizer_config.json" else {}
+    if content.keys().isdisjoint(REMOTE_CODE):
+        shutil.copyfile(source, target)
+        return
+    kept = {key: value for key, value in content.items() if key not in REMOTE_CODE}
+    target.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

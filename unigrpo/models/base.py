@@ -102,6 +102,10 @@ class Policy(Protocol):
     source: str
     """The folder or hub id of the weights; adapters name it as their base."""
     revision: str | None
+    base_digest: str
+    """What tells the weights, merged adapters included, from others; empty where they were not loaded."""
+    base_names: tuple[str, ...]
+    """Names of the base and of the adapters merged into it, without places on this machine."""
     folder: Path | None
     """Where config.json and the tokenizer files are."""
     banned_ids: tuple[int, ...]

@@ -199,6 +199,7 @@ def load_policy(
     )
     weights.fill(module, folder, DTYPES[dtype], place, family.module_name)
     module.eval()
+    digest = weights.weights_digest(module)
     pack_experts(module)
     if compiled:
         compile_blocks(module)
@@ -212,6 +213,7 @@ def load_policy(
     )
     policy.folder, policy.revision = folder, revision
     policy.context_length = policy.context_length or context_length(config)
+    policy.base_digest = digest
     policy.recompute_blocks(gradient_checkpointing)
     if isinstance(image_tokenizer, str | Path):
         from unigrpo.models.pictures.magvit import load_image_tokenizer

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unigrpo.errors import UserError
 from unigrpo.models.base import Abilities
+from unigrpo.models.files.folders import public_name
 from unigrpo.models.files.vocabulary import TOKEN_TEXT
 from unigrpo.models.layers.head import suppress
 from unigrpo.types import ModelInput
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
     from unigrpo.settings.policy import LoraSettings
     from unigrpo.settings.tasks import SamplingSettings
     from unigrpo.types import Canvas, ImageFit, Prompt, Span
+
+
+def lora_layers(module: nn.Module, frozen_parts: tuple[str, ...]) -> list[str]:
+    """Return the full names of the linear layers that LoRA wraps by default: see `TextPolicy.lora_targets`."""
+    return [
+        name.removesuffix(".base_layer")
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+        and any(part.isdigit() for part in name.split("."))
+        and not name.startswith(frozen_parts)
+        and ".lora_" not in name
+        and ".experts." not in name
+    ]
 
 
 class TextPolicy(ABC):
@@ -82,6 +96,8 @@ class TextPolicy(ABC):
     """The adapter that `unigrpo.models.adapter` put on, its targets as full names; None: all weights train."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+    base_digest: str = ""
+    """What tells the weights, merged adapters included, from others (`unigrpo.models.files.weights.weights_digest`)."""
     folder: Path | None = None
     """Where the files are that came with the weights: config.json, tokenizer."""
     image_tokenizer: Any = None
@@ -101,6 +117,7 @@ class TextPolicy(ABC):
         self.image_size, self.image_fit = image_size, image_fit or self.abilities.image_fit
         if tokenizer is not None:
             tokenizer.reserve(vocabulary.reserved)
+        self.base_names: tuple[str, ...] = (public_name(source),)
 
     @classmethod
     def complete_config(cls, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -148,15 +165,7 @@ class TextPolicy(ABC):
         They are those of the numbered blocks, so the head is not among them. Neither are routed experts: there are
         hundreds, and in one update most get few tokens or none. Their full names may be given as targets.
         """
-        return [
-            name.removesuffix(".base_layer")
-            for name, layer in self.module.named_modules()
-            if isinstance(layer, nn.Linear)
-            and any(part.isdigit() for part in name.split("."))
-            and not name.startswith(self.frozen_parts)
-            and ".lora_" not in name
-            and ".experts." not in name
-        ]
+        return lora_layers(self.module, self.frozen_parts)
 
     def image_features(self, images: Sequence[Image]) -> Tensor | None:
         """Return [F, D]: a prompt's pictures as its canvas holds them; None for a family that reads no pixels."""

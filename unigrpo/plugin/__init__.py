@@ -12,11 +12,13 @@ from unigrpo.plugin.load import resolve as resolve
 from unigrpo.plugin.source import CodeReference as CodeReference
 from unigrpo.plugin.source import Located as Located
 from unigrpo.plugin.source import PluginError as PluginError
+from unigrpo.plugin.source import call_of as call_of
 from unigrpo.plugin.source import class_of_choice as class_of_choice
 from unigrpo.plugin.source import facts as facts
 from unigrpo.plugin.source import known_choices as known_choices
 from unigrpo.plugin.source import locate as locate
 from unigrpo.plugin.source import locate_choice as locate_choice
+from unigrpo.plugin.source import members_of as members_of
 from unigrpo.plugin.source import nearest as nearest
 from unigrpo.plugin.source import parse_reference as parse_reference
 from unigrpo.types import Chosen as Chosen

@@ -8,7 +8,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -101,6 +101,34 @@ def locate(use: str) -> Located:
     return _located(file, statement)
 
 
+def call_of(located: Located) -> Located | None:
+    """Return what a call of a function, or of a class's instance, takes; None where source does not tell.
+
+    It does not where something is wrapped around it, or a base that is not found may bring the call.
+    """
+    statement = located.statement
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        is_told = all(ast.unparse(decorator) == "staticmethod" for decorator in statement.decorator_list)
+        return replace(located, **_signature(statement)) if is_told else None
+    if not isinstance(statement, ast.ClassDef) or located.file is None:
+        return None
+    for one in _family(located.file, statement)[0]:
+        call = _bound_in(one.body).get("__call__")
+        if isinstance(call, ast.FunctionDef | ast.AsyncFunctionDef) and not call.decorator_list:
+            return Located(file=located.file, statement=call, **_signature(call, skip=1))
+        if call is not None:
+            return None
+    return None
+
+
+def members_of(located: Located) -> frozenset[str] | None:
+    """Return the names that a class and its bases bind; None where source does not tell."""
+    if not isinstance(located.statement, ast.ClassDef) or located.file is None:
+        return None
+    family, is_whole = _family(located.file, located.statement)
+    return frozenset(name for one in family for name in _bound_in(one.body)) if is_whole else None
+
+
 def known_choices(folder: str) -> dict[str, Path]:
     """Return the values of a choice and their files: the modules of a package, its contract left out.
 
@@ -119,10 +147,9 @@ def locate_choice(use: str, folder: str) -> Located:
     if isinstance(found.statement, ast.FunctionDef | ast.AsyncFunctionDef):
         raise PluginError(f"{use!r} is a function; wanted a class, such as those in {folder}")
     if isinstance(found.statement, ast.ClassDef) and found.file is not None:
-        family, is_whole = _family(found.file, found.statement)
-        bound = {name for one in family for name in _bound_in(one.body)}
-        absent = [name for name in contract(folder, ast.FunctionDef) if name not in bound]
-        if is_whole and absent:
+        bound = members_of(found)
+        absent = [name for name in contract(folder, ast.FunctionDef) if bound is not None and name not in bound]
+        if absent:
             raise PluginError(incomplete(use, absent, folder))
     return found
 

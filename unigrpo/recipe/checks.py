@@ -6,9 +6,7 @@ import ast
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import replace
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,12 +14,13 @@ from unigrpo.data.sources import COLUMN_NAMES, check_jsonl, template_problem
 from unigrpo.files import optional_file
 from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
-from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, nearest
-from unigrpo.recipe.annotations import problem_of
+from unigrpo.plugin import PluginError, facts, locate, locate_choice, members_of
+from unigrpo.recipe.feasible import endless_problems, file_problems, weight_problems
+from unigrpo.recipe.named_code import choice_problems, code_problems
+from unigrpo.recipe.reward_calls import call_problems
 from unigrpo.recipe.reward_needs import needs_problems
-from unigrpo.rewards.runtime.columns import SUPPLIED
 from unigrpo.rewards.runtime.reward_checks import composition_problems
-from unigrpo.settings.base import Choice, Settings, choices_of
+from unigrpo.settings.base import Choice
 from unigrpo.settings.policy import LoraSettings, PolicySettings
 from unigrpo.settings.recipe import Recipe
 from unigrpo.settings.rewards import RewardSettings
@@ -30,8 +29,10 @@ from unigrpo.settings.tasks import DataSettings, KindSettings, SamplingSettings
 from unigrpo.types import TaskKind
 
 PICTURE_KINDS = ("understand", "imagine")
-NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
-NAME_RULE = "a name is part of its metrics' names; wanted letters, digits, _, - and . only"
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
+NAME_RULE = "a name is part of its metrics' names; wanted letters, digits, _, - and . only, at most 100"
+LOWEST_TEMPERATURE = 1e-3
+"""Below it probabilities are those of temperature 0, and logits divided by it no longer finite."""
 
 
 def problems_of_training(recipe: Recipe) -> list[str]:
@@ -41,32 +42,39 @@ def problems_of_training(recipe: Recipe) -> list[str]:
 
 def problems_of_evaluation(recipe: Recipe) -> list[str]:
     """Return one line a problem of a recipe that is only evaluated, by a family that may not train its tasks."""
-    problems = [*_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
+    problems = [*_run_name(recipe.name), *_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
     for task, settings in recipe.tasks.items():
         problems += _data(settings.data, task, settings.kind, needs_eval=recipe.evaluate.enabled)
         problems += _sampling(settings.sampling, settings.kind, f"tasks.{task}.sampling")
-    problems += [*_rewards(recipe), *_choices(recipe), *_precision(recipe.policy, recipe.lora)]
-    problems += needs_problems(recipe)
-    return [*problems, *_rollouts(recipe), *_accuracy(recipe)]
+    problems += [*_rewards(recipe), *choice_problems(recipe), *_precision(recipe.policy, recipe.lora)]
+    problems += [*file_problems(recipe.rewards), *call_problems(recipe), *needs_problems(recipe)]
+    problems += weight_problems(recipe.policy, recipe.lora)
+    return [*problems, *_rollouts(recipe), *_accuracy(recipe), *endless_problems(recipe)]
 
 
 def problems_of_supervision(recipe: SftRecipe) -> list[str]:
     """Return one line a problem of a supervised recipe; empty where it can run."""
-    problems = [*_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
+    problems = [*_run_name(recipe.name), *_policy(recipe.policy, recipe.tasks), *_names(recipe.tasks)]
     for task, settings in recipe.tasks.items():
         problems += _data(settings.data, task, settings.kind, needs_eval=False)
         if settings.noise and settings.data.jsonl is not None:
             problems.append(f"tasks.{task}.noise: a file's demonstrations are as they are; wanted 0, or data.use")
         if settings.kind == "imagine":
             problems += _square(settings.completion_length, f"tasks.{task}.completion_length")
-    problems += [*_choices(recipe), *_precision(recipe.policy, recipe.lora)]
+    problems += [*choice_problems(recipe), *_precision(recipe.policy, recipe.lora)]
+    problems += weight_problems(recipe.policy, recipe.lora)
     return [*problems, *_untrained(recipe.policy, recipe.tasks)]
 
 
 def problems_of_scoring(rewards: dict[str, RewardSettings]) -> list[str]:
     """Return one line a problem of rewards that stand alone, whatever their tasks; empty where they can be made."""
     alone = [problem for name, reward in rewards.items() for problem in _one_reward(reward, f"rewards.{name}")]
-    return [*alone, *composition_problems(rewards)]
+    return [*alone, *composition_problems(rewards), *file_problems(rewards)]
+
+
+def _run_name(name: str) -> Iterator[str]:
+    if not name.strip() or name.startswith((".", "-")) or re.search(r"[/\\\x00-\x1f]", name):
+        yield f"name: {name!r} names no folder, and runs/NAME-SEED-N is one; wanted letters, digits, - and _"
 
 
 def _names(tasks: Mapping[str, KindSettings]) -> Iterator[str]:
@@ -184,7 +192,8 @@ def _data(data: DataSettings, task: str, kind: TaskKind, *, needs_eval: bool) ->
         given = "both use and jsonl" if data.use else "neither use nor jsonl"
         yield f"{key}: {given}; wanted one of them"
     if data.use is not None:
-        yield from _named_code(data.use, data.arguments, key, num_supplied=2)
+        yield from code_problems(data.use, data.arguments, key, num_supplied=2)
+        yield from _source_class(data.use, key)
         if data.columns or data.eval_jsonl:
             yield f"{key}: columns and eval_jsonl describe a JSONL file, and {data.use} is not one"
     elif data.arguments:
@@ -196,6 +205,18 @@ def _data(data: DataSettings, task: str, kind: TaskKind, *, needs_eval: bool) ->
     if data.eval_jsonl is not None:
         yield from _jsonl(data.eval_jsonl, task, kind, data, f"{key}.eval_jsonl")
     yield from _wording(data, key)
+
+
+def _source_class(use: str, key: str) -> Iterator[str]:
+    try:
+        located = locate(use)
+    except PluginError:
+        return  # `_named_code` says so
+    members = members_of(located)
+    if isinstance(located.statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        yield f"{key}.use: {use} is a function; wanted a class whose objects have __getitem__(index) -> Prompt"
+    elif members is not None and "__getitem__" not in members:
+        yield f"{key}.use: {use} has no __getitem__(index) -> Prompt, by which prompts are asked for"
 
 
 def _wording(data: DataSettings, key: str) -> Iterator[str]:
@@ -236,9 +257,17 @@ def _sampling(sampling: SamplingSettings, kind: TaskKind, key: str) -> Iterator[
         yield from _square(length, f"{key}.completion_length")
         if block != length:
             yield f"{key}.block_length: a picture is one block; leave it out"
-    is_noisy = ":" in sampling.remasking.use or order.get("reads") in ("noise", "coins")
-    if sampling.temperature == 0 and sampling.remasking_temperature == 0 and not is_noisy:
-        yield f"{key}.temperature: 0 makes all completions of a group equal, so that nothing is learnt; wanted more"
+    yield from _temperature(sampling, order.get("reads"), num_steps // num_blocks, f"{key}.temperature")
+
+
+def _temperature(sampling: SamplingSettings, reads: str | None, steps_a_block: int, key: str) -> Iterator[str]:
+    """Refuse what makes all completions of a group equal: nothing is random, or nothing of it decides anything."""
+    if 0 < sampling.temperature < LOWEST_TEMPERATURE:
+        yield f"{key}: given {sampling.temperature:g}; wanted 0, or at least {LOWEST_TEMPERATURE:g}"
+    is_order_random = reads in ("noise", "coins") or (sampling.remasking_temperature > 0 and reads != "positions")
+    is_choosing = steps_a_block > 1 and sampling.block_length != 1
+    if sampling.temperature == 0 and not (is_choosing and (is_order_random or ":" in sampling.remasking.use)):
+        yield f"{key}: 0 makes all completions of a group equal, so that nothing is learnt; wanted more"
 
 
 def _facts(chosen: Choice) -> dict[str, Any]:
@@ -280,7 +309,7 @@ def _no_task(recipe: Recipe) -> str:
 
 def _one_reward(reward: RewardSettings, key: str) -> Iterator[str]:
     if reward.env is None or ".py:" in reward.use:  # Else it may be installed in that environment alone.
-        yield from _named_code(reward.use, reward.arguments, key)
+        yield from code_problems(reward.use, reward.arguments, key)
     if reward.tasks is not None and not reward.tasks:
         yield f"{key}.tasks: empty; leave it out for every task, or leave the reward out"
 
@@ -319,55 +348,3 @@ def _accuracy(recipe: Recipe) -> Iterator[str]:
             yield f"{key}: there is no reward {name!r}; the recipe has {', '.join(recipe.rewards) or 'none'}"
         elif (tasks := recipe.rewards[name].tasks) is not None and task not in tasks:
             yield f"{key}: the reward {name} does not apply to {task}"
-
-
-def _choices(recipe: Settings) -> Iterator[str]:
-    """Say of every choice whether its name is known, and whether it takes the parameters beside it."""
-    for key, chosen in choices_of(recipe):
-        try:
-            located = locate_choice(chosen.use, chosen.folder)
-            typed = type(chosen).model_fields.keys() - {"use"}
-            yield from _arguments(located, chosen.use, chosen.arguments, key, typed=typed)
-            needed = facts(chosen.use, chosen.folder).get("needed")
-            if isinstance(needed, str) and find_spec(needed) is None:
-                yield f"{key}: {chosen.use} needs the package {needed}, which is not there; run pip install {needed}"
-        except PluginError as error:
-            yield f"{key}: {error}"
-
-
-def _named_code(use: str, arguments: dict[str, Any], key: str, num_supplied: int | None = None) -> Iterator[str]:
-    """Check the arguments of a class or function that gets ``num_supplied`` others by place; None is a reward."""
-    try:
-        located = locate(use)
-    except PluginError as error:
-        yield f"{key}.use: {error}"
-        return
-    supplied = tuple(located.annotations)[:num_supplied] if num_supplied else ()
-    if num_supplied is None and isinstance(located.statement, ast.FunctionDef | ast.AsyncFunctionDef):
-        supplied, located = SUPPLIED, replace(located, required=frozenset())  # the data's columns are not known yet
-    yield from _arguments(located, use, arguments, f"{key}.arguments", supplied)
-
-
-def _arguments(
-    located: Located,
-    use: str,
-    arguments: dict[str, Any],
-    key: str,
-    supplied: tuple[str, ...] = (),
-    typed: Set[str] = frozenset(),
-) -> Iterator[str]:
-    for name in sorted(located.code_parameters.intersection(arguments)):
-        if isinstance(arguments[name], str):
-            try:
-                locate(arguments[name])
-            except PluginError as error:
-                yield f"{key}.{name}: {error}"
-    for name, value in arguments.items():
-        if name in supplied or (located.parameters is not None and name not in located.parameters):
-            known = sorted((located.annotations.keys() | typed).difference(supplied))
-            hint = nearest(name, known)
-            yield f"{key}.{name}: {use} takes no such argument{hint}; it takes: {', '.join(known) or 'none'}"
-        elif wrong := problem_of(located.annotations.get(name, ""), value):
-            yield f"{key}.{name}: {wrong}"
-    for name in sorted(located.required.difference(arguments, supplied)):
-        yield f"{key}.{name}: missing; {use} has no default for it"

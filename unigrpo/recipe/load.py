@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from unigrpo.errors import RecipeError
-from unigrpo.files import regular_file, write_atomically
+from unigrpo.files import regular_file, usable, write_atomically
 from unigrpo.plugin import locate, parse_reference
 from unigrpo.recipe.checks import (
     problems_of_evaluation,
@@ -133,12 +133,14 @@ def _checked(
 ) -> AnySettings:
     """Return the settings that values with overrides are, their paths taken from a folder first."""
     values = apply_overrides(values, overrides, model)
-    _anchor_paths(values, folder)
-    try:
-        settings = model.model_validate(values)
-    except ValidationError as error:
-        raise RecipeError(source, describe(error, model)) from None
-    if problems := find_problems(settings):
+    with usable(Path(source)):  # a path of thousands of characters, a folder that may not be looked into
+        _anchor_paths(values, folder)
+        try:
+            settings = model.model_validate(values)
+        except ValidationError as error:
+            raise RecipeError(source, describe(error, model)) from None
+        problems = find_problems(settings)
+    if problems:
         raise RecipeError(source, problems)
     return settings
 
@@ -158,7 +160,9 @@ def find_recipe(source: str) -> Path:
         RecipeError: naming the packaged recipes, if there is neither.
     """
     path = Path(source)
-    if os.path.lexists(path) and not path.is_dir():
+    with usable(path):
+        is_file = os.path.lexists(path) and not path.is_dir()
+    if is_file:
         return regular_file(path)
     if path.name == source:
         packaged = resources.files("unigrpo.recipes").joinpath(f"{source.removesuffix('.yaml')}.yaml")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from unigrpo.settings.base import Choice, Settings
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""What AdamW keeps of a mean of gradients from one step to the next."""
 
 
 class AdvantageChoice(Choice):
@@ -46,7 +49,7 @@ class KlChoice(Choice):
 
     folder = "unigrpo.methods.kl"
     use: str = "k3"
-    coef: float = Field(0.02, ge=0, description="The paper's beta; 0 skips the reference passes.")
+    coef: float = Field(0.02, ge=0, le=1e6, description="The paper's beta; 0 skips the reference passes.")
     to: Literal["reference", "old"] = Field("reference", description="old: the policy before the step's first update; it needs no reference.")
 
     @property
@@ -58,13 +61,13 @@ class KlChoice(Choice):
 class LearnerSettings(Settings):
     """The optimiser (AdamW) and the inner updates."""
 
-    lr: float = Field(gt=0)
-    num_inner_updates: int = Field(2, ge=1, description="The paper's mu.")
-    micro_batch_rows: int = Field(64, ge=1, description="Rows that go through the model together.")
-    warmup_steps: int = Field(0, ge=0, description="Learner steps over which the rate rises.")
+    lr: float = Field(gt=0, le=10)
+    num_inner_updates: int = Field(2, ge=1, le=10_000, description="The paper's mu.")
+    micro_batch_rows: int = Field(64, ge=1, le=1_000_000, description="Rows that go through the model together.")
+    warmup_steps: int = Field(0, ge=0, le=10_000_000, description="Learner steps over which the rate rises.")
     lr_schedule: Literal["constant", "cosine"] = Field("cosine", description="cosine falls to 0 at num_steps, as in the paper.")
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    logprob_chunk: int = Field(1024, ge=1, description="Scored positions that go through the head together.")
-    max_skipped_updates: int = Field(10, ge=0, description="Updates of the last 100 (or of ten times this number, if that is more) that may be skipped for a gradient that is not finite; one more stops the run.")
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0, le=1e3)
+    max_grad_norm: float = Field(1.0, gt=0, le=1e12)
+    logprob_chunk: int = Field(1024, ge=1, le=100_000_000, description="Scored positions that go through the head together.")
+    max_skipped_updates: int = Field(10, ge=0, le=10_000_000, description="Updates of the last 100 (or of ten times this number, if that is more) that may be skipped for a gradient that is not finite; one more stops the run.")

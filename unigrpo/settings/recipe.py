@@ -24,12 +24,12 @@ from unigrpo.settings.tasks import TaskSettings, tasks_named, with_kinds
 class Recipe(Settings):
     """A whole training run."""
 
-    name: str
+    name: str = Field(min_length=1, max_length=100)
     description: str = ""
-    seed: int = 0
-    num_steps: int = Field(ge=1)
-    group_size: int = Field(8, ge=2)
-    num_threads: int | None = Field(None, ge=1, description="CPU threads of the learner; null is torch's default.")
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    num_steps: int = Field(ge=1, le=10_000_000)
+    group_size: int = Field(8, ge=2, le=65_536)
+    num_threads: int | None = Field(None, ge=1, le=4096, description="CPU threads of the learner; null is torch's default.")
     policy: PolicySettings
     lora: LoraSettings = LoraSettings()
     tasks: Annotated[dict[str, TaskSettings], BeforeValidator(with_kinds)]

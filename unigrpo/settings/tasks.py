@@ -28,16 +28,16 @@ class OrderChoice(Choice):
 class SamplingSettings(Settings):
     """How a completion of one task is generated."""
 
-    completion_length: int = Field(ge=1, description="Open tokens of text, or image codes of a picture.")
-    num_denoising_steps: int = Field(ge=1, description="Total over all blocks.")
-    block_length: int | None = Field(None, ge=1, description="null is one block.")
-    temperature: float = Field(1.0, ge=0)
+    completion_length: int = Field(ge=1, le=1_048_576, description="Open tokens of text, or image codes of a picture.")
+    num_denoising_steps: int = Field(ge=1, le=1_048_576, description="Total over all blocks.")
+    block_length: int | None = Field(None, ge=1, le=1_048_576, description="null is one block.")
+    temperature: float = Field(1.0, ge=0, le=1e6)
     top_p: float = Field(1.0, gt=0, le=1, description="Tokens are drawn from the likeliest ones that together have this probability, at the temperature; 1 is all. What is trained is scored without it.")
-    guidance_scale: float = Field(0.0, ge=0)
+    guidance_scale: float = Field(0.0, ge=0, le=1e6)
     remasking: OrderChoice = Field(OrderChoice(), description="Which positions a step commits; origin commits each by itself, with the schedule's probability.")
-    remasking_temperature: float = Field(0.0, ge=0)
+    remasking_temperature: float = Field(0.0, ge=0, le=1e6)
     schedule: ScheduleChoice = Field(ScheduleChoice(), description="How many a step: equal shares, MaskGIT's cosine or pow2, Dream's timesteps, LaViDa's shift or sine.")
-    editing_threshold: float | None = Field(None, ge=0, description="Probability above which a token that is there is replaced while its block is worked on (LLaDA2.1, block-causal policies); null is never.")
+    editing_threshold: float | None = Field(None, ge=0, le=1, description="Probability above which a token that is there is replaced while its block is worked on (LLaDA2.1, block-causal policies); null is never.")
     restrict_vocabulary: bool = Field(True, description="Text tokens only for text, codes only for pictures; false is the reference text samplers' whole vocabulary.")
     stop_at_eos: bool = True
 
@@ -82,5 +82,5 @@ def tasks_named(key: str, tasks: Mapping[str, KindSettings]) -> list[str]:
 class TaskSettings(KindSettings):
     """One task of the mixture."""
 
-    prompts_per_step: int = Field(ge=1)
+    prompts_per_step: int = Field(ge=1, le=1_000_000)
     sampling: SamplingSettings

@@ -16,8 +16,9 @@ from unigrpo.models.files.folders import resolve_folder
 from unigrpo.models.files.tokenizer import TextTokenizer
 from unigrpo.models.files.vocabulary import resolve_vocabulary
 from unigrpo.models.loading import empty_module, read_config
+from unigrpo.models.text_policy import lora_layers
 from unigrpo.settings.recipe import Recipe
-from unigrpo.sizing.arithmetic import PROMPT_TOKENS, Row, memory_rows
+from unigrpo.sizing.memory import PROMPT_TOKENS, Row, memory_rows
 from unigrpo.sizing.model_size import ModelSize, part_of
 from unigrpo.types import TaskKind
 
@@ -88,7 +89,7 @@ def inspect_model(
             *_size_rows(config),
             _files_row(family, module, folder),
         ],
-        "parameters": _parameter_rows(shapes),
+        "parameters": [*_parameter_rows(shapes), _lora_row(module, family.frozen_parts)],
         "vocabulary": _vocabulary_rows(family, config, folder),
         "tasks": _task_rows(family),
         "memory, estimated": _memory_rows(
@@ -140,6 +141,15 @@ def _parameter_rows(shapes: Mapping[str, tuple[int, ...]]) -> list[Row]:
         for part, count in sorted(counts.items(), key=lambda item: -item[1])
     ]
     return [*rows, Row("total", _millions(total), f"{total:,} in {len(shapes)} tensors")]
+
+
+def _lora_row(module: nn.Module, frozen_parts: tuple[str, ...]) -> Row:
+    """Say which layers LoRA wraps by default, and which of routed experts it leaves alone."""
+    reached = lora_layers(module, frozen_parts)
+    names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in reached))
+    in_experts = sum(isinstance(part, nn.Linear) and ".experts." in name for name, part in module.named_modules())
+    left = f"; not the {in_experts:,} of routed experts, which lora.targets may give by full names"
+    return Row("LoRA", f"{len(reached):,} layers", (names or "none") + (left if in_experts else ""))
 
 
 def _millions(count: int) -> str:

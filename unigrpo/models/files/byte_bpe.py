@@ -33,7 +33,11 @@ def has_byte_bpe(folder: Path) -> bool:
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     merges = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}); download it again") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip() or (number == 1 and line.startswith("#version")):
             continue
         parts = line.rstrip("\r").split(" ")
@@ -43,16 +47,39 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     return merges
 
 
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    vocabulary = read_json(path)
+    wrong = next((text for text, index in vocabulary.items() if not _is_id(index)), None)
+    if wrong is not None or not vocabulary:
+        given = "no tokens" if wrong is None else f"{wrong!r} as {vocabulary[wrong]!r}"
+        raise UserError(f"{path} has {given}; wanted tokens with their ids; download it again")
+    return vocabulary
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
 def _added_tokens(folder: Path, config: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """Return id and flags of the tokens beyond the vocabulary, in the order of their ids."""
-    listed = config.get("added_tokens_decoder")
-    if listed:
-        return [(int(index), listed[index]) for index in sorted(listed, key=int)]
-    path = folder / "added_tokens.json"
-    named = read_json(path) if optional_file(path) else {}
-    return sorted(
-        ((int(index), {"content": text, "special": True}) for text, index in named.items()), key=lambda e: e[0]
-    )
+    """Return id and flags of the tokens beyond the vocabulary, in the order of their ids.
+
+    Raises:
+        UserError: naming the file whose list is none of ids and tokens.
+    """
+    path, listed = folder / "tokenizer_config.json", config.get("added_tokens_decoder")
+    if not listed:
+        path = folder / "added_tokens.json"
+        named = read_json(path) if optional_file(path) else {}
+        listed = {index: {"content": text, "special": True} for text, index in named.items()}
+    found: dict[int, dict[str, Any]] = {}
+    for index, entry in listed.items() if isinstance(listed, dict) else [(listed, None)]:
+        number = int(index) if isinstance(index, str) and index.isdecimal() and len(index) < 10 else index
+        if not _is_id(number) or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise UserError(
+                f"{path}: the added token {index!r}: {entry!r}"[:200] + "; wanted an id and a token; download it again"
+            )
+        found[number] = entry
+    return sorted(found.items(), key=lambda item: item[0])
 
 
 def read_byte_bpe(folder: Path, config: dict[str, Any]) -> Tokenizer:
@@ -61,12 +88,16 @@ def read_byte_bpe(folder: Path, config: dict[str, Any]) -> Tokenizer:
     The folder holds vocab.json and merges.txt, and added_tokens.json where tokenizer_config.json does not list those.
 
     Raises:
-        UserError: a merge that is no pair, or an added token whose id is taken or leaves a gap.
+        UserError: a merge that is no pair or of unknown tokens, an id that is none, or an added token whose id is
+            taken or leaves a gap.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    vocabulary = read_json(folder / VOCABULARY)
-    tokenizer = Tokenizer(models.BPE(vocabulary, _read_merges(folder / MERGES)))
+    vocabulary, merges = _read_vocabulary(folder / VOCABULARY), _read_merges(folder / MERGES)
+    unknown = [part for pair in merges for part in (*pair, "".join(pair)) if part not in vocabulary]
+    if unknown:
+        raise UserError(f"{folder / MERGES} merges {unknown[0]!r}, which {VOCABULARY} lacks; download both again")
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.normalizer = normalizers.NFC()
     words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -9,6 +9,7 @@ from typing import Any
 from unigrpo.assets import PREFIX, asset_folder
 from unigrpo.documents import read_object
 from unigrpo.errors import MissingFileError
+from unigrpo.files import usable
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 
@@ -24,7 +25,9 @@ def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: s
     text = str(path)
     if text.startswith(PREFIX):
         return asset_folder(text)
-    if Path(text).is_dir():
+    with usable(Path(text)):
+        is_folder = Path(text).is_dir()
+    if is_folder:
         return Path(text)
     if not HUB_ID.match(text):
         raise MissingFileError(f"there is no folder {text}; give a folder, a hub id such as owner/name, or asset:NAME")
@@ -37,6 +40,11 @@ def resolve_folder(path: str | Path, *, files: tuple[str, ...] = (), revision: s
             f"{text} is no folder here and the hub did not deliver it ({error}); check the name, the network and "
             "HF_TOKEN, or download it elsewhere and give the folder"
         ) from error
+
+
+def public_name(path: str) -> str:
+    """Return a hub id, an asset or a relative path as it is, and the name alone of a folder of this machine."""
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unigrpo.documents import parse_json
 from unigrpo.errors import MissingFileError, UserError
@@ -19,6 +19,9 @@ NUM_NAMED = 10
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the format's own reader."""
+
+REAL = ("F64", "F32", "F16", "BF16")
+"""The format's names of the dtypes that a weight may have: others are codes of quantized weights, or no weights."""
 
 CONVERT = (
     "import glob, torch; from safetensors.torch import save_file; save_file({name: tensor.clone().contiguous() "
@@ -74,32 +77,72 @@ def describe(names: Sequence[str]) -> str:
     return ", ".join(names[:NUM_NAMED]) + more
 
 
+class StoredTensor(NamedTuple):
+    """What a header says of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """The format's name, such as BF16."""
+    file: Path
+
+
 def read_shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor, from the files' headers.
+    """Return name and shape of every tensor; errors are those of `read_headers`."""
+    return {name: tensor.shape for name, tensor in read_headers(files).items()}
+
+
+def read_headers(files: Sequence[Path]) -> dict[str, StoredTensor]:
+    """Return what the files' headers say of every tensor.
 
     Raises:
         UserError: a file that is cut off or no safetensors, or a tensor that two files hold.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    tensors: dict[str, StoredTensor] = {}
     for path in files:
         try:
             found = _header(path)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise UserError(
                 f"{path} ({path.stat().st_size} bytes) is cut off or damaged: {error}; download it again"
             ) from error
-        again = [name for name in found if name in shapes]
+        again = [name for name in found if name in tensors]
         if again:
             raise UserError(
                 f"{path} holds {describe(again)}, which an earlier shard holds, too; leave only the files of one "
                 "checkpoint in the folder"
             )
-        shapes |= found
-    return shapes
+        tensors |= found
+    return tensors
 
 
-def _header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of one file: eight bytes of length, so much JSON, then as many bytes as it says."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts that a file's header holds beside its tensors; of a file that `read_headers` reads."""
+    with path.open("rb") as file:
+        length = min(int.from_bytes(file.read(8), "little"), MAX_HEADER_BYTES)
+        try:
+            said = parse_json(file.read(length)).get("__metadata__") or {}
+        except (ValueError, AttributeError):
+            said = {}  # `read_headers` says what is wrong with the file
+    return {str(key): str(value) for key, value in said.items()} if isinstance(said, dict) else {}
+
+
+def require_reals(tensors: Mapping[str, StoredTensor], names: Collection[str]) -> None:
+    """Refuse weights that are stored as something else than real numbers.
+
+    Raises:
+        UserError: naming each with its dtype, and the file of the first.
+    """
+    wrong = [name for name in names if tensors[name].dtype not in REAL]
+    if wrong:
+        named = describe([f"{name} ({tensors[name].dtype})" for name in wrong])
+        raise UserError(
+            f"{tensors[wrong[0]].file} holds {named}; wanted weights of the dtypes {', '.join(REAL)}: convert or "
+            "dequantize them, or give the checkpoint that was not quantized"
+        )
+
+
+def _header(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of one file: eight bytes of length, so much JSON, then as many bytes as it says."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= MAX_HEADER_BYTES:
@@ -109,4 +152,7 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
     end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     if path.stat().st_size != 8 + length + end:
         raise UserError(f"its header asks for {8 + length + end:,} bytes")
-    return {name: tuple(entry["shape"]) for name, entry in sorted(entries.items())}
+    return {
+        name: StoredTensor(shape=tuple(entry["shape"]), dtype=str(entry["dtype"]), file=path)
+        for name, entry in sorted(entries.items())
+    }

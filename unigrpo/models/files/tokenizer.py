@@ -4,49 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import optional_file
 from unigrpo.models.files.byte_bpe import has_byte_bpe, read_byte_bpe
+from unigrpo.models.files.chat_template import read_template, render, token_text, try_template
 from unigrpo.models.files.control_tokens import GAP, ControlTokens, show
 from unigrpo.models.files.folders import read_json
 from unigrpo.types import Message
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from tokenizers import Tokenizer
-
-
-def _raise_template_error(message: str) -> None:
-    raise UserError(f"the chat template refuses these messages: {message}")
-
-
-@lru_cache(maxsize=16)
-def _compile_template(template: str) -> Template:
-    """Return the compiled template; compiling takes far longer than rendering."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _raise_template_error
-    return environment.from_string(template)
-
-
-def _token_text(entry: Any) -> str:
-    """Return a special token of tokenizer_config.json, which is a string or a record with `content`."""
-    return str(entry["content"]) if isinstance(entry, dict) else entry or ""
-
-
-def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
-    template_file = folder / "chat_template.jinja"
-    if optional_file(template_file):
-        return template_file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        return next((entry["template"] for entry in template if entry["name"] == "default"), None)
-    return template
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
@@ -76,6 +46,8 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self._control = ControlTokens(tokenizer)
         self.folder: Path | None = None
+        self.template_file: Path | None = None
+        """What the chat template was read from."""
         self.chat_template, self.bos_token, self.eos_token = chat_template, bos_token, eos_token
 
     @classmethod
@@ -88,7 +60,7 @@ class TextTokenizer:
 
         Raises:
             MissingFileError: neither.
-            UserError: one without a model.
+            UserError: one without a model, or a chat template that is broken or takes too much time or memory.
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
@@ -99,13 +71,17 @@ class TextTokenizer:
             )
         config_path = folder / "tokenizer_config.json"
         config = read_json(config_path) if optional_file(config_path) else {}
+        template, template_file = read_template(folder, config)
+        bos_token, eos_token = (token_text(config, key, folder) for key in ("bos_token", "eos_token"))
         text_tokenizer = cls(
             _read_tokenizer(path) if optional_file(path) else read_byte_bpe(folder, config),
-            chat_template=_read_template(folder, config),
-            bos_token=_token_text(config.get("bos_token")),
-            eos_token=_token_text(config.get("eos_token")),
+            chat_template=template,
+            bos_token=bos_token,
+            eos_token=eos_token,
         )
-        text_tokenizer.folder = folder
+        text_tokenizer.folder, text_tokenizer.template_file = folder, template_file
+        if template is not None:
+            try_template(template, template_file, bos_token=bos_token, eos_token=eos_token)
         return text_tokenizer
 
     def __len__(self) -> int:
@@ -185,9 +161,10 @@ class TextTokenizer:
                 "the tokenizer has no chat template; put one into chat_template.jinja, or as `chat_template` into "
                 "tokenizer_config.json, beside tokenizer.json"
             )
-        return _compile_template(template).render(
-            messages=[{"role": role, "content": text} for role, text in turns],
+        return render(
+            template,
+            "the family" if template != self.chat_template else str(self.template_file or "the tokenizer"),
+            [{"role": role, "content": text} for role, text in turns],
             bos_token=self.bos_token,
             eos_token=self.eos_token,
-            add_generation_prompt=True,
         )

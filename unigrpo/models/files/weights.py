@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -10,14 +11,18 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from unigrpo.errors import UserError
-from unigrpo.models.files.headers import describe, read_shapes, weight_files
+from unigrpo.models.files.headers import describe, read_headers, require_reals, weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
+
+
+DIGEST_VALUES = 1024
 
 
 _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -67,13 +72,66 @@ def read_tensors(
 
     A shard is unmapped before the next is opened unless views of it were given out, so that a load that converts
     never holds more than its own result and one shard. Whole numbers keep their dtype.
+
+    Raises:
+        UserError: a value that is no number, or infinite, also after conversion; names tensor and file.
     """
     for path in files:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():
                 if name in names:
-                    tensor = file.get_tensor(name)
-                    yield name, tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+                    stored = file.get_tensor(name)
+                    tensor = stored.to(device=device, dtype=dtype if stored.is_floating_point() else None)
+                    if not is_finite(tensor):
+                        what = f"values beyond {dtype}" if is_finite(stored) else "values that are NaN or infinite"
+                        raise UserError(f"{path}: the tensor {name} has {what}; download it again, or mend it")
+                    yield name, tensor
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether every number is finite, in one pass without a copy: NaN comes through lowest and highest."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return what tells a module's weights from others: sha256 over the start of each, rounded to bfloat16.
+
+    It is the same whatever dtype the weights are stored and loaded in, and reads a thousand values of a tensor: any
+    training changes them, in every layer that it trains.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            start = tensor.detach().flatten()[:DIGEST_VALUES].to(torch.bfloat16).cpu()
+            digest.update(f"{name} {list(tensor.shape)}".encode())
+            digest.update(start.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_zeros(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse a linear layer, a convolution or a table of tokens that is zero throughout: it was never filled.
+
+    A table of one or two rows (token types) may be zero, as RoBERTa's is.
+
+    Raises:
+        UserError: naming them.
+    """
+    zero = [
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding)
+        and (weight := state.get(f"{name}.weight")) is not None
+        and (len(weight) > 2 or not isinstance(layer, nn.Embedding))
+        and not weight.flatten()[:64].any()
+        and not weight.any()  # takes far longer than what needs but a few values
+    ]
+    if zero:
+        raise UserError(
+            f"{source} has weights that are 0 throughout: {describe(zero)}; that checkpoint was not written whole, "
+            "download it again"
+        )
 
 
 def tied_names(module: nn.Module) -> list[list[str]]:
@@ -122,13 +180,18 @@ def fill(
 
     Raises:
         MissingFileError: no weights.
-        UserError: pickled, damaged or unfitting weights.
+        UserError: pickled, damaged or unfitting weights, such as are no real numbers, NaN, infinite, or 0 throughout.
     """
     files = weight_files(folder)
-    renamed, tied = match_names(module, read_shapes(files), str(folder), module_name)
+    stored = read_headers(files)
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
+    renamed, tied = match_names(module, shapes, str(folder), module_name)
+    is_real = {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    require_reals(stored, [name for name, own in renamed.items() if own in is_real])
     state = {renamed[name]: tensor for name, tensor in read_tensors(files, frozenset(renamed), dtype, device)}
     for source, names in tied:
         state.update(dict.fromkeys(names, state[source]))
+    _refuse_zeros(module, state, str(folder))
     module.load_state_dict(state, assign=True)
     for source, names in tied:
         for name in names:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import optional_file
 from unigrpo.models.files.folders import resolve_folder
+from unigrpo.models.files.headers import read_headers, require_reals
+from unigrpo.models.files.weights import read_tensors
 
 FILES = ("pytorch_model.safetensors", "model.safetensors")
 NORM_GROUPS = 32
@@ -375,8 +377,6 @@ def load_image_tokenizer(
         MissingFileError: if there is no such folder, or no safetensors in it; pickled weights are never opened.
         UserError: if the tensors do not fit, naming them.
     """
-    from safetensors.torch import load_file
-
     folder = resolve_folder(path, files=(*FILES, "config.json"), revision=revision)
     file = next((folder / name for name in FILES if optional_file(folder / name)), None)
     if file is None:
@@ -387,7 +387,10 @@ def load_image_tokenizer(
     if target is None:
         raise UserError(f"dtype {dtype!r} for an image tokenizer; give float32 or bfloat16")
     try:
-        tokenizer = build_image_tokenizer(load_file(file))
+        stored = read_headers([file])
+        require_reals(stored, [name for name in stored if name.endswith(("weight", "bias"))])
+        tensors = dict(read_tensors([file], frozenset(stored), torch.float32, torch.device("cpu")))
+        tokenizer = build_image_tokenizer(tensors)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
     for part in (tokenizer.encoder, tokenizer.decoder):

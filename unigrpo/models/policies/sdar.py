@@ -26,6 +26,12 @@ class SdarPolicy(BlockPolicy):
     abilities = Abilities(tasks=("reason",), attention="block_causal")
     model_types = ("sdar", "sdar_moe")
     architectures = ("SDARForCausalLM", "SDARMoeForCausalLM")
+    released_sizes = """
+    sdar-8b: &size {num_layers: 36, width: 4096, mlp_width: 12288, vocabulary: 151936, num_parameters: 8190735360,
+        linears: {q_proj: 294912, k_proj: 184320, v_proj: 184320, o_proj: 294912, gate_proj: 589824, up_proj: 589824,
+        down_proj: 589824}}
+    trado-8b: *size
+    """
     layouts = r"""
     sdar:
       like: dream
