@@ -94,11 +94,15 @@ def within(deadline_s: float, what: str, call: Callable[..., T], *arguments: Any
     """
     outcome: list[tuple[T | None, BaseException | None]] = []
 
+    def keep(kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is not None:
+            outcome.append((None, error))  # and raised where the call was made
+        return True
+
     def run() -> None:
-        try:
+        with ExitStack() as stack:
+            stack.push(keep)
             outcome.append((call(*arguments, **options), None))
-        except BaseException as error:  # noqa: BLE001 it is raised where the call was made
-            outcome.append((None, error))
 
     thread = threading.Thread(target=run, name="ray-call", daemon=True)
     thread.start()

@@ -160,13 +160,11 @@ def find_recipe(source: str) -> Path:
         RecipeError: naming the packaged recipes, if there is neither.
     """
     path = Path(source)
+    packaged = resources.files("unigrpo.recipes").joinpath(f"{source.removesuffix('.yaml')}.yaml")
     with usable(path):
-        is_file = os.path.lexists(path) and not path.is_dir()
-    if is_file:
-        return regular_file(path)
-    if path.name == source:
-        packaged = resources.files("unigrpo.recipes").joinpath(f"{source.removesuffix('.yaml')}.yaml")
-        if packaged.is_file():
+        if os.path.lexists(path) and not path.is_dir():
+            return regular_file(path)
+        if path.name == source and packaged.is_file():
             return Path(str(packaged))
     names = ", ".join(packaged_recipes()) or "none"
     raise RecipeError(source, [f"there is no such file, and no packaged recipe of that name (there are: {names})"])

@@ -33,7 +33,10 @@ def choice_problems(recipe: Settings) -> Iterator[str]:
 
 
 def code_problems(use: str, arguments: dict[str, Any], key: str, num_supplied: int | None = None) -> Iterator[str]:
-    """Yield what is wrong with the arguments of a class or function that gets ``num_supplied`` others by place; None is a reward."""
+    """Yield what is wrong with the arguments of a class or function, which gets ``num_supplied`` others by place.
+
+    None is a reward, which gets them by name.
+    """
     try:
         located = locate(use)
     except PluginError as error:

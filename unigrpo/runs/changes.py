@@ -6,7 +6,6 @@ done before it. The stored recipe.yaml is held against it, so that an edit is se
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from unigrpo.errors import UserError
-from unigrpo.files import usable, write_atomically
+from unigrpo.files import json_text, usable, write_atomically
 from unigrpo.recipe.load import dump_recipe
 from unigrpo.settings.recipe import Recipe
 from unigrpo.settings.sft import SftRecipe
@@ -212,8 +211,8 @@ def _listed(changes: Sequence[Change]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value, ensure_ascii=False)
 
 
 def _write(run_dir: Path, history: History) -> None:
-    write_atomically(run_dir / HISTORY, json.dumps(asdict(history), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(run_dir / HISTORY, json_text(asdict(history), indent=1, ensure_ascii=False) + "\n")

@@ -8,15 +8,15 @@ stands in environment.json), and models that rewards load.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unigrpo.documents import read_object
 from unigrpo.errors import UserError
-from unigrpo.files import sha256_of, write_atomically
+from unigrpo.files import json_text, sha256_of, write_atomically
 from unigrpo.models.files.folders import HUB_ID, resolve_folder
 from unigrpo.plugin import PluginError, locate
 from unigrpo.rewards.process.traits import sources_of
@@ -90,7 +90,7 @@ def hash_of_checkpoint(folder: Path) -> str:
         if path.is_file() and path.suffix in _SUFFIXES and not path.name.startswith("."):
             size = path.stat().st_size
             content = sha256_of(path) if size <= WHOLE_BYTES else _hash_of_pieces(path, size)
-            digest.update(json.dumps([path.name, size, content]).encode())
+            digest.update(json_text([path.name, size, content]).encode())
     return digest.hexdigest()
 
 
@@ -145,15 +145,14 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _read(path: Path) -> tuple[dict[str, str], list[Any]]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        content, accepted = document["content"], document["accepted"]
-        if isinstance(accepted, list) and all(isinstance(text, str) for text in content.values()):
+    way_out = "delete it to go on without comparing"
+    document = read_object(path, way_out)
+    content, accepted = document.get("content"), document.get("accepted")
+    if isinstance(content, dict) and isinstance(accepted, list):
+        if all(isinstance(text, str) for text in content.values()):
             return content, accepted
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it to go on without comparing") from error
-    raise UserError(f"{path} is damaged; delete it to go on without comparing")
+    raise UserError(f"{path} is damaged; {way_out}")
 
 
 def _write(run_dir: Path, content: Mapping[str, str], accepted: list[Any]) -> None:
-    write_atomically(run_dir / IDENTITY, json.dumps({"content": content, "accepted": accepted}, indent=1) + "\n")
+    write_atomically(run_dir / IDENTITY, json_text({"content": content, "accepted": accepted}, indent=1) + "\n")
