@@ -97,7 +97,7 @@ def test_a_file_that_moved_is_the_same_and_one_that_is_new_is_no_change(
 @pytest.mark.parametrize("content", ["[]", "{", '{"content": {"a": 1}, "accepted": []}', '{"content": []}'])
 def test_a_damaged_identity_is_named(run_dir: Path, content: str) -> None:
     (run_dir / IDENTITY).write_text(content)
-    with pytest.raises(UserError, match=rf"{IDENTITY} is damaged.*delete it"):
+    with pytest.raises(UserError, match=rf"{IDENTITY}.*; delete it to go on"):
         check_identity(read_run(run_dir), run_dir, accepts_changes=False)
     (run_dir / IDENTITY).unlink()
     check_identity(read_run(run_dir), run_dir, accepts_changes=False)
