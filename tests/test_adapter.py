@@ -235,7 +235,7 @@ def test_gradient_reaches_the_adapter_through_checkpointed_blocks() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('{"peft_type": "LORA"}', "has r = None and lora_alpha = None"), ("{", "is not JSON"), ("3", "a JSON int")],
+    [('{"peft_type": "LORA"}', "has r = None and lora_alpha = None"), ("{", "not JSON"), ("3", "a JSON int")],
 )
 def test_adapter_without_a_rank_is_named(tmp_path: Path, content: str, message: str) -> None:
     adapter.save_adapter(adapted(), tmp_path)

@@ -92,7 +92,7 @@ def test_broken_merge_is_named_by_its_line(folder: Path) -> None:
         ("vocab.json", b'{"a": "x"}', r"vocab\.json has 'a' as 'x'"),
         ("vocab.json", b'{"a": -1}', r"vocab\.json has 'a' as -1"),
         ("vocab.json", b"{}", r"vocab\.json has no tokens"),
-        ("vocab.json", b"[" * 50_000, r"vocab\.json is not JSON"),
+        ("vocab.json", b"[" * 50_000, r"vocab\.json: more than 100"),
         ("merges.txt", b"\xff\xfe", r"merges\.txt is not UTF-8"),
         ("merges.txt", b"no where\n", r"merges\.txt merges 'no', which vocab\.json lacks"),
         ("added_tokens.json", b'{"<x>": "y"}', r"added_tokens\.json: the added token 'y'"),

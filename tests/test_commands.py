@@ -29,7 +29,7 @@ TRAINED = "unigrpo train quickstart --out {run} {small}"
 RUNS = {
     "unigrpo check RECIPE [key.path=value ...]": "unigrpo check quickstart num_steps=2",
     "unigrpo train RECIPE --out DIR [key.path=value ...]": TRAINED,
-    "unigrpo resume DIR": "unigrpo resume {run}",
+    "unigrpo resume DIR [key.path=value ...]": "unigrpo resume {run}",
     "unigrpo eval RECIPE|DIR": "unigrpo eval {run} evaluate.num_prompts=2",
     "unigrpo sample MODEL --adapter DIR --task imagine --image-tokenizer DIR "
     '--prompt "a red circle" --out picture.png': (

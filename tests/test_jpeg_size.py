@@ -90,8 +90,11 @@ def test_rgb_is_handed_on_unchanged():
 
 
 def test_pictures_beyond_the_limit_or_of_real_numbers_are_refused():
+    packed = io.BytesIO()
+    Image.new("RGB", (10, 10)).save(packed, "PNG")
     with pytest.raises(ValueError, match=r"10 x 10 pixels, over the limit of 99"):
-        as_rgb(Image.new("RGB", (10, 10)), max_pixels=99)
+        as_rgb(Image.open(packed), max_pixels=99)
+    assert as_rgb(Image.new("RGB", (10, 10)), max_pixels=99).size == (10, 10), "it is unpacked already"
     with pytest.raises(ValueError, match="0 x 4"):
         as_rgb(Image.new("RGB", (0, 4)))
     with pytest.raises(ValueError, match="mode F"):

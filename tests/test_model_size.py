@@ -56,7 +56,12 @@ def test_a_release_is_as_large_as_listed(family: str, release: str, tmp_path: Pa
     )
 
 
-RELEASED = {"llada-8b": ("llada", "8b"), "mmada-8b": ("mmada", "8b")}
+RELEASED = {
+    "llada-8b": ("llada", "8b"),
+    "mmada-8b": ("mmada", "8b"),
+    "sdar-8b": ("sdar", "8b"),
+    "trado-8b": ("sdar", "8b"),
+}
 
 
 def test_sizes_that_are_known_by_a_released_name_are_those_of_the_release(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_missing_files_say_the_way_out(tmp_path: Path) -> None:
         tokenizer.encode_chat((Message(role="user", text="c"),))
 
 
-@pytest.mark.parametrize(("text", "message"), [("{}", "has no `model`"), ("{", "is not JSON"), ("[]", "a JSON list")])
+@pytest.mark.parametrize(("text", "message"), [("{}", "has no `model`"), ("{", "not JSON"), ("[]", "a JSON list")])
 def test_file_that_is_no_tokenizer_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(ValueError, match=rf"tokenizer\.json.*{message}"):

@@ -7,6 +7,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -268,8 +269,12 @@ def test_wandb_keeps_metrics_samples_and_the_recipe_offline(
     choice = TrackerChoice.model_validate({"use": "wandb", "project": "tests"})
     play(choice, small(), tmp_path, samples)
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    names = (b"reward", b"samples/rollouts", b"alarm/saturation", b"eval/imagine/reward", b"group_size")
+    deadline = time.monotonic() + 60  # the file is written by a process of wandb's own
+    while not all(name in log.read_bytes() for name in names) and time.monotonic() < deadline:
+        time.sleep(0.1)
     found = log.read_bytes()
-    for wanted in (b"reward", b"samples/rollouts", b"alarm/saturation", b"eval/imagine/reward", b"group_size"):
+    for wanted in names:
         assert wanted in found, wanted
     assert b"k" * 40 not in found
     staged = [path for path in (tmp_path / "staged").rglob("*") if path.is_file()]

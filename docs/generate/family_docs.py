@@ -56,7 +56,7 @@ and values that the sampler keeps, always with the tokens of a full pass. All fa
 - LoRA wraps every linear layer of the numbered blocks, those of a shared expert with them; not the head, a vision
   encoder or projector, nor a router. It leaves routed experts frozen, too: there are hundreds, and in one update most
   get few tokens or none. `lora.targets` may give an expert's layers by their full names; a short name that only
-  experts have, or a parameter that is no linear layer, is refused. `unigrpo inspect` counts both.
+  experts have, or a parameter that is no linear layer, is refused. `unigrpo inspect MODEL` counts both.
 - MMaDA-Parallel-M has MMaDA's own classes in its published code; MMaDA-Parallel-A and Lumina-DiMOO are another layout
   and are refused.
 """

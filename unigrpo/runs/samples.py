@@ -19,6 +19,7 @@ from unigrpo.types import Rollout, Span
 
 UNKNOWN_GRAY = 160
 SAVED_NAMES = (
+    "optimized",
     "task",
     "id",
     "sample_index",

@@ -37,7 +37,7 @@ class SamplingSettings(Settings):
     remasking: OrderChoice = Field(OrderChoice(), description="Which positions a step commits; origin commits each by itself, with the schedule's probability.")
     remasking_temperature: float = Field(0.0, ge=0, le=1e6)
     schedule: ScheduleChoice = Field(ScheduleChoice(), description="How many a step: equal shares, MaskGIT's cosine or pow2, Dream's timesteps, LaViDa's shift or sine.")
-    editing_threshold: float | None = Field(None, ge=0, le=1, description="Probability above which a token that is there is replaced while its block is worked on (LLaDA2.1, block-causal policies); null is never.")
+    editing_threshold: float | None = Field(None, ge=0, le=2, description="Probability above which a token that is there is replaced while its block is worked on (LLaDA2.1, block-causal policies); null, like what no probability exceeds, is never.")
     restrict_vocabulary: bool = Field(True, description="Text tokens only for text, codes only for pictures; false is the reference text samplers' whole vocabulary.")
     stop_at_eos: bool = True
 
