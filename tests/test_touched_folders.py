@@ -230,6 +230,17 @@ def test_a_report_of_a_touched_run_shows_the_rest_or_names_the_file(
                 assert "touched" in page
 
 
+@pytest.mark.parametrize(
+    "content", ["7", "text", "[]", DEEP, "{policy: 3}", "{evaluate: [1]}", "{tasks: x}", "a: [", ""]
+)
+def test_a_report_without_a_right_recipe_shows_the_rest(
+    content: str, run_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run_dir / "recipe.yaml").write_text(content)
+    assert "loss" in write_report([run_dir], tmp_path / "report.html").read_text()
+    assert f"{run_dir / 'recipe.yaml'}" in caplog.text and "left out of the report" in caplog.text
+
+
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 900, 5000, 100_000])
 def test_deep_texts_are_refused_in_words(depth: int) -> None:
     for text in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth, "[" * depth):

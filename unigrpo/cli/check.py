@@ -17,7 +17,7 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from unigrpo.sizing.arithmetic import batch_arithmetic, supervised_arithmetic
 
     console = Console(highlight=False)
-    unknown = ["the values of the weights"]
+    unknown = ["the values of the weights", "how many tokens prompts have"]
     if is_supervised(find_recipe(recipe)):
         supervised = load_sft_recipe(recipe, overrides or [])
         doubts = list(doubts_of_supervision(supervised))
@@ -29,6 +29,7 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
         print_tables(console, batch_arithmetic(loaded))
         notes = list(machine_notes(loaded.policy))
         unknown += unread_columns(loaded)
+        unknown += ["whether the base has the layers that lora.targets names"] if loaded.lora.targets else []
     for doubt in doubts:
         console.print(f"warning: {doubt}", style="yellow", markup=False, soft_wrap=True)
     console.print(f"not checked before the run: {'; '.join(unknown)}", markup=False, soft_wrap=True)

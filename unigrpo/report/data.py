@@ -14,10 +14,20 @@ from unigrpo.data.jsonl import as_text, read_objects
 from unigrpo.errors import UserError
 from unigrpo.files import regular_file
 from unigrpo.pictures import as_url, open_picture
+from unigrpo.recipe.text import read_mapping
 from unigrpo.runs.changes import described, edits_of, read_history
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.nan_statistics import number_or_none
-from unigrpo.runs.records import Environment, FilmRecord, R, SampleRecord, Summary, read_record, record_of
+from unigrpo.runs.records import (
+    Environment,
+    FilmRecord,
+    R,
+    RecipeSections,
+    SampleRecord,
+    Summary,
+    read_record,
+    record_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +136,8 @@ def read_run(folder: Path) -> RunData:
     if not folder.is_dir():
         raise UserError(f"there is no run directory {folder}")
     recipe_path = folder / "recipe.yaml"
-    recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else ""
-    recipe = yaml.safe_load(recipe_text) or {}
+    recipe = _recipe(recipe_path) if recipe_path.exists() else {}
+    recipe_text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else ""
     summary = _read(Summary, folder / "summary.json").model_dump()
     accuracy = (recipe.get("evaluate") or {}).get("accuracy") or {}
     return RunData(
@@ -143,6 +153,16 @@ def read_run(folder: Path) -> RunData:
         film=_film(folder / "film"),
         recipe_changes=_recipe_changes(folder, recipe),
     )
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = read_mapping(path, str(path))
+        record_of(RecipeSections, recipe, path)
+    except UserError as error:
+        logger.warning("%s; left out of the report", error)
+        return {}
+    return recipe
 
 
 def _recipe_changes(folder: Path, recipe: Mapping[str, Any]) -> dict[str, str]:

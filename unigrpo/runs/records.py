@@ -70,6 +70,15 @@ class FilmRecord(_Record):
     texts: list[str] = []
 
 
+class RecipeSections(_Record):
+    """``recipe.yaml``, as far as a report looks into it."""
+
+    name: str = ""
+    policy: dict[str, Any] = {}
+    tasks: dict[str, Any] = {}
+    evaluate: dict[str, str | bool | int | float | dict[str, str] | None] = {}
+
+
 class Environment(_Record):
     """``environment.json``."""
 
