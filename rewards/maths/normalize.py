@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from unigrpo.rewards.maths.tolerance import last_digit
@@ -49,7 +50,14 @@ _WRAPPER_OF_GROUPS = re.compile(_WRAPPER + r"(?=\{)")
 _WORDS_ONLY = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|emph|mbox|mathrm|operatorname)\s*\{([^{}]*)\}")
 _EMPHASIS = re.compile(r"(?<![\w)}\]*])(\*\*|__)(?=[^\s*_])(.+?)(?<=[^\s*_])\1(?![\w({*])")
 _WHOLE_EMPHASIS = re.compile(r"^([*_])([^*_]+)\1$")
-_DECORATION = re.compile(r"\\(?:left|right|displaystyle|bigl|bigr|Bigl|Bigr|big|Big)(?![a-zA-Z])")
+_DECORATION = re.compile(
+    r"\\(?:left|right|displaystyle|bigl|bigr|Bigl|Bigr|big|Big|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])"
+    r"|\\(?:text)?color\s*\{\w+\}"
+)
+_SIGN_IN_WORDS = re.compile(r"(?i)(?<![a-z])(?:minus|negative)\s+(?=\\?\$?\d)")
+_SCALED = re.compile(r"(?i)(?<![\w.,/^])(\d{1,12}(?:,\d{3})*(?:\.\d{1,12})?)\s+(hundred|thousand|million|billion|trillion)\b")
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_BLANK_BETWEEN_DIGITS = re.compile(r"(?<=\d) (?=\d)")
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _DIGIT_GROUPS = re.compile(r"(?<![\d.])\d{1,3}(?:[ ,]\d{3})+(?![\d,])")
 _LONE_CURRENCY = re.compile(r"^([-+]?)\s*(?:US\s*)?(?:\\?\$|[€£¥₹₩]|Rs\.?)\s*(?=[-+.\d]|\\frac)")
@@ -128,6 +136,21 @@ def normalize(answer: str) -> Normal:
         return measured
     text = _without_currency(text)
     return Normal(text=text, value=None, unit=None, is_percent=False, word=_as_word(text))
+
+
+def in_digits(text: str) -> str:
+    """Return a text with ``2.5 million`` and ``negative 5`` in digits: ``2500000`` and ``-5``."""
+
+    def multiplied(match: re.Match[str]) -> str:
+        return f"{Decimal(match[1].replace(',', '')) * _SCALES[match[2].lower()]:f}"
+
+    return _SCALED.sub(multiplied, _SIGN_IN_WORDS.sub("-", text))
+
+
+def are_spelled_alike(one: str, other: str) -> bool:
+    """Return whether two texts differ in blanks alone; one between two digits counts (``5 2`` is not ``52``)."""
+    first, second = (_BLANK_BETWEEN_DIGITS.sub("_ ", text).replace(" ", "") for text in (one, other))
+    return first == second
 
 
 def _is_noun(text: str) -> bool:
@@ -221,7 +244,7 @@ def _clean(answer: str) -> str:
     text = re.sub(r"(?<=\d)\\[,!](?=\d{3}(?!\d))", "", text)
     text = _DECORATION.sub("", _SPACING.sub(" ", text))
     text = _WRAPPERS.sub(lambda match: f" {match[1].strip()} ", text)
-    text = _WRAPPER_OF_GROUPS.sub("", text)
+    text = in_digits(_WRAPPER_OF_GROUPS.sub("", text))
     text = _ELLIPSIS.sub(r" \\ldots ", text)
     text = _FRACTION_COMMAND.sub(r"\\frac", text)
     text = " ".join(text.split()).rstrip(".;,").rstrip()

@@ -19,6 +19,7 @@ _SEPARATOR = re.compile(
     r"|(?P<cut>\s*(?:[,;]\s*(?:(?:and|or)(?![a-zA-Z]))?|(?<![a-zA-Z])(?:and|or|&)(?![a-zA-Z]))\s*)"
 )
 _WORDS = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])[^{}]*)\}")
+_FORMULA = re.compile(r"\$([^$]+)\$(?!\d)|\\\((.{1,200}?)\\\)")
 _SET = re.compile(r"^\s*\\?\{(.*?)\\?\}\s*$", re.DOTALL)
 _EITHER = re.compile(r"^\s*(?:either|both)\s+", re.IGNORECASE)
 _SIGNED = re.compile(r"\\pm(?![a-zA-Z])|±")
@@ -29,7 +30,7 @@ SamePart = Callable[[Normal, Normal], float | None]
 
 def split_parts(answer: str) -> list[str]:
     """Return the parts of an answer, at least one; a sign of plus or minus makes two of one."""
-    text = _WORDS.sub(r" \1 ", answer).strip().strip("$").strip()
+    text = _FORMULA.sub(lambda match: match[1] or match[2], _WORDS.sub(r" \1 ", answer)).strip().strip("$").strip()
     if (inside := _SET.match(text)) and text.startswith("\\{"):
         text = inside[1]
     pieces = [piece for piece in _cut(_EITHER.sub("", text)) if piece]

@@ -38,14 +38,28 @@ _SUBJECT = re.compile(
 )
 _EQUALS = re.compile(r"(?<![<>!=\\])=(?!=)\s*")
 _REVISION = re.compile(
-    r"(?i)^[\s*_(]*(?:wait|actually|hmm+|hold on|sorry|oops|correction|alternatively|on second thought|no[,.!:;]|no$"
-    r"|or\b|maybe|perhaps|possibly)"
+    r"(?i)^[\s*_(]*(?:wait|actually|hmm+|hold on|sorry|oops|correction|alternatively|on (?:second thought|reflection)"
+    r"|no[,.!:;]|no$|no wait|or\b|maybe|perhaps|possibly|(?:scratch|strike|forget) (?:that|it|this)|never ?mind"
+    r"|i (?:take (?:that|it|this) back|made an? (?:mistake|error)|was wrong|meant?\b))"
 )
 _ADDITION = re.compile(r"(?i)^[\s*_(]*(?:or\b|alternatively|maybe|perhaps|possibly)")
 _OPEN = re.compile(
     r"(?i)\b(?:maybe|perhaps|possibly|probably|not sure|not certain|unsure|uncertain|do(?:es)?(?: not|n't) know"
-    r"|doubt|unlikely|either way|(?:might|may|could)(?: also| well| possibly| just)* (?:be|equal)|no idea)\b"
+    r"|doubt|unlikely|either way|(?:might|may|could)(?: also| well| possibly| just)* (?:be|equal)"
+    r"(?! (?:checked|verified|written|expressed|simplified|seen|found|shown))|no idea)\b"
+    r"|\d[\s,(]+(?:alternatively|(?:no|wait|sorry|i mean)[\s,]+[-+$\\]*\d)"
 )
+_SUPPOSED = re.compile(
+    r"(?i)^[\s*_]*(?:suppose|assum(?:e|ing)|imagine|step\s+\d+\W*$|let(?:'s| us)? (?:try|test|check|assume|suppose|say)\b"
+    r"|let [a-z]\b|if\b[^,]*(?:,\D*)?$)|\bwhether\b"
+)
+"""What is tried, not claimed; an ``if`` whose consequence holds no number."""
+_CONSEQUENCE = re.compile(r"(?i)[,;]\s*(?:so|then|thus|hence|therefore|we (?:get|have|find))\b|\bthen\b")
+_OPERATION = re.compile(
+    r"(?i)\b(?:twice|half|double|triple|root|reciprocal|opposite|divided by|multiplied by|power|ending (?:in|with))\s+"
+    r"(?:of\s+)?[-+$\\]*\d|\d\s+(?:(?:times|less than|more than|fewer than)\s+[-+$\\]*\d|(?:squared|cubed)\b)"
+)
+"""Words around a number that make another of it."""
 _FILLER = (
     r"(?:\s+(?:be|equals?|equal to|is|are|the|exactly|really|actually|necessarily|even|just|simply|a|an|answer|to))*"
 )
@@ -59,7 +73,7 @@ _DENIAL = (
 _DENIED = re.compile(
     rf"(?i)(?:\b(?:is|are|was|be|'s)|not|n't)\s+(?:\w+ly\s+)?{_WRONG}\b"
     r"|\bno way\b|(?:\bnot|n't|cannot|never)\s+(?:say|think|believe|conclude|claim|mean|follow|get)\b"
-    r"|(?:\bnot|n't|cannot)\s+(?:be\s+)?(?:the\s+)?(?:right|correct|answer|solution|true|possible|it)\b"
+    r"|(?:\bnot|n't|cannot)\s+(?:be\s+)?(?:the\s+)?(?:right|correct|answer|solution|true|possible|case|it)\b"
 )
 _CONTRAST = re.compile(
     r"\s*[,(;]?\s*\b(?i:and not|but not|not|rather than|instead of|as opposed to)\s+(?:just\s+)?"
@@ -76,6 +90,12 @@ _BOUND = re.compile(
 _ALTERNATIVES = re.compile(
     rf"{_NUMBER}.{{0,60}}?(?<![a-zA-Z])or(?![a-zA-Z])(?:\s+[a-zA-Z']+){{0,4}}[\s$]*{_NUMBER}", re.DOTALL
 )
+_LIST_NUMBER = re.compile(r"(?m)^[\s*_]*(\d{1,2})[.)](?=\s|$)")
+_CLOSED_EMPHASIS = re.compile(r"(?<![\w)}])([*_]{1,3})(?=[^\s*_])([^*_]*)\1\s*$")
+_MONEY = re.compile(r"\$\s*-?\d[\d,.]*(?=\s*(?:[.,;:!?)*]|$)|\s+(?:[a-zA-Z]{2,}|a)(?![a-zA-Z]))")
+"""An amount, by what follows: words, a mark or the end, where a formula would go on."""
+_CALCULATION = re.compile(r"<<[^<>]{0,200}>>")
+"""GSM8K's notes for a calculator, ``9*2=<<9*2=18>>18``."""
 _UNFINISHED = re.compile(
     r"(?:[-+*/=^_(<,]|\\(?:times|cdot|div|frac|dfrac|tfrac|sqrt|pm|le|ge|leq|geq|text|mathrm)|\\?[dt]?frac\s*\{[^{}]*\})\s*$"
 )
@@ -116,29 +136,42 @@ def find_claim(text: str, kind: Literal["mathematics", "letter", "words"] = "mat
         copula = _COPULA.search(body)
         start = copula.end() if copula and mention.search(body, copula.end()) else 0
     predicate = subject[1] if subject and mention.search(subject[1]) else body[start:].strip()
-    if _is_refused(body, predicate, mention.pattern):
-        return None
     last = [match.end() for pattern in (_COPULA, _EQUALS) for match in pattern.finditer(predicate)]
     value = predicate[max(last, default=0) :]
+    if _is_refused(body, predicate, mention.pattern) or _is_supposed(sentence) or _OPERATION.search(value):
+        return None
     return Claim(body, _bare(predicate), _bare(value))
 
 
 def is_cut_off(text: str) -> bool:
     r"""Return whether a text visibly ends within a formula: an open brace or bracket, ``\frac{1}``, a last sign."""
-    bare = re.sub(r"\\[{}$\\]", "", text)
+    bare = _CLOSED_EMPHASIS.sub(r"\2", re.sub(r"\\[{}$\\]", "", text))
     if bare.count("{") > bare.count("}") or _UNFINISHED.search(bare):
         return True
     if any(text.count(opening) > text.count(closing) for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]"))):
         return True
-    is_money = re.search(r"\$\s*-?\d[\d,.]*(?:\s+[a-zA-Z ]+)?[.!]?$", bare) is not None
-    return bare.count("$") % 2 == 1 and not is_money
+    return bare.count("$") % 2 == 1 and _MONEY.sub("", bare).count("$") % 2 == 1
 
 
 def _sentences(text: str) -> list[str]:
-    text = _BLANKS.sub(lambda match: "\n" if "\n" in match[0] else " ", text)
+    text = _BLANKS.sub(lambda match: "\n" if "\n" in match[0] else " ", _CALCULATION.sub("", text))
     text = _DISPLAYED.sub(lambda match: _STOP_IN_DISPLAY.sub(r" \1", " ".join(match[0].split())), text)
-    text = _CARRIED.sub(r"\1 ", _EMPHASIS.sub("", text.replace("\u2019", "'")))
+    text = _without_list_numbers(_CARRIED.sub(r"\1 ", _EMPHASIS.sub("", text.replace("\u2019", "'"))))
     return [sentence.strip() for sentence in _SPLIT.split(text) if sentence.strip()]
+
+
+def _without_list_numbers(text: str) -> str:
+    """Return a text without the numbers of a list that counts from 1: ``3.`` at a line's start claims no 3."""
+    num_items = 0
+
+    def drop(match: re.Match[str]) -> str:
+        nonlocal num_items
+        if int(match[1]) != num_items + 1:
+            return match[0]
+        num_items += 1
+        return "\n" if match[0].startswith("\n") else ""
+
+    return _LIST_NUMBER.sub(drop, text)
 
 
 def _claimed(sentences: list[str], mention: re.Pattern[str]) -> tuple[str, bool] | None:
@@ -179,6 +212,11 @@ def _is_refused(sentence: str, predicate: str, mention: str) -> bool:
         or re.search(rf"{mention}[^.;:?!\n]{{0,40}}\bto\s+(?:\\?\$)?\d", predicate) is not None
         or re.search(r"\d\s*[\u2013\u2014]\s*\d", predicate) is not None
     )
+
+
+def _is_supposed(sentence: str) -> bool:
+    """Return whether a sentence only tries a value, without a word of what follows from it."""
+    return _SUPPOSED.search(sentence) is not None and _CONSEQUENCE.search(sentence) is None
 
 
 def is_formula(piece: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_equation
-from unigrpo.rewards.maths.normalize import Normal, normalize
+from unigrpo.rewards.maths.normalize import Normal, are_spelled_alike, in_digits, normalize
 from unigrpo.rewards.maths.parts import have_same_parts, split_parts
 from unigrpo.rewards.maths.prose import Claim, find_claim, is_cut_off, is_formula, leaves_open
 from unigrpo.rewards.maths.spelling import are_spelt_alike
@@ -19,9 +19,13 @@ Equality = Literal["mathematics", "spelling"]
 
 _LETTER_GOLD = re.compile(r"[A-Z]")
 _CHOICE = re.compile(r"\(([A-Za-z])\)|(?<![A-Za-z])([A-Z])(?![A-Za-z'])")
+_CHOICE_AND_ITS_TEXT = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:])\s*(?!or\b|and\b|[A-Z](?![A-Za-z]))[^\s,;&/(][^?()]*")
+"""How an answer says a choice with what it says: ``(C) 5``."""
+_BASE = re.compile(r"\d_\s*\{?\s*(\d{1,2})")
+"""The base of a number: ``52_8`` is not ``52_7``."""
 _ELLIPSIS = r"\ldots"
 _PROSE_LENGTH = 300
-_SENTENCE = re.compile(r"(?i)(?<![a-z\\])[a-z]{2,}\s+(?:is|are|equals?)(?![a-z])")
+_SENTENCE = re.compile(r"(?i)(?<![a-z\\])(?:[a-z]{2,}\s+(?:is|are|equals?)(?![a-z])|answer\s*:)")
 """A marked answer that is said in words: ``The answer is 5.``."""
 _HEDGED = re.compile(r"(?i)(?<![a-z\\])(?:or|between|maybe|perhaps|possibly|not|never|either|neither|nor)(?![a-z])|\?")
 
@@ -82,6 +86,7 @@ def _is_wrong(given: str, wanted: str) -> bool:
         or (has_relation(wanted) != has_relation(given) and not _is_set_like(wanted, given))
         or _ELLIPSIS in given
         or _ELLIPSIS in wanted
+        or len({*_BASE.findall(given), *_BASE.findall(wanted)}) > 1
     )
 
 
@@ -102,7 +107,7 @@ def _same_part(given: Normal, wanted: Normal) -> float | None:
     """Return 1 or 0 where both are alike or both are numbers or words; None where mathematics has to decide."""
     if given.unit is not None and wanted.unit is not None and given.unit != wanted.unit:
         return 0.0
-    if given.text.replace(" ", "") == wanted.text.replace(" ", ""):
+    if are_spelled_alike(given.text, wanted.text):
         return 1.0
     if given.value is not None and wanted.value is not None:
         is_right = are_one_number(given.value, wanted.value, given.last_digit, wanted.last_digit)
@@ -113,6 +118,9 @@ def _same_part(given: Normal, wanted: Normal) -> float | None:
         return float(given.word == wanted.text.strip("()[]*\"'.: ").lower())
     if _LETTER_GOLD.fullmatch(wanted.text) and given.word is not None and len(given.word) == 1:
         return float(given.word == wanted.text.lower())
+    choice = _CHOICE_AND_ITS_TEXT.fullmatch(given.text) if _LETTER_GOLD.fullmatch(wanted.text) else None
+    if choice is not None and not _HEDGED.search(given.text):
+        return float((choice[1] or choice[2]) == wanted.text)
     return None
 
 
@@ -130,7 +138,7 @@ def _is_set_like(wanted: str, given: str) -> bool:
 
 def _judge_prose(text: str, gold: str) -> float | Pair:
     """Judge unmarked text: all of it, then the one thing that it claims."""
-    wanted = normalize(gold)
+    text, wanted = in_digits(text), normalize(gold)
     if len(text) <= _PROSE_LENGTH and _same_part(normalize(text), wanted) == 1.0:
         return float(not is_cut_off(text))
     is_letter = _LETTER_GOLD.fullmatch(wanted.text) is not None

@@ -9,6 +9,7 @@ and never read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -22,6 +23,8 @@ MAX_ANSWER_LENGTH = 1000
 """Characters of a boxed or tagged answer; a longer one is not an answer and counts as none."""
 MAX_TAIL_LENGTH = 4000
 """Characters of unmarked text that are kept, from its end."""
+
+_STRUCK_OUT = re.compile(r"~~(?=[^\s~])[^~\\$\n]{1,200}~~")
 
 AnswerSource = Literal["box", "tag", "hashes", "text"]
 ALL_SOURCES: tuple[AnswerSource, ...] = get_args(AnswerSource)
@@ -127,9 +130,11 @@ def extract_answer(completion: str, sources: Collection[AnswerSource] = ALL_SOUR
 def _said(text: str) -> str:
     """Return what is no thought: the text after the final ``</think>``, without a thought that is never closed.
 
+    What is struck out in Markdown (``~~5~~``) is not said; with a formula around them, the signs are blanks of LaTeX.
+
     A thought that goes over into ``<answer>`` ends there.
     """
-    text = after_thinking(text)
+    text = _STRUCK_OUT.sub("", after_thinking(text))
     said, thought, rest = text.partition("<think>")
     if not thought:
         return text
