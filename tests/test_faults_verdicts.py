@@ -74,6 +74,9 @@ def test_texts_that_say_different_things_do_not_match(one: str, other: str) -> N
         ("\ufeffParis\u200b.", "paris"),
         ("\u201cParis\u201d", "Paris"),
         ("U.S.", "US"),
+        (r"\boxed{\text{New York}}", "New York"),
+        (r"<answer>\textbf{Paris}.</answer>", "Paris"),
+        (r"\boxed{\mathrm{-5}}", "-5"),
         ("the B", "B"),
         ("+5", "5"),
         ("\uff15", "5"),
@@ -106,6 +109,9 @@ def test_the_same_in_another_dress_matches(text: str, gold: str) -> None:
         ("x", {"text": ["x", "y"], "answer_start": [0]}, 1.0),
         ("y", {"value": "x", "aliases": ["y"]}, 1.0),
         ("x", [None, ""], None),
+        ("\u200b", "\u200b", None),
+        ("\u3164", ["\u3164", "\ufeff"], None),
+        ("\u200b", ["x", "\u200b"], 0.0),
     ],
 )
 @pytest.mark.parametrize("normalization", ["none", "case", "squad"])

@@ -55,7 +55,9 @@ _DECORATION = re.compile(
     r"|\\(?:text)?color\s*\{\w+\}"
 )
 _SIGN_IN_WORDS = re.compile(r"(?i)(?<![a-z])(?:minus|negative)\s+(?=\\?\$?\d)")
-_SCALED = re.compile(r"(?i)(?<![\w.,/^])(\d{1,12}(?:,\d{3})*(?:\.\d{1,12})?)\s+(hundred|thousand|million|billion|trillion)\b")
+_SCALED = re.compile(
+    r"(?i)(?<![\w.,/^])(\d{1,12}(?:,\d{3})*(?:\.\d{1,12})?)\s+(hundred|thousand|million|billion|trillion)\b"
+)
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _BLANK_BETWEEN_DIGITS = re.compile(r"(?<=\d) (?=\d)")
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![a-zA-Z])")

@@ -50,7 +50,8 @@ _OPEN = re.compile(
     r"|\d[\s,(]+(?:alternatively|(?:no|wait|sorry|i mean)[\s,]+[-+$\\]*\d)"
 )
 _SUPPOSED = re.compile(
-    r"(?i)^[\s*_]*(?:suppose|assum(?:e|ing)|imagine|step\s+\d+\W*$|let(?:'s| us)? (?:try|test|check|assume|suppose|say)\b"
+    r"(?i)^[\s*_]*(?:suppose|assum(?:e|ing)|imagine|step\s+\d+\W*$"
+    r"|let(?:'s| us)? (?:try|test|check|assume|suppose|say)\b"
     r"|let [a-z]\b|if\b[^,]*(?:,\D*)?$)|\bwhether\b"
 )
 """What is tried, not claimed; an ``if`` whose consequence holds no number."""

@@ -45,12 +45,14 @@ _LETTER = (
 _MENTION = re.compile(rf"{_LETTER}(?:{_GAP}{_LETTER})*")
 
 _BOUNDARY = re.compile(
-    r"[,;]|(?<!not):\s|\b(?:and|but|because|since|so|therefore|thus|hence|whereas|while|although|though|then|yet|however)\b"
+    r"[,;]|(?<!not):\s|\b(?:and|(?<!thing )but|because|since|so|therefore|thus|hence|whereas|while|although|though|then"
+    r"|yet|however)\b"
 )
 _RIGHT_BOUNDARY = re.compile(rf"{_BOUNDARY.pattern}|\b(?:which|that|as|if|when|where|for|by|due|given|with)\b")
 _DENIED_BEFORE = re.compile(
     r"\b(?:not(?!\s+only)|never|neither|nor|cannot|except|exclud\w+|eliminat\w+|reject\w*|rul\w+\s+out|rather\s+than"
-    r"|instead\s+of|other\s+than|unlike|(?:wrong|incorrect|false)\s+\w+)\b|n't\b|(?<!no )\bdoubt\b",
+    r"|instead\s+of|other\s+than|unlike|(?:any|every)thing\s+but"
+    r"|(?:wrong|incorrect|false)\s+\w+)\b|n't\b|(?<!no )\bdoubt\b",
     re.IGNORECASE,
 )
 _DENIED_BEHIND = re.compile(
@@ -62,6 +64,9 @@ _DENIED_BEHIND = re.compile(
 _HEDGE = re.compile(
     r"\b(?:could|might|may|possible|possibly|perhaps|maybe|also|equally|either|alternatively|likely|unless|or)\b",
     re.IGNORECASE,
+)
+_UNSURE = re.compile(
+    r"\b(?:could|might|may)\s+(?:\w+\s+)?be\b|\b(?:suppos|assum)(?:e|ing)\b|\bwhether\b", re.IGNORECASE
 )
 _OPEN_END = re.compile(
     r"^[\s)]*(?:,?\s*(?:and/or|or)\b(?!\s+rather)|(?:,|/|&|,?\s*(?:and|nor|but)\b)\s*$)", re.IGNORECASE
@@ -93,15 +98,16 @@ _SAID_BEHIND = re.compile(
 )
 _LEAD = re.compile(
     r"(?:(?P<turn>so|therefore|thus|hence|then|finally|actually|no|wait|sorry|correction|in conclusion|in the end"
-    r"|rather|instead|answers?|solution|response)"
+    r"|on reflection|rather|instead|answers?|solution|response)"
     r"|yes|hmm+|well|okay|ok|oh|but|and|i think|i believe|i guess|i'd say|i would say|clearly|my|our|the|final|correct"
     r"|right|best|most likely|option|choice|letter|is|it's|it|that's|that|this|must|should|would|be|'s)(?![\w'])"
     r"[\s,:;=.>-]*",
     re.IGNORECASE,
 )
 _RETRACTION = re.compile(
-    r"(?:(?:wait|hmm+|oh|actually|sorry|but|well|hold on|no|nope)\b[\s,:;-]*)*(?:no|nope|i was wrong|scratch that"
-    r"|i take (?:that|it) back|i made a mistake|(?:that|this|it)(?:'s| is| was)? (?:all )?(?:wrong|incorrect|false"
+    r"(?:(?:wait|hmm+|oh|actually|sorry|but|well|hold on|no|nope)\b[\s,:;-]*)*(?:no|nope|i was wrong"
+    r"|(?:scratch|strike|forget) that|never ?mind|i take (?:that|it) back"
+    r"|i made a mistake|(?:that|this|it)(?:'s| is| was)? (?:all )?(?:wrong|incorrect|false"
     r"|not (?:right|correct|true|it))|(?:that|this|it) (?:isn't|cannot be|can't be) (?:right|correct|true|it)"
     r"|(?:they are |it's |it is )?(?:both|all|neither|none)\b[^.]{0,40})[\s.!,]*",
     re.IGNORECASE,
@@ -255,7 +261,7 @@ class _Mention:
     is_set_off: bool
     """Whether it is in brackets, or a label in front of the statement."""
     is_open: bool
-    """Whether an alternative follows, or would have followed."""
+    """Whether an alternative follows, or would have followed, or it is only supposed."""
 
     @classmethod
     def of(cls, statement: str, match: re.Match[str]) -> _Mention:
@@ -280,6 +286,7 @@ class _Mention:
             or behind.startswith(")")
             or (match.start() == 0 and (is_alone or _LABEL.match(statement) is not None)),
             is_open=_OPEN_END.match(behind) is not None
+            or _UNSURE.search(near) is not None
             or (len(letters) == 1 and _PAIR_BEGUN.search(before) is not None),
         )
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import TypeAlias
 
+from unigrpo.rewards.text.plain import is_blank
+
 Gold: TypeAlias = str | int | float | bool
 
 _KEYS = ("answer", "text", "value")
@@ -36,7 +38,7 @@ def golds_of(column: object) -> list[Gold]:
         return []
     if isinstance(column, bool | int | float):
         return [column]
-    return [str(column)] if column is not None and str(column).strip() else []
+    return [str(column)] if column is not None and not is_blank(str(column)) else []
 
 
 def text_of(gold: Gold) -> str:
