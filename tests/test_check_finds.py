@@ -230,6 +230,17 @@ def test_a_path_of_thousands_of_characters_is_one_short_line(
     assert "file name too long" in shown and len(shown) < 500
 
 
+@pytest.mark.parametrize("returned", ["None", "[1.0]", "'x'", "{}", "(1.0 for _ in completions)"])
+def test_a_reward_that_gives_not_one_value_a_completion_is_one_line(
+    returned: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd.py").write_text(f"def odd(*, completions, **columns):\n    return {returned}\n")
+    (tmp_path / "items.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": "c"}\n')
+    assert run(["score", f"{tmp_path / 'odd.py'}:odd", str(tmp_path / "items.jsonl")]) == 2
+    shown = capsys.readouterr().err
+    assert "return a list of 2" in shown and "Traceback" not in shown
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_activations_are_those_that_autograd_keeps(family: str, dtype: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from unigrpo.sizing.arithmetic import batch_arithmetic, supervised_arithmetic
 
     console = Console(highlight=False)
-    unknown = ["the values of the weights", "how many tokens prompts have"]
+    unknown = ["the values of the weights", "the tokenizer and how many tokens prompts have"]
     if is_supervised(find_recipe(recipe)):
         supervised = load_sft_recipe(recipe, overrides or [])
         doubts = list(doubts_of_supervision(supervised))
