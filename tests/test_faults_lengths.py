@@ -229,3 +229,10 @@ def test_run_refuses_before_it_evaluates(folder: Path, tmp_path: Path, key: str)
     create_run_dir(loaded, tmp_path / "run")
     with pytest.raises(UserError, match=r"long\.jsonl:2: the prompt has"), open_run(loaded, tmp_path / "run"):
         pass
+
+
+def test_a_prompt_is_cut_where_no_template_stands_around_it(policy: TextPolicy, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"prompt": "1+2 " * 600}, {"prompt": "q" * 20_000}, {"prompt": "short"})
+    rows = rows_of(limited(policy, DataSettings(eval_jsonl=path, too_long="cut")))
+    assert ("1+2 " * 600).endswith(rows[0]) and 0 < len(rows[0]) < 400
+    assert set(rows[1]) == {"q"} and rows[2] == "short"

@@ -215,7 +215,7 @@ def _cut(
                 middle = (least + most) // 2
                 least, most = (least, middle) if fits(place, middle) else (middle, most)
             texts[place] = _without_beginning(text, most)
-            return texts
+            return texts if texts[place].strip() else None
         texts[place] = _without_beginning(text, len(text))
     return None
 

@@ -375,7 +375,7 @@ class _JsonlFile:
             turns = tuple((role, text) for (role, _), text in zip(turns, texts, strict=True))
         *before, (role, text) = turns
         last = text if self._template is None else self._template.replace("{prompt}", text)
-        if not last.strip():
+        if not last.strip() and texts is None:  # where it is cut, so short a trial is one of the cut's
             raise line.error("the prompt is empty; ask something, in data.template if it is the same of every line")
         return tuple((role, line.encodable(text, "prompt")) for role, text in (*before, (role, last)))
 
