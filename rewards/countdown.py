@@ -13,6 +13,7 @@ from typing import Any
 from unigrpo.documents import parse_json
 from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import AnswerSource, checked_sources, completion_text, cut_at_eos, extract_answer
+from unigrpo.rewards.text.plain import without_format_signs
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ _SPELLINGS = (
     (re.compile(r"[\[{]"), "("),
     (re.compile(r"[\]}]"), ")"),
 )
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_ZEROS = re.compile(r"(?<=\d)\.0+(?!\d)")
 _TOKEN = re.compile(r"\s*(?:([0-9]+)|([-+*/()]))")
 
 
@@ -55,7 +58,8 @@ class Countdown:
 
     The answer is the last ``\boxed{}``, else ``<answer>``, else all of the text where that is nothing but arithmetic.
     A box that ``</answer>`` or a stray ``>`` closes in place of its brace counts, as arithmetic cannot hold either.
-    LaTeX and Unicode signs are understood; of ``a + b = c`` the left side counts. Values are exact fractions.
+    LaTeX and Unicode signs are understood; of ``a + b = c`` the left side counts, and
+    the others must be worth the same. Values are exact fractions.
 
     Range: 0 to 1.
     Needs: columns ``nums`` and ``target`` (TinyZero), ``numbers`` and ``target`` (d1), or ``input`` and ``output``
@@ -128,7 +132,10 @@ class Countdown:
         start = text.rfind("<answer>")
         if "tag" not in self._sources or start < 0:
             return ""
-        section = text[start + len("<answer>") :].partition("</answer>")[0].strip()
+        section, end, _ = text[start + len("<answer>") :].partition("</answer>")
+        section = section.strip()
+        if not end and not section.endswith(">"):
+            return ""
         return section.removeprefix("\\boxed{").removesuffix(">")
 
 
@@ -186,6 +193,8 @@ def read_arithmetic(text: str) -> Arithmetic:
     """
     if len(text) > MAX_EXPRESSION_LENGTH:
         raise ArithmeticSyntaxError(f"{len(text)} characters are more than {MAX_EXPRESSION_LENGTH}")
+    text = _TEXT.sub(r"\1", without_format_signs(text)).strip(" \n`")
+    text = text[2:-2] if len(text) > 4 and text.startswith("**") and text.endswith("**") else text
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
     sides = [side for side in text.split("=") if side.strip()]
@@ -193,7 +202,10 @@ def read_arithmetic(text: str) -> Arithmetic:
         raise ArithmeticSyntaxError("nothing to read")
     if len(sides) > 1 and sides[0].strip().isdecimal():
         sides.reverse()
-    return _Reader(_tokens(sides[0])).read()
+    given, *others = [_Reader(_tokens(_ZEROS.sub("", side))).read() for side in sides]
+    if any(other.value != given.value for other in others):
+        raise ArithmeticSyntaxError("the sides of an equation differ")
+    return given
 
 
 def _tokens(text: str) -> list[str]:

@@ -10,14 +10,12 @@ from typing import Literal
 from unigrpo.rewards.base import Column, Failed
 from unigrpo.rewards.text.answers import ALL_SOURCES, AnswerSource, checked_sources, completion_text, extract_answer
 from unigrpo.rewards.text.golds import Gold, golds_of, is_number_of, text_of
-from unigrpo.rewards.text.plain import plain_text
+from unigrpo.rewards.text.plain import plain_text, without_dress
 
 Normalization = Literal["none", "case", "squad"]
 
 _ARTICLES = re.compile(r"(?<![^\s\"'(\[])(?:an?|the)\s+(?=[\"'(\[]*\w\w)|(?<![^\s\"'(\[])the\s+(?=\w)")
 """An article stands before a word: the last word of ``vitamin a``, and the first of ``a, b``, are none."""
-_EMPHASIS = re.compile(r"(\*{1,3}|_{1,3}|`+)(?=\S)([^*_`]+)(?<=\S)\1")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf)\s*\{([^{}]*)\}")
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _MEANT = re.compile(
     r"(?<=\d)[^\w\s](?=[^\w\s]?\d)"  # between digits: 3.5, 1:30, 2-3
@@ -102,8 +100,8 @@ def _as_squad(text: str) -> str:
 
     SQuAD's own drops every ASCII sign and every article, so that -5 is 5 and C++ is C.
     """
-    plain = plain_text(_TEXT.sub(r"\1", text))
-    marked = _ARTICLES.sub("", _EMPHASIS.sub(r"\2", plain))
+    plain = plain_text(without_dress(text))
+    marked = _ARTICLES.sub("", plain)
     marked = _PLUS.sub("", _GROUPED.sub(lambda match: match[0].replace(",", ""), marked)).replace(" %", "%")
     marked = _MEANT.sub(lambda match: "".join(chr(_KEPT + ord(sign)) for sign in match[0]), marked)
     left = "".join(sign for sign in marked if sign != "$" and unicodedata.category(sign)[0] != "P")

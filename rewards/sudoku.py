@@ -9,12 +9,15 @@ from typing import Any
 
 from unigrpo.rewards.base import Column
 from unigrpo.rewards.text.answers import after_thinking, completion_text, cut_at_eos
-from unigrpo.rewards.text.boxes import last_boxed
+from unigrpo.rewards.text.boxes import read_boxes
 
 _LOGGER = logging.getLogger(__name__)
 
 _OTHER_BLANKS = str.maketrans("._*", "000")
 _SEPARATORS = re.compile(r"[\s|,;+\[\]-]+")
+_DENIED = re.compile(r"(?i)(?:\bnot|n't)[\s:*`]*$")
+_OPEN = re.compile(r"(?i)\b(?:or|not)\b|n't\b")
+_CONTEXT = 40
 _MAX_SCANNED = 20_000
 """Characters of a prompt or an answer that are read."""
 
@@ -126,20 +129,25 @@ def read_cells(completion: str, num_cells: int) -> str:
     text = after_thinking(cut_at_eos(completion))[-_MAX_SCANNED:]
     answer = _marked(text)
     if answer is None:
-        runs = [run for run in re.findall(r"[0-9]+", text) if len(run) == num_cells]
-        answer = runs[-1] if runs else ""
+        runs = [run for run in re.finditer(r"[0-9]+", text) if len(run[0]) == num_cells]
+        answer = runs[-1][0] if runs and not _DENIED.search(text[: runs[-1].start()][-_CONTEXT:]) else ""
+    if _OPEN.search(answer):
+        return ""
+    answer = answer.replace("*", "").replace("`", "")
     return _SEPARATORS.sub("", answer)[:num_cells]
 
 
 def _marked(text: str) -> str | None:
     start = text.rfind("<answer>")
     if start >= 0:
-        answer, _, rest = text[start + len("<answer>") :].partition("</answer>")
+        answer, end, rest = text[start + len("<answer>") :].partition("</answer>")
+        if not end:
+            return ""
         answer = (answer if answer.strip() else rest).strip()
-        boxed = last_boxed(answer)
-        return boxed if boxed is not None else answer.strip("`")
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed
+        boxes = read_boxes(answer)
+        return answer if boxes is None else boxes.answer or ""
+    boxes = read_boxes(text)
+    if boxes is not None:
+        return boxes.answer or ""
     _, tag, rest = text.rpartition("</answer>")
     return rest if tag and rest.strip() else None

@@ -8,12 +8,16 @@ from collections.abc import Collection, Sequence
 from unigrpo.rewards.base import Column, Failed
 from unigrpo.rewards.text.answers import ALL_SOURCES, AnswerSource, checked_sources, completion_text, extract_answer
 from unigrpo.rewards.text.golds import golds_of, text_of
-from unigrpo.rewards.text.plain import without_format_signs
+from unigrpo.rewards.text.plain import without_dress, without_format_signs
 
 NUM_AGREEING = 3
 """Annotators who are enough for an answer to be right."""
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_MEANT = re.compile(r"(?<![\w)])-(?=\.?\d)|(?<=\w)\+\+(?!\w)")
+"""The sign of a number, and that of ``C++``."""
+_KEPT = {ord("-"): "\ue02d", ord("+"): "\ue02b"}
+_KEPT_BACK = {ord(kept): chr(sign) for sign, kept in _KEPT.items()}
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -46,7 +50,8 @@ class VQAAccuracy:
     must agree; a single one is compared exactly. Both sides are normalised as VQA's evaluation does it: punctuation,
     number words to ten, articles, apostrophes of contractions. That evaluation leaves spellings alone where all
     annotators agree, so that ``Yes`` misses ``yes``; here they are normalised there, too. It also takes all for equal
-    of which nothing is left, ``a`` and ``the``; here such an answer is compared as it stands.
+    of which nothing is left, ``a`` and ``the``; here such an answer is compared as it stands. The sign of a number and
+    ``C++`` stay what they are, where that evaluation drops signs; emphasis and ``\text{}`` are dropped.
 
     Range: 0 to 1.
     Needs: column ``answers`` for each prompt, a list of texts or numbers, or of VQA's objects with ``answer``; else
@@ -113,11 +118,17 @@ def normalize_vqa(answer: str) -> str:
     between digits; else it becomes a blank. A full stop stays in front of a digit only. An answer of which nothing
     would be left is only put in lower case.
     """
-    text = " ".join(without_format_signs(answer).split())
+    text = " ".join(without_dress(without_format_signs(answer)).split())
+    text = _MEANT.sub(lambda match: match[0].translate(_KEPT), text)
     has_digit_comma = _DIGIT_COMMA.search(text) is not None
     changed = text
     for sign in _PUNCTUATION:
         is_dropped = has_digit_comma or f"{sign} " in text or f" {sign}" in text
         changed = changed.replace(sign, "" if is_dropped else " ")
-    words = [_NUMBER_WORDS.get(word, word) for word in _FULL_STOP.sub("", changed).lower().split()]
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES) or text.lower()
+    words = [
+        _NUMBER_WORDS.get(word, word) for word in _FULL_STOP.sub("", changed).translate(_KEPT_BACK).lower().split()
+    ]
+    return (
+        " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+        or text.translate(_KEPT_BACK).lower()
+    )

@@ -56,6 +56,8 @@ def exact(text: str, gold: object, normalization: str = "squad") -> object:
         ("caf\u00e9", "cafe"),
         ("x < 5", "x > 5"),
         ("5!", "5"),
+        ("3*5*7", "357"),
+        ("2*3*4", "234"),
     ],
 )
 def test_texts_that_say_different_things_do_not_match(one: str, other: str) -> None:
@@ -304,3 +306,21 @@ def test_a_row_of_a_file_keeps_its_types_up_to_the_verdict(tmp_path: Path) -> No
     }
     scores = score_items(rewards, read_items(path))
     assert [item.values[row["task"]] for item, row in zip(scores.items, rows, strict=True)] == [1.0, 1.0, 0.0, 1.0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "value"),
+    [
+        ("-5", "5", 0.0),
+        ("5", "-5", 0.0),
+        ("C++", "C", 0.0),
+        ("not -.5", "not .5", 0.0),
+        ("**yes**", "yes", 1.0),
+        (r"\boxed{\text{yes}}", "yes", 1.0),
+        ("`two`", "2", 1.0),
+        ("-5", -5, 1.0),
+        ("c++", "C++", 1.0),
+    ],
+)
+def test_vqa_keeps_the_signs_that_mean_something(text: str, gold: object, value: float) -> None:
+    assert VQAAccuracy()(completions=[text], answers=[[gold] * 10]) == [value]

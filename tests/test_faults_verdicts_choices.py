@@ -49,6 +49,12 @@ QUICK = settings(max_examples=60, deadline=None, derandomize=True)
         ("Is it A?", None),
         ("The answer is A. Never mind.", None),
         ("Anything but A", None),
+        ("All but A", None),
+        ("A. Wait, actually B.", "B"),
+        ("A. No, it is B.", "B"),
+        ("The answer is A if it is green, otherwise B.", None),
+        (r"\boxed{A} is incorrect.", None),
+        (r"The answer isn't \boxed{A}", None),
         ("The answer could be A", None),
         ("The answer may be (A)", None),
         ("Suppose it's A.", None),
@@ -172,3 +178,19 @@ def test_a_gold_in_doubt_is_an_error_by_name(gold: object, choices: object, said
     (value,) = MultipleChoice()(completions=["(A)"], answer=[gold], choices=[choices])
     assert isinstance(value, Failed)
     assert said in value.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "choices", "letter"),
+    [
+        ("The answer is -5.", ["5", "-5", "3.5", "35"], "B"),
+        ("So -5", ["5", "-5", "3.5", "35"], "B"),
+        ("Answer: -$5", ["$5", "-$5", "$10", "-$10"], "B"),
+        ("Answer - 5", ["5", "-5", "3.5", "35"], "A"),
+        ("C++", ["C", "C++", "C#", "D"], "B"),
+        ("C#", ["C", "C++", "C#", "D"], "C"),
+    ],
+)
+def test_the_sign_of_a_choice_is_part_of_it(text: str, choices: list[str], letter: str) -> None:
+    values = MultipleChoice(gold="letter")(completions=[text] * 4, answer=list("ABCD"), choices=[choices] * 4)
+    assert values == [float(letter == right) for right in "ABCD"]

@@ -298,6 +298,23 @@ OTHER_WORDS = [
 ]
 
 
+REFUSED_BOXES = [
+    (r"The answer is not \boxed{42}.", "42"),
+    (r"It isn't $\boxed{42}$", "42"),
+    (r"\boxed{42} is wrong.", "42"),
+    (r"$\boxed{42}$. Wait, that's wrong.", "42"),
+    (r"\boxed{42}. Scratch that.", "42"),
+    (r"\boxed{5\text{ squared}}", "5"),
+    (r"\boxed{5\text{ factorial}}", "5"),
+    (r"The answer is \boxed{41}. It is not \boxed{42}.", "41"),
+]
+CONFIRMED_BOXES = [
+    (r"It is not 41 but \boxed{42}.", "42"),
+    (r"\boxed{42}. Wait, let me check. $6 \cdot 7 = 42$. Yes.", "42"),
+    (r"\boxed{41} is wrong. So \boxed{42}.", "42"),
+]
+
+
 @pytest.fixture(scope="module")
 def reward() -> Iterator[Correctness]:
     reward = Correctness()
@@ -310,6 +327,8 @@ def reward() -> Iterator[Correctness]:
     [
         pytest.param(HEDGED_OR_DENIED, WRONG, id="hedged or denied"),
         pytest.param(CLAIMED, RIGHT, id="claimed"),
+        pytest.param(REFUSED_BOXES, WRONG, id="refused boxes"),
+        pytest.param(CONFIRMED_BOXES, RIGHT, id="confirmed boxes"),
         pytest.param(CUT_OFF, WRONG, id="cut off"),
         pytest.param(ALL_PARTS, RIGHT, id="all parts"),
         pytest.param(OTHER_PARTS, WRONG, id="other parts"),

@@ -93,6 +93,7 @@ _UNIT = re.compile(
 )
 _NO_NOUN = re.compile(
     r"(?<![a-z])(?:is|are|was|were|be|or|and|not|no|never|but|maybe|perhaps|possibly|probably|if|than|to|wrong|because)(?![a-z])"
+    r"|^(?:squared|cubed|factorial)(?![a-z])"
 )
 """Words behind a number that make a statement of it, which is no longer a counted noun."""
 _MAX_NUMBER_LENGTH = 400

@@ -27,6 +27,15 @@ _REVISION = re.compile(
     r"(?i)\b(?:wait|actually|correct\w*|no|not|instead|rather|mistake|wrong|check\w*|again|hmm|sorry|oops)\b"
 )
 _MAX_BARE_LENGTH = 1000
+_REFUSED_BEFORE = re.compile(r"(?i)(?:\bnot|n't|\bnever)(?:\s+(?:equal to|equal|be|the answer))?[\s:*$(\[\\]*$")
+_REFUSED_BEHIND = re.compile(
+    r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but)\b[\s.,!]*)*"
+    r"(?:(?:(?:that|this|it|which)(?:\s+is|'s|\s+was)?|is|was)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|mistaken"
+    r"|not\s+(?:right|correct|true|the\s+(?:right\s+|correct\s+|final\s+)?answer))|(?:that|this|it|is)\s*(?:isn't|n't)\s+(?:right"
+    r"|correct|true)|(?:scratch|strike|forget) (?:that|it|this)|i (?:was wrong|take (?:that|it|this) back))\b(?!\s*\?)"
+)
+"""What says of a box, before or behind it, that it is not the answer."""
+_CONTEXT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,8 @@ def read_boxes(text: str) -> Boxes | None:
         if len(boxes) > MAX_BOXES:
             break
     boxes.reverse()
+    if boxes and _is_refused(text, boxes[-1]):
+        return Boxes(None)
     return Boxes(_joined(text, boxes), _asked(text, boxes)) if boxes else None
 
 
@@ -103,6 +114,12 @@ def _joined(text: str, boxes: Sequence[_Box]) -> str:
         contents.append(box.content.strip())
     contents = list(dict.fromkeys(reversed(contents)))
     return contents[0] if len(contents) == 1 else (" or " if is_open else ", ").join(contents)
+
+
+def _is_refused(text: str, box: _Box) -> bool:
+    """Return whether the words next to a box deny it or take it back."""
+    before, behind = text[max(0, box.start - _CONTEXT) : box.start], text[box.end : box.end + _CONTEXT]
+    return _REFUSED_BEFORE.search(before) is not None or _REFUSED_BEHIND.match(behind) is not None
 
 
 def _asked(text: str, boxes: Sequence[_Box]) -> tuple[str, ...]:

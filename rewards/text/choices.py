@@ -26,7 +26,7 @@ _NAMED_LOWER = re.compile(
     r"\b(option|choice|letter)\s+\(?([A-Za-z])\b\)?(?!')|\b(answer(?:\s+is\b|\s*:))\s+([b-hj-z])(?=\W*$)", re.IGNORECASE
 )
 _LOWER_LABEL = re.compile(r"^\s*\(?[a-z][).:](?=\s)")
-_ONLY_A_LETTER = re.compile(r"\W*([a-z])\W*")
+_ONLY_A_LETTER = re.compile(r"\W*([a-z])(?!\+\+|#)\W*")
 
 _FILLER = (
     r"(?:and/or|or|and|nor|either|both|maybe|perhaps|possibly|probably|likely|also|even|else|alternatively|options?"
@@ -39,19 +39,19 @@ _AFTER_A = (
     r"|here|only|vs|versus|than|appears|remains|maybe|perhaps|possibly|probably|either|to|plus|with|isn't|can't|doesn't)"
 )
 _LETTER = (
-    r"(?:\([A-Z]\)|(?<![\w'-])(?:[B-HJ-Z](?![\w']|-\w)"
+    r"(?:\([A-Z]\)|(?<![\w'-])(?:[B-HJ-Z](?![\w'#]|-\w|\+\+)"
     rf"|A(?![\w']|-\w|\s+(?!{_AFTER_A}\b)[a-z0-9])|I(?![\w']|-\w|\s+[a-z])))"
 )
 _MENTION = re.compile(rf"{_LETTER}(?:{_GAP}{_LETTER})*")
 
 _BOUNDARY = re.compile(
-    r"[,;]|(?<!not):\s|\b(?:and|(?<!thing )but|because|since|so|therefore|thus|hence|whereas|while|although|though|then"
-    r"|yet|however)\b"
+    r"[,;]|(?<!not):\s|\b(?:and|(?<!thing )(?<![Aa]ll )but|because|since|so|therefore|thus|hence|whereas|while|although"
+    r"|though|then|yet|however)\b"
 )
 _RIGHT_BOUNDARY = re.compile(rf"{_BOUNDARY.pattern}|\b(?:which|that|as|if|when|where|for|by|due|given|with)\b")
 _DENIED_BEFORE = re.compile(
     r"\b(?:not(?!\s+only)|never|neither|nor|cannot|except|exclud\w+|eliminat\w+|reject\w*|rul\w+\s+out|rather\s+than"
-    r"|instead\s+of|other\s+than|unlike|(?:any|every)thing\s+but"
+    r"|instead\s+of|other\s+than|unlike|(?:any|every)thing\s+but|all\s+but"
     r"|(?:wrong|incorrect|false)\s+\w+)\b|n't\b|(?<!no )\bdoubt\b",
     re.IGNORECASE,
 )
@@ -62,7 +62,7 @@ _DENIED_BEHIND = re.compile(
     re.IGNORECASE,
 )
 _HEDGE = re.compile(
-    r"\b(?:could|might|may|possible|possibly|perhaps|maybe|also|equally|either|alternatively|likely|unless|or)\b",
+    r"\b(?:could|might|may|possible|possibly|perhaps|maybe|also|equally|either|alternatively|likely|unless|otherwise|or)\b",
     re.IGNORECASE,
 )
 _UNSURE = re.compile(
@@ -101,7 +101,7 @@ _LEAD = re.compile(
     r"|on reflection|rather|instead|answers?|solution|response)"
     r"|yes|hmm+|well|okay|ok|oh|but|and|i think|i believe|i guess|i'd say|i would say|clearly|my|our|the|final|correct"
     r"|right|best|most likely|option|choice|letter|is|it's|it|that's|that|this|must|should|would|be|'s)(?![\w'])"
-    r"[\s,:;=.>-]*",
+    r"(?:[\s,:;=.>]|-(?![\d.$]))*",
     re.IGNORECASE,
 )
 _RETRACTION = re.compile(
@@ -112,6 +112,7 @@ _RETRACTION = re.compile(
     r"|(?:they are |it's |it is )?(?:both|all|neither|none)\b[^.]{0,40})[\s.!,]*",
     re.IGNORECASE,
 )
+_TURN = re.compile(r"(?:wait|actually|hmm+|hold on|sorry|oops|correction|scratch that|no[,.!:;])(?!\w)", re.IGNORECASE)
 _AGREEMENT = re.compile(r"(?:yes|correct|right|indeed|exactly)\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\S)")
 _LABELED = re.compile(r"^\s*\(?([A-Z])\)?[\s.):,-]+(\S.*)$", re.DOTALL)
@@ -332,6 +333,9 @@ def _statements(text: str) -> Iterator[tuple[str, bool]]:
     for line in text.splitlines():
         held = ""
         for part in re.split(r"(?<=[.!?;])\s+", line.strip()):
+            if held and _TURN.match(part):
+                yield held, False
+                held = ""
             part = f"{held} {part}" if held else part
             if re.fullmatch(r"\(?[A-Z]\)?[.)]+", part):
                 held = part

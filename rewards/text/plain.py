@@ -9,6 +9,8 @@ _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 """Letters, marks and signs that Unicode counts as such and that show nothing."""
 _RAISED = re.compile("([\u2070\u00b9\u00b2\u00b3\u2074-\u207b]+)")
 _FRACTION = re.compile("([\u00bc-\u00be\u2150-\u215f\u2189])")
+_EMPHASIS = re.compile(r"(?<!\w)(\*{1,3}|_{1,3}|`+)(?=[^\s*_`])([^*_`]+)(?<=\S)\1(?!\w)")
+_TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf)\s*\{([^{}]*)\}")
 _MINUS_SIGNS = str.maketrans("\u2010\u2011\u2012\u2013\u2212", "-----")
 
 
@@ -37,6 +39,11 @@ def without_invisible_start(text: str) -> str:
 def without_format_signs(text: str) -> str:
     """Return a text without its zero-width characters."""
     return "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+
+
+def without_dress(text: str) -> str:
+    r"""Return a text without marks of emphasis around words, and without ``\text{}``."""
+    return _EMPHASIS.sub(r"\2", _TEXT.sub(r"\1", text))
 
 
 def plain_text(text: str) -> str:
