@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from unigrpo.errors import UserError
 from unigrpo.recipe.load import load_recipe
 from unigrpo.rewards.base import Failed
+from unigrpo.rewards.correctness import Correctness
 from unigrpo.rewards.countdown import Countdown
 from unigrpo.rewards.exact_match import ExactMatch
 from unigrpo.rewards.format import Format, FormatVariant
@@ -324,3 +325,23 @@ def test_a_row_of_a_file_keeps_its_types_up_to_the_verdict(tmp_path: Path) -> No
 )
 def test_vqa_keeps_the_signs_that_mean_something(text: str, gold: object, value: float) -> None:
     assert VQAAccuracy()(completions=[text], answers=[[gold] * 10]) == [value]
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "value"),
+    [
+        (r"The answer is not \boxed{42}.", "42", 0.0),
+        (r"It isn't $\boxed{42}$", "42", 0.0),
+        (r"\boxed{42} is wrong.", "42", 0.0),
+        (r"$\boxed{42}$. Wait, that's wrong.", "42", 0.0),
+        (r"\boxed{42}. Scratch that.", "42", 0.0),
+        (r"The answer is \boxed{41}. It is not \boxed{42}.", "41", 0.0),
+        (r"It is not 41 but \boxed{42}.", "42", 1.0),
+        (r"\boxed{42}. Wait, let me check. $6 \cdot 7 = 42$. Yes.", "42", 1.0),
+        (r"\boxed{41} is wrong. So \boxed{42}.", "42", 1.0),
+        (r"\boxed{42}. Is that wrong? That is right.", "42", 1.0),
+    ],
+)
+def test_a_box_that_is_denied_or_taken_back_is_no_answer(text: str, gold: str, value: float) -> None:
+    reward = Correctness()
+    assert (exact(text, gold), reward(completions=[text], answer=[gold])) == (value, [value])

@@ -194,6 +194,9 @@ ONE_NUMBER = [
     (r"\boxed{1, 2, ..., 10}", r"1,2,\ldots,10"),
 ]
 TWO_NUMBERS = [
+    (r"\boxed{5\text{ squared}}", "5"),
+    (r"\boxed{5\text{ factorial}}", "5"),
+    (r"\boxed{2\text{ cubed}}", "2"),
     (r"\boxed{1/2004!}", "1/2006!"),
     (r"\boxed{1/2^{99}}", "1/2^{98}"),
     (r"\boxed{\frac{2^{2005}+1}{3\cdot 2^{2006}}}", r"\frac{1}{3\cdot 2^{2006}}"),
@@ -298,23 +301,6 @@ OTHER_WORDS = [
 ]
 
 
-REFUSED_BOXES = [
-    (r"The answer is not \boxed{42}.", "42"),
-    (r"It isn't $\boxed{42}$", "42"),
-    (r"\boxed{42} is wrong.", "42"),
-    (r"$\boxed{42}$. Wait, that's wrong.", "42"),
-    (r"\boxed{42}. Scratch that.", "42"),
-    (r"\boxed{5\text{ squared}}", "5"),
-    (r"\boxed{5\text{ factorial}}", "5"),
-    (r"The answer is \boxed{41}. It is not \boxed{42}.", "41"),
-]
-CONFIRMED_BOXES = [
-    (r"It is not 41 but \boxed{42}.", "42"),
-    (r"\boxed{42}. Wait, let me check. $6 \cdot 7 = 42$. Yes.", "42"),
-    (r"\boxed{41} is wrong. So \boxed{42}.", "42"),
-]
-
-
 @pytest.fixture(scope="module")
 def reward() -> Iterator[Correctness]:
     reward = Correctness()
@@ -327,8 +313,6 @@ def reward() -> Iterator[Correctness]:
     [
         pytest.param(HEDGED_OR_DENIED, WRONG, id="hedged or denied"),
         pytest.param(CLAIMED, RIGHT, id="claimed"),
-        pytest.param(REFUSED_BOXES, WRONG, id="refused boxes"),
-        pytest.param(CONFIRMED_BOXES, RIGHT, id="confirmed boxes"),
         pytest.param(CUT_OFF, WRONG, id="cut off"),
         pytest.param(ALL_PARTS, RIGHT, id="all parts"),
         pytest.param(OTHER_PARTS, WRONG, id="other parts"),
