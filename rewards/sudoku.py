@@ -140,9 +140,7 @@ def read_cells(completion: str, num_cells: int) -> str:
 def _marked(text: str) -> str | None:
     start = text.rfind("<answer>")
     if start >= 0:
-        answer, end, rest = text[start + len("<answer>") :].partition("</answer>")
-        if not end:
-            return ""
+        answer, _, rest = text[start + len("<answer>") :].partition("</answer>")
         answer = (answer if answer.strip() else rest).strip()
         boxes = read_boxes(answer)
         return answer if boxes is None else boxes.answer or ""
