@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unigrpo.errors import UserError
 from unigrpo.plugin import PluginError, relative_to, resolve
 
 _LOGGER = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ _LOGGER = logging.getLogger(__name__)
 _DEFAULT_RANGE = (0.0, 1.0)
 
 
-class RewardContractError(ValueError):
+class RewardContractError(UserError):
     """A reward returned something that is not one value a completion: a mistake in its code, not bad luck."""
 
 
