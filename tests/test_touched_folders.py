@@ -230,6 +230,13 @@ def test_a_report_of_a_touched_run_shows_the_rest_or_names_the_file(
                 assert "touched" in page
 
 
+@pytest.mark.parametrize("content", ["hello", "[1]", "7", DEEP, "\xff", "a: [", "evaluate: {accuracy: 1}", "policy: x"])
+def test_a_report_names_a_touched_recipe(content: str, run_dir: Path, tmp_path: Path) -> None:
+    (run_dir / "recipe.yaml").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=r"recipe.yaml"):
+        write_report([run_dir], tmp_path / "report.html")
+
+
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 900, 5000, 100_000])
 def test_deep_texts_are_refused_in_words(depth: int) -> None:
     for text in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth, "[" * depth):

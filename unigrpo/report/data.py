@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unigrpo.data.jsonl import as_text, read_objects
 from unigrpo.errors import UserError
 from unigrpo.files import regular_file
 from unigrpo.pictures import as_url, open_picture
+from unigrpo.recipe.text import read_mapping
 from unigrpo.runs.changes import described, edits_of, read_history
 from unigrpo.runs.metrics import read_metrics
 from unigrpo.runs.nan_statistics import number_or_none
@@ -126,10 +125,11 @@ def read_run(folder: Path) -> RunData:
     if not folder.is_dir():
         raise UserError(f"there is no run directory {folder}")
     recipe_path = folder / "recipe.yaml"
-    recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else ""
-    recipe = yaml.safe_load(recipe_text) or {}
+    recipe = read_mapping(recipe_path, str(recipe_path)) if recipe_path.is_file() else {}
+    recipe_text = recipe_path.read_text(encoding="utf-8") if recipe else ""
     summary = _read(Summary, folder / "summary.json").model_dump()
-    accuracy = (recipe.get("evaluate") or {}).get("accuracy") or {}
+    _, _, evaluate = (_section(recipe, key, recipe_path) for key in ("tasks", "policy", "evaluate"))
+    accuracy = _section(evaluate, "accuracy", recipe_path)
     return RunData(
         name=str(recipe.get("name") or folder.name),
         folder=folder,
@@ -143,6 +143,13 @@ def read_run(folder: Path) -> RunData:
         film=_film(folder / "film"),
         recipe_changes=_recipe_changes(folder, recipe),
     )
+
+
+def _section(values: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    found = values.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path}: {key} is no mapping; put the recipe of the run back")
+    return found
 
 
 def _recipe_changes(folder: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
