@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unigrpo.errors import StorageError, UserError
-from unigrpo.files import writing
+from unigrpo.files import usable, writing
 
 LOCK = ".lock"
 
@@ -43,12 +43,13 @@ def refuse_used(run_dir: Path) -> None:
     Raises:
         UserError: naming the folder.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file; name a new folder for this run")
-    if not run_dir.exists() or all(path.name == LOCK for path in run_dir.iterdir()):
-        return
-    if holder := holder_of(run_dir):
-        raise UserError(f"{holder} works in {run_dir}, and runs never share a directory; give another --out")
+    with usable(run_dir):  # a name may be too long
+        if run_dir.exists() and not run_dir.is_dir():
+            raise UserError(f"{run_dir} is a file; name a new folder for this run")
+        if not run_dir.exists() or all(path.name == LOCK for path in run_dir.iterdir()):
+            return
+        if holder := holder_of(run_dir):
+            raise UserError(f"{holder} works in {run_dir}, and runs never share a directory; give another --out")
     raise UserError(
         f"{run_dir} is not empty, and runs never share a directory; "
         f"give another --out, or go on with `unigrpo resume {run_dir}`"
