@@ -24,6 +24,7 @@ from unigrpo.types import ModelInput
 
 Write = Callable[[dict[str, Any]], Path]
 CODE = """
+SIZE = 3
 def by_level(*, prompts, completions, level): return []
 def with_default(*, prompts, completions, level=None): return []
 def all_there_are(*, prompts, completions, **columns): return []
@@ -139,6 +140,15 @@ def test_a_column_that_is_mapped_to_ours_does_not_go_to_rewards(
         ("rewards.length.env={python: prompts.jsonl}", "prompts.jsonl may not be run"),
         ("rewards.length.env={requirements: [x], python_version: '3.99'}", "there is no python3.99 on the PATH"),
         (f"policy.path={'p' * 5000}", "characters): file name too long"),
+        ("tasks.reason.sampling.block_length=512", "completion_length 16 is not a multiple of block_length 512"),
+        ("tasks.reason.sampling.completion_length=100000", "completion_length: 100000, and a row has"),
+        ("tasks.reason.sampling.editing_threshold=0.5", "editing_threshold: 0.5, and mmada does not edit"),
+        ("tasks.reason.sampling.schedule={use: shift, shift: 1e300}", "schedule.shift: given 1e+300, wanted less than"),
+        ("objective.clip_eps=1e300", "objective.clip_eps: given 1e+300, wanted less than"),
+        ("lora.targets=[]", "lora.targets: given [], wanted"),
+        ("lora.targets=['']", "lora.targets.0: given '', wanted"),
+        ("rewards.length.use='code.py:Rows'", "code.py:Rows cannot be called; a reward is a function or a class"),
+        ("rewards.length.use='code.py:SIZE'", "code.py:SIZE cannot be called; a reward is a function or a class"),
     ],
 )
 def test_a_setting_that_would_crash_or_hang_is_refused(

@@ -59,6 +59,7 @@ def test_dumped_recipe_loads_as_the_same_recipe_from_another_folder(
         ("num_steps=8", "num_steps", 8),
         ("evaluate.enabled=false", "evaluate.enabled", False),
         ("rewards.length.arguments={scale: 1e-3}", "rewards.length.arguments", {"scale": 1e-3}),
+        ("description=2020-01-01", "description", "2020-01-01"),
         ("lora.targets=[q_proj, v_proj]", "lora.targets", ["q_proj", "v_proj"]),
         ("tasks.reason.sampling.block_length=null", "tasks.reason.sampling.block_length", None),
     ],

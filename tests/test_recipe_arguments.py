@@ -37,7 +37,7 @@ def problems(values: dict[str, Any], write: Write, *overrides: str) -> list[str]
             "tasks.reason.sampling.remasking={use: entropy, top_k: 0}",
             "remasking.top_k: given 0, wanted greater than or",
         ),
-        ("tasks.reason.sampling.schedule={use: shift, shift: -5}", "schedule.shift: given -5, wanted greater than 0"),
+        ("tasks.reason.sampling.schedule={use: shift, shift: -5}", "schedule.shift: given -5, wanted greater"),
         ("tracking.use=[jsonl, {use: report, writer: 3}]", "tracking.use.1.writer: given 3, wanted a valid string"),
         ("tracking.use=[report]", "wanted jsonl once, as the first of use"),
         ("kl=3", "kl: given 3, wanted a name, or `use` with the parameters of the class beside it"),
@@ -55,7 +55,7 @@ def test_check_names_what_is_wrong(
     override: str, said: str, recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(
-        "class Needs:\n    def __init__(self, *, size): ...\n"
+        "class Needs:\n    def __init__(self, *, size): ...\n    def __call__(self, **columns): ...\n"
         "class Prompts:\n    def __init__(self, first, second, path): ...\n    def __getitem__(self, index): ...\n"
     )
     found = problems(recipe_values, write_recipe, override)

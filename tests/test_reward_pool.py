@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from reward_rollouts import rollout
 
+from unigrpo.errors import UserError
 from unigrpo.reward_table import RewardStatus, RewardTable
 from unigrpo.rewards.process.adapt import RewardContractError
 from unigrpo.rewards.runtime.isolation import RewardOutageError
@@ -96,8 +97,11 @@ def test_values_that_are_no_numbers_are_invalid_and_none_does_not_apply() -> Non
     ("name", "given"), [("one_element_list", "a list of 1"), ("scalar", "a float"), ("one_too_many", "a list of 4")]
 )
 def test_a_wrong_shape_always_raises(name: str, given: str) -> None:
-    with pytest.raises(RewardContractError, match=rf"reward 'it' .*{name}\) returned {given} for 3 completions"):
+    with pytest.raises(
+        RewardContractError, match=rf"reward 'it' .*{name}\) returned {given} for 3 completions"
+    ) as error:
         score(["a", "b", "c"], name)
+    assert isinstance(error.value, UserError)  # one line for the user, who can mend it
 
 
 def test_an_outage_stops_with_the_name_and_three_samples() -> None:

@@ -9,6 +9,7 @@ from unigrpo.rollouts.schedules.base import Progress, noise_temperature
 from unigrpo.rollouts.schedules.cosine import Cosine
 from unigrpo.rollouts.schedules.dream import Dream
 from unigrpo.rollouts.schedules.linear import Linear
+from unigrpo.rollouts.schedules.shift import Shift
 
 GOLDEN = Path(__file__).parent / "golden" / "mmada_tiny"
 SCHEDULES, ORDERS = "unigrpo.rollouts.schedules", "unigrpo.rollouts.orders"
@@ -72,3 +73,11 @@ def test_facts_are_read_from_source_and_are_those_of_the_class():
         for use in known_choices(folder):
             for name in names:
                 assert facts(use, folder)[name] == getattr(choice(use, folder), name)
+
+
+@pytest.mark.parametrize("shift", [1e-3, 0.04, 0.1, 0.33, 3.0, 1e3])
+def test_a_shifted_curve_that_ends_at_one_up_to_rounding_fills_every_position(shift):
+    curve = Shift(shift=shift)
+    for total, num_steps in [(1, 4), (32, 2), (64, 2), (256, 8)]:
+        counts = curve.counts(torch.tensor([total]), num_steps)
+        assert counts.sum() == total and counts.min() >= 0

@@ -16,7 +16,7 @@ class Entropy(Highest):
     """The lowest entropy of the likeliest tokens first, at the temperature of sampling."""
 
     reads = "logits"
-    top_k: Annotated[int, Field(ge=1)] = 50
+    top_k: Annotated[int, Field(ge=1, le=1_000_000)] = 50
 
     def score(self, logits: torch.Tensor, sampled: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return [S]: the negated entropy, in nats."""

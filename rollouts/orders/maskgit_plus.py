@@ -16,7 +16,7 @@ class MaskgitPlus(Highest):
     """The likeliest tokens first, at the temperature of sampling."""
 
     reads = "logits"
-    top_k: Annotated[int, Field(ge=1)] = 50
+    top_k: Annotated[int, Field(ge=1, le=1_000_000)] = 50
 
     def score(self, logits: torch.Tensor, sampled: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return [S]: the token's probability among the likeliest; 0 beyond them."""

@@ -124,7 +124,9 @@ def curve_counts(num_masked: torch.Tensor, curve: torch.Tensor) -> torch.Tensor:
 
 
 def _curve_counts(total: int, curve: torch.Tensor) -> list[int]:
-    counts = (curve * total).long().diff().clamp(min=1).tolist()
+    reached = (curve * total).long()
+    reached[-1] = total  # where the curve's end is 1 up to rounding
+    counts = reached.diff().clamp(min=1).tolist()
     if total < len(counts):
         return [1] * total + [0] * (len(counts) - total)
     surplus, step = sum(counts) - total, 0

@@ -18,7 +18,7 @@ class Shift(CurveSchedule):
     is_for_pictures = False
     is_fixed = True
     is_cooling = True
-    shift: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3.0
+    shift: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)] = 3.0
     """s: above 1 it starts slowly, below 1 fast."""
 
     def curve(self, times: torch.Tensor) -> torch.Tensor:

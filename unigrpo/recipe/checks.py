@@ -13,6 +13,7 @@ from typing import Any, get_args
 from unigrpo.data.sources import COLUMN_NAMES, check_jsonl, template_problem
 from unigrpo.files import optional_file
 from unigrpo.models.families import FOLDER, abilities, family_named_by, find_family
+from unigrpo.models.files.config_file import context_length
 from unigrpo.models.files.folders import HUB_ID, read_json, resolve_folder
 from unigrpo.plugin import PluginError, facts, locate, locate_choice, members_of
 from unigrpo.recipe.feasible import endless_problems, file_problems, weight_problems
@@ -49,7 +50,7 @@ def problems_of_evaluation(recipe: Recipe) -> list[str]:
     problems += [*_rewards(recipe), *choice_problems(recipe), *_precision(recipe.policy, recipe.lora)]
     problems += [*file_problems(recipe.rewards), *call_problems(recipe), *needs_problems(recipe)]
     problems += weight_problems(recipe.policy, recipe.lora)
-    return [*problems, *_rollouts(recipe), *_accuracy(recipe), *endless_problems(recipe)]
+    return [*problems, *_unsampled(recipe), *_rollouts(recipe), *_accuracy(recipe), *endless_problems(recipe)]
 
 
 def problems_of_supervision(recipe: SftRecipe) -> list[str]:
@@ -240,7 +241,7 @@ def _jsonl(path: str, task: str, kind: TaskKind, data: DataSettings, key: str) -
 def _sampling(sampling: SamplingSettings, kind: TaskKind, key: str) -> Iterator[str]:
     length, num_steps = sampling.completion_length, sampling.num_denoising_steps
     block = sampling.block_length or length
-    num_blocks = length // block
+    num_blocks = max(1, length // block)
     if length % block:
         yield f"{key}: completion_length {length} is not a multiple of block_length {block}"
     elif num_steps % num_blocks:
@@ -258,6 +259,18 @@ def _sampling(sampling: SamplingSettings, kind: TaskKind, key: str) -> Iterator[
         if block != length:
             yield f"{key}.block_length: a picture is one block; leave it out"
     yield from _temperature(sampling, order.get("reads"), num_steps // num_blocks, f"{key}.temperature")
+
+
+def _unsampled(recipe: Recipe) -> Iterator[str]:
+    """Refuse what the family or the length of the checkpoint's rows does not allow, as far as its config.json tells."""
+    family, context = _family(recipe.policy.path, recipe.policy.use), context_length(_config(recipe.policy.path))
+    is_known = family is not None and not _wrong_family(recipe.policy)
+    for task, settings in recipe.tasks.items():
+        key, sampling = f"tasks.{task}.sampling", settings.sampling
+        if sampling.editing_threshold is not None and is_known and not abilities(str(family)).is_edited:
+            yield f"{key}.editing_threshold: {sampling.editing_threshold:g}, and {family} does not edit; leave it out"
+        if context is not None and sampling.completion_length >= context:
+            yield f"{key}.completion_length: {sampling.completion_length}, and a row has {context}; leave a prompt room"
 
 
 def _temperature(sampling: SamplingSettings, reads: str | None, steps_a_block: int, key: str) -> Iterator[str]:

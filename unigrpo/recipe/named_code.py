@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, nearest, parse_reference
+from unigrpo.plugin import Located, PluginError, facts, locate, locate_choice, members_of, nearest, parse_reference
 from unigrpo.recipe.annotations import problem_of
 from unigrpo.rewards.runtime.columns import SUPPLIED
 from unigrpo.settings.base import Settings, choices_of
@@ -44,6 +44,13 @@ def code_problems(use: str, arguments: dict[str, Any], key: str, num_supplied: i
         return
     if _is_pythons_own(use):
         yield f"{key}.use: {use} is of Python's own library, and made for something else; wanted code of yours"
+        return
+    members = members_of(located)
+    is_value = isinstance(located.statement, ast.Assign | ast.AnnAssign) and isinstance(
+        located.statement.value, ast.Constant
+    )
+    if num_supplied is None and (is_value or (members is not None and "__call__" not in members)):
+        yield f"{key}.use: {use} cannot be called; a reward is a function or a class with __call__"
         return
     supplied = tuple(located.annotations)[:num_supplied] if num_supplied else ()
     if num_supplied is None and isinstance(located.statement, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -32,4 +32,5 @@ class LoraSettings(Settings):
     enabled: bool = Field(True, description="false trains all weights, against a frozen copy as reference.")
     r: int = Field(16, ge=1, le=16_384)
     alpha: float = Field(32.0, gt=0, le=1e6)
-    targets: list[str] | None = Field(None, min_length=1, description="Module names; null is every linear layer of the blocks.")
+    targets: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        None, min_length=1, description="Module names; null is every linear layer of the blocks.")

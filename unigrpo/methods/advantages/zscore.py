@@ -19,7 +19,7 @@ class ZScore:
     sqrt(eps) of it, 1 %, and z-scores do not depend on the scale of the rewards.
     """
 
-    eps: Annotated[float, Field(ge=0)] = 1e-4
+    eps: Annotated[float, Field(ge=0, le=1e6)] = 1e-4
     """What is added to the standard deviation, where it is above sqrt(eps)."""
 
     def __call__(self, rewards: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ class UniGRPO:
 
     spacing: Literal["even", "alg1", "random"] = "even"
     """How the inner updates spread over the diffusion steps."""
-    num_timesteps: Annotated[int, Field(ge=1)] = 1000
+    num_timesteps: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """T."""
     normalizer: Literal["scored", "completion"] = "scored"
     """What a response's sum is divided by: its scored tokens, or |o_i|."""

@@ -15,7 +15,7 @@ from unigrpo.methods.objectives.base import LossInputs
 class Clipped:
     """min(r A, clip(r, 1 - eps, 1 + eps) A) of each token (MMaDA, arXiv 2505.15809, eq. 5)."""
 
-    clip_eps: Annotated[float, Field(gt=0)] = 0.2
+    clip_eps: Annotated[float, Field(gt=0, le=1e6)] = 0.2
     """eps, the half-width of the trusted region."""
     is_linear: ClassVar[bool] = True
 
