@@ -124,7 +124,7 @@ def test_a_bug_in_a_constructor_is_no_refusal(tmp_path: Path) -> None:
 def test_what_a_class_of_ours_refuses_is_said_in_a_line() -> None:
     with pytest.raises(PluginError) as caught:
         make(ScheduleChoice.model_validate({"use": "shift", "shift": -5}))
-    assert str(caught.value) == "shift: shift: Input should be greater than 0, given -5"
+    assert str(caught.value) == "shift: shift: Input should be greater than or equal to 0.001, given -5"
 
 
 def test_a_file_with_two_public_classes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

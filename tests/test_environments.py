@@ -194,12 +194,14 @@ def test_closing_ends_a_build(home: Path, tmp_path: Path) -> None:
         f"import pathlib, time\npathlib.Path({str(tmp_path / 'started')!r}).touch()\ntime.sleep(600)\n"
     )
     one = worker(tmp_path, "bare", {"requirements": ["--no-index", str(source)]})
+    others = set(psutil.Process().children(recursive=True))
     one.open()
     deadline_s = time.monotonic() + 60
     while not (tmp_path / "started").exists() and time.monotonic() < deadline_s:
         time.sleep(0.05)
     assert (tmp_path / "started").exists()
-    building = psutil.Process().children(recursive=True)
+    building = set(psutil.Process().children(recursive=True)) - others
+    assert building
     one.close()
     _, alive = psutil.wait_procs(building, timeout=10)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []

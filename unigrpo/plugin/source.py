@@ -261,7 +261,8 @@ def _bound_names(statement: ast.stmt) -> list[str]:
         case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
             return [alias.asname or alias.name.partition(".")[0] for alias in aliases]
         case ast.Assign(targets=targets):
-            return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+            nodes = [node for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+            return [node.id for node in nodes if isinstance(node.ctx, ast.Store)]  # `f.range = (0, 1)` binds no f
         case ast.AnnAssign(target=ast.Name(id=name)) | ast.For(target=ast.Name(id=name)):
             return [name]
     return []
