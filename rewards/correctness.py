@@ -42,19 +42,22 @@ class Correctness:
 
     What is read as the answer, and what is equal to it:
 
-    - Several boxes: the last decides; ``\boxed{3} or \boxed{5}`` is one answer that leaves open which. Two boxes answer
-      a question of two parts. An earlier box, ``<answer>``, ``####`` or number never stands in for the last.
+    - A box comes before ``<answer>``, this before ``####``, and prose last. Several boxes: the last decides;
+      ``\boxed{3} or \boxed{5}`` is one answer that leaves open which. Two boxes answer a question of two parts. An
+      earlier box, ``<answer>``, ``####`` or number never stands in for the last. A box that
+      is guessed (``Maybe \boxed{5}``, ``\boxed{5}?``), denied or replaced (``Actually, it's 6``) next to it is none.
     - Cut off: a last box, ``<answer>``, ``<think>``, brace, ``$`` or ``\frac{1}`` that is never closed earns nothing.
     - Prose claims what the last sentence with "the answer is", else the last with a number, says. Hedged (``3 or 5``,
       ``maybe 5``, ``5?``), denied (``not 5``), taken back (``Wait, …``), a range or a bound (``between 3 and 5``,
-      ``at least 5``) earns nothing, in a box, too. ``5, not 4`` and ``not 4 but 5`` are 5.
+      ``at least 5``, ``5 or more``) earns nothing, in a box, too. ``5, not 4``, ``not 4 but 5`` and ``It cannot be 4,
+      so the answer is 5`` are 5.
     - Several parts (``3 and 5``, ``x=3 or x=5``, ``\pm 2``): all of them and no others, in any order unless they are
       called something (``x=1, y=2``; ``9 chickens and 10 rabbits``). A list in the column ``answer`` is something
       else: any of its answers is right.
     - Tolerance: whole numbers, ratios, roots and other exact forms are exactly equal. A decimal of seven significant
       digits or more stands for what it rounds or cuts (``1.41421356``, ``0.0833333333333333``), a relative error below
       a millionth at any size, in lists, intervals and matrices alike; a shorter one means itself (``0.333`` is not
-      1/3). The noise of a float is no difference. Lists with ``\ldots`` are equal as they are spelled.
+      1/3, ``0.333...`` is). The noise of a float is no difference. Lists with ``\ldots`` are equal as they are spelled.
     - Units, currencies: one that both sides name must be the same (``12 m`` is not ``12 cm``); one side may leave it
       out, also the percent sign. Nothing is converted. Counted nouns (``5 apples``) are not compared.
     - Words compare as words, without case: ``\text{ab}`` is not ``\text{ba}``, though ``ab`` is ``ba``.

@@ -19,11 +19,14 @@ _ARTICLES = re.compile(r"(?<![^\s\"'(\[])(?:an?|the)\s+(?=[\"'(\[]*\w\w)|(?<![^\
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _MEANT = re.compile(
     r"(?<=\d)[^\w\s](?=[^\w\s]?\d)"  # between digits: 3.5, 1:30, 2-3
+    r"|(?<=\d )[-*/](?= \d)|(?<=\de)[-+](?=\d)"  # 2 * 3, 1e-5
     r"|(?<![\w)\]])[-.](?=[^\w\s]?\d)"  # before a number: -5, .5, -$5
+    r"|(?<![\w)\]])-(?=[a-z](?![a-z]))|(?<![\w)\].])\.(?=[a-z])"  # before a variable or a name: -x, .NET
     r"|(?<=\w)[-+#*]+(?!\w)"  # behind a name: C++, C#, A-, A*
     r"|(?<=\d)[!%]"  # a factorial, hundredths
 )
 _PLUS = re.compile(r"(?<![\w)\]])\+(?=\d)")
+_LOOSE_MINUS = re.compile(r"^- (?=[\d.]+$)")
 _KEPT = 0xE000
 """Signs that mean something are put this far away while the others are dropped."""
 
@@ -101,7 +104,7 @@ def _as_squad(text: str) -> str:
     SQuAD's own drops every ASCII sign and every article, so that -5 is 5 and C++ is C.
     """
     plain = plain_text(without_dress(text))
-    marked = _ARTICLES.sub("", plain)
+    marked = _ARTICLES.sub("", _LOOSE_MINUS.sub("-", plain))
     marked = _PLUS.sub("", _GROUPED.sub(lambda match: match[0].replace(",", ""), marked)).replace(" %", "%")
     marked = _MEANT.sub(lambda match: "".join(chr(_KEPT + ord(sign)) for sign in match[0]), marked)
     left = "".join(sign for sign in marked if sign != "$" and unicodedata.category(sign)[0] != "P")

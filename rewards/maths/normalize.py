@@ -86,13 +86,17 @@ _MIXED = re.compile(r"^([-+]?)(\d+)(?: |)\\frac\{(\d+)\}\{(\d+)\}$|^([-+]?)(\d+)
 _SCIENTIFIC = re.compile(
     rf"^([-+]?{_DIGITS})(?:[eE]|\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*)(?:\{{\s*([-+]?\d{{1,3}})\s*\}}|([-+]?\d{{1,3}}))$"
 )
-_REPEATING = re.compile(r"^([-+]?)(\d*)\.(\d*)\\overline\{(\d+)\}$")
+_POWER_OF_TEN = re.compile(r"^([-+]?)10\s*\^\s*(?:\{\s*([-+]?\d{1,3})\s*\}|(\d{1,3}))$")
+_REPEATING = re.compile(
+    r"^([-+]?)(\d*)\.(?:(\d{0,100})\\overline\{(\d{1,100})\}|(\d{0,9}?)(\d{1,6}?)\6{1,100}\s*\\ldots)$"
+)
+"""``0.1\\overline{6}``, and ``0.1666...``, whose last digits are there twice at least."""
 _UNIT = re.compile(
     r"^(.*?[\d})])\s*((?:[a-zA-Z]|\\cdot(?![a-zA-Z]))(?:[a-zA-Z.\s/*()]|\\cdot(?![a-zA-Z])|\^\s*\{?\s*-?\d\s*\}?)*"
     r"|\^\s*\{?\s*\\circ\s*\}?\s*[CF]?)$"
 )
 _NO_NOUN = re.compile(
-    r"(?<![a-z])(?:is|are|was|were|be|or|and|not|no|never|but|maybe|perhaps|possibly|probably|if|than|to|wrong|because)(?![a-z])"
+    r"(?<![a-z])(?:is|are|was|were|be|or|and|at|not|no|never|but|maybe|perhaps|possibly|probably|if|than|to|wrong|because)(?![a-z])"
     r"|^(?:squared|cubed|factorial)(?![a-z])"
 )
 """Words behind a number that make a statement of it, which is no longer a counted noun."""
@@ -216,8 +220,10 @@ def parse_number(text: str) -> Fraction | None:
         return None if part is None else _sign(sign) * (int(whole) + part)
     if match := _SCIENTIFIC.match(text):
         return Fraction(match[1].lstrip("+")) * Fraction(10) ** int(match[2] or match[3])
+    if match := _POWER_OF_TEN.match(text):
+        return _sign(match[1]) * Fraction(10) ** int(match[2] or match[3])
     if match := _REPEATING.match(text):
-        whole, fixed, period = match[2] or "0", match[3], match[4]
+        whole, fixed, period = match[2] or "0", match[3] or match[5] or "", match[4] or match[6]
         scale = 10 ** len(fixed)
         value = Fraction(int(whole + fixed), scale) + Fraction(int(period), scale * (10 ** len(period) - 1))
         return _sign(match[1]) * value
@@ -243,7 +249,7 @@ def _clean(answer: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
     text = _strip_dollars(_WHOLE_EMPHASIS.sub(r"\2", _EMPHASIS.sub(r"\2", text.replace("`", "").strip())))
     text = _UNEQUAL.sub(r"\\neq ", text)
-    text = text.replace("{,}", ",").replace(r"\%", "%").replace(r"\varnothing", r"\emptyset")
+    text = text.replace("{,}", ",").replace("{:}", ":").replace(r"\%", "%").replace(r"\varnothing", r"\emptyset")
     text = re.sub(r"(?<=\d)\\[,!](?=\d{3}(?!\d))", "", text)
     text = _DECORATION.sub("", _SPACING.sub(" ", text))
     text = _WRAPPERS.sub(lambda match: f" {match[1].strip()} ", text)

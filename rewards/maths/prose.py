@@ -13,6 +13,10 @@ from typing import Literal
 
 _NUMBER = r"(?:[-+]?(?:\\?\$|[€£])?\s*(?:\d|\.\d)|\\[a-zA-Z({\[]|\$|[-+]?\(?[a-z]\s*=)"
 """How a number or formula begins."""
+_NUMBER_WORD = (
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen"
+    r"|(?:twen|thir|for|fif|six|seven|eigh|nine)ty)"
+)
 _LETTER = r"\(?[A-Z](?![A-Za-z'])\)?"
 _MENTIONS = {"mathematics": re.compile(_NUMBER), "letter": re.compile(_LETTER), "words": re.compile(r"[^\W_]")}
 _DISPLAYED = re.compile(r"\\\[.{0,1000}?\\\]|\$\$.{0,1000}?\$\$|\\begin\{.{0,1000}?\\end\{\w+\}", re.DOTALL)
@@ -80,13 +84,24 @@ _CONTRAST = re.compile(
     r"\s*[,(;]?\s*\b(?i:and not|but not|not|rather than|instead of|as opposed to)\s+(?:just\s+)?"
     r"(?:(?:\\?\$)?-?\d[\d.,/]*(?<![.,])\$?\s*[a-z]{0,12}|\(?[A-Z])\)?(?=[\s.,;!]*$)"
 )
+_PREMISE = re.compile(
+    r"(?i)^(?:(?:since|as|because|given that|although|though|while)\b[^,;]*,\s+(?:then\s+)?"
+    r"|.*?[,;]\s*(?:and\s+)?(?:so|therefore|thus|hence|but|which means(?: that)?)\b[\s,]*)(?=\S)"
+)
+_REASON = re.compile(r"(?i)\s(?:because|since)\s.*$")
+"""Clauses beside the claim: what they deny or suppose is not the claim."""
 _NOT_BUT = re.compile(
     r"(?i)(?:\bnot|n't)\s+(?!but\b)\S[^.,;]{0,40}?(?:,?\s+but\s+(?:rather\s+)?|[,;]\s+(?:it|that|this)(?:\s+is|'s)\s+)"
 )
 _EMPHASIS = re.compile(r"(?<![\w)}])(?:\*\*|__)|(?:\*\*|__)(?![\w({])")
 _BOUND = re.compile(
-    r"(?i)^\s*(?:at least|at most|no more than|no less than|no fewer than|(?:more|less|fewer|greater|larger|smaller"
+    r"(?i)^\s*(?:(?:about|around|\w{3,12}ly|still|just)\s+)?"
+    r"(?:at least|at most|no more than|no less than|no fewer than|(?:more|less|fewer|greater|larger|smaller"
     r"|higher|lower|bigger) than|over|under|above|below|up to|between|somewhere|within|from)\b"
+)
+_BOUND_BEHIND = re.compile(
+    r"(?i)\d[\s$)]*(?:\s[a-z]+)?\s(?:or\s(?:more|less|fewer|so|higher|lower|greater|larger|smaller|above|below|over|under|thereabouts"
+    rf"|{_NUMBER_WORD})\b|at\s(?:most|least)\b|and\s(?:up|above|below|more|over)\b)"
 )
 _ALTERNATIVES = re.compile(
     rf"{_NUMBER}.{{0,60}}?(?<![a-zA-Z])or(?![a-zA-Z])(?:\s+[a-zA-Z']+){{0,4}}[\s$]*{_NUMBER}", re.DOTALL
@@ -129,7 +144,7 @@ def find_claim(text: str, kind: Literal["mathematics", "letter", "words"] = "mat
     sentence, is_last = claimed
     if is_last and is_cut_off(sentence):
         return None
-    body = _without_contrast(_LEAD.sub("", sentence))
+    body = _main_clause(_without_contrast(_LEAD.sub("", sentence)), mention)
     anchors = list(_ANCHOR.finditer(body))
     start = anchors[-1].end() if anchors and mention.search(body, anchors[-1].end()) else None
     subject = _SUBJECT.match(body) if start is None else None
@@ -198,6 +213,17 @@ def _claimed(sentences: list[str], mention: re.Pattern[str]) -> tuple[str, bool]
     return sentences[index], index == len(sentences) - 1
 
 
+def _main_clause(sentence: str, mention: re.Pattern[str]) -> str:
+    """Return a sentence without its premise and its reason, where what is left claims something."""
+    premise = _PREMISE.match(sentence)
+    rest = sentence[premise.end() :] if premise else sentence
+    if mention.search(rest) and (_STATES.search(rest) or not _STATES.search(sentence)):
+        sentence = rest
+    reason = _REASON.search(sentence)
+    claim = sentence[: reason.start()] if reason else sentence
+    return claim if mention.search(claim) else sentence
+
+
 def _without_contrast(sentence: str) -> str:
     """Return a sentence without what it sets the claim off from: ``5, not 4``, ``not 4 but 5``."""
     return _CONTRAST.sub("", _NOT_BUT.sub(" ", sentence))
@@ -210,6 +236,7 @@ def _is_refused(sentence: str, predicate: str, mention: str) -> bool:
     return (
         re.search(_DENIAL + mention, sentence) is not None
         or _BOUND.match(predicate) is not None
+        or _BOUND_BEHIND.search(predicate) is not None
         or re.search(rf"{mention}[^.;:?!\n]{{0,40}}\bto\s+(?:\\?\$)?\d", predicate) is not None
         or re.search(r"\d\s*[\u2013\u2014]\s*\d", predicate) is not None
     )

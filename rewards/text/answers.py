@@ -115,6 +115,8 @@ def checked_sources(sources: Collection[str]) -> tuple[AnswerSource, ...]:
 def extract_answer(completion: str, sources: Collection[AnswerSource] = ALL_SOURCES) -> Answer | None:
     """Return the final answer of a completion; None where it is empty, too long, or marked by what is never closed."""
     text = _said(cut_at_eos(completion))
+    if "tag" in sources and (opened := text.rfind("<answer>")) > text.rfind("</answer>"):
+        text = text[opened:]  # What stands before is no answer any more; a box in it is.
     if "box" in sources and (boxes := read_boxes(text)) is not None:
         return _bounded(boxes.answer, "box", boxes.asked)
     if "tag" in sources and "<answer>" in text:

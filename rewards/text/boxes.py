@@ -35,6 +35,17 @@ _REFUSED_BEHIND = re.compile(
     r"|correct|true)|(?:scratch|strike|forget) (?:that|it|this)|i (?:was wrong|take (?:that|it|this) back))\b(?!\s*\?)"
 )
 """What says of a box, before or behind it, that it is not the answer."""
+_GUESSED_BEFORE = re.compile(
+    r"(?i)\b(?:maybe|perhaps|possibly|(?:might|may|could) (?:(?:also|well) )?be|(?:could|might) (?:it|that) be)"
+    r"(?:\s+(?:the answer(?: is)?|it's|it is))?[\s:*$(\[\\]*$"
+)
+_ASKED_BEHIND = re.compile(r"(?i)^[\s*$)\]\\.]*\?(?!\s*(?:yes|yep|indeed|correct|right|exactly)\b)")
+_REPLACED_BEHIND = re.compile(
+    r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but|correction|i mean|rather)\b[\s.,:!]*)+"
+    r"(?:(?:it|that|this|the (?:right |correct |real |actual |final )?answer)(?:'s|\s+(?:is|was|must be|equals))?\s+)?"
+    r"(?:should be|make (?:it|that)|equals)?[\s:=*$(\\]*(-?\d[\d,.]*)[\s*$)\\]*(?:[.!]|$|\n)"
+)
+"""Another number in the place of a box that stands before: ``Actually, it's 43.``."""
 _CONTEXT = 100
 
 
@@ -117,9 +128,16 @@ def _joined(text: str, boxes: Sequence[_Box]) -> str:
 
 
 def _is_refused(text: str, box: _Box) -> bool:
-    """Return whether the words next to a box deny it or take it back."""
+    """Return whether the words next to a box deny or doubt it, or take it back."""
     before, behind = text[max(0, box.start - _CONTEXT) : box.start], text[box.end : box.end + _CONTEXT]
-    return _REFUSED_BEFORE.search(before) is not None or _REFUSED_BEHIND.match(behind) is not None
+    if any(pattern.search(before) for pattern in (_REFUSED_BEFORE, _GUESSED_BEFORE)):
+        return True
+    replaced = _REPLACED_BEHIND.match(behind.replace("\u2019", "'"))
+    return (
+        _REFUSED_BEHIND.match(behind) is not None
+        or _ASKED_BEHIND.match(behind) is not None
+        or (replaced is not None and replaced[1].rstrip(".,") != box.content.strip().strip("$"))
+    )
 
 
 def _asked(text: str, boxes: Sequence[_Box]) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf)\s*\{([^{}]*)\}")
 _SET_OFF = re.compile(r"(?<!\w)(\*\*|__|[\"'`*_\[{(])\s*([A-Za-z])[.:)]?\s*(?:\1|[\"'`*_\]})])(?!\w)")
 _LINE_MARK = re.compile(r"^[ \t]*(?:#{1,6}|[-*>\u2022])[ \t]+", re.MULTILINE)
 _NAMED_LOWER = re.compile(
-    r"\b(option|choice|letter)\s+\(?([A-Za-z])\b\)?(?!')|\b(answer(?:\s+is\b|\s*:))\s+([b-hj-z])(?=\W*$)", re.IGNORECASE
+    r"\b(option|choice|letter)\s+\(?([A-Za-z])\b\)?(?!')|\b(answer(?:\s+is\b|\s*:))\s+([b-hj-z]|[ai](?=[).]))(?=\W*$)",
+    re.IGNORECASE,
 )
 _LOWER_LABEL = re.compile(r"^\s*\(?[a-z][).:](?=\s)")
 _ONLY_A_LETTER = re.compile(r"\W*([a-z])(?!\+\+|#)\W*")
@@ -69,7 +70,9 @@ _UNSURE = re.compile(
     r"\b(?:could|might|may)\s+(?:\w+\s+)?be\b|\b(?:suppos|assum)(?:e|ing)\b|\bwhether\b", re.IGNORECASE
 )
 _OPEN_END = re.compile(
-    r"^[\s)]*(?:,?\s*(?:and/or|or)\b(?!\s+rather)|(?:,|/|&|,?\s*(?:and|nor|but)\b)\s*$)", re.IGNORECASE
+    r"^[\s)]*(?:,?\s*(?:and/or|or)\b(?!\s+rather)|(?:,|/|&|,?\s*(?:and|nor|but)\b)\s*$"
+    r"|[\s,(]*(?:possibly|perhaps|maybe|i guess|not sure)\W*$)",
+    re.IGNORECASE,
 )
 _PAIR_BEGUN = re.compile(
     r"\b(?:either|both|between)\s+(?:(?:the|options?|choices?|answers?|letters?)\s+)*$", re.IGNORECASE
@@ -113,6 +116,7 @@ _RETRACTION = re.compile(
     re.IGNORECASE,
 )
 _TURN = re.compile(r"(?:wait|actually|hmm+|hold on|sorry|oops|correction|scratch that|no[,.!:;])(?!\w)", re.IGNORECASE)
+_STATEMENT_END = re.compile(r"(?<=[.!?;])\s+|(?<!\s),?\s+(?=(?:no,? wait|wait,? no|scratch that)\b)", re.IGNORECASE)
 _AGREEMENT = re.compile(r"(?:yes|correct|right|indeed|exactly)\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\S)")
 _LABELED = re.compile(r"^\s*\(?([A-Z])\)?[\s.):,-]+(\S.*)$", re.DOTALL)
@@ -332,7 +336,7 @@ def _statements(text: str) -> Iterator[tuple[str, bool]]:
     """Yield each statement and whether it is a question; the full stop of a label ends none."""
     for line in text.splitlines():
         held = ""
-        for part in re.split(r"(?<=[.!?;])\s+", line.strip()):
+        for part in _STATEMENT_END.split(line.strip()):
             if held and _TURN.match(part):
                 yield held, False
                 held = ""

@@ -46,7 +46,7 @@ def text_of(gold: Gold) -> str:
     if isinstance(gold, bool):
         return str(gold).lower()
     if isinstance(gold, float) and gold.is_integer():
-        return str(int(gold))
+        return f"{Decimal(repr(gold)):f}".removesuffix(".0")
     return str(gold)
 
 
@@ -66,4 +66,4 @@ def is_number_of(text: str, gold: Gold) -> bool:
         return False
     if isinstance(gold, float) and not gold.is_integer():
         return math.isclose(float(given), gold, rel_tol=_FLOAT_NOISE)
-    return given == int(gold)
+    return given == Decimal(repr(gold) if isinstance(gold, float) else gold)

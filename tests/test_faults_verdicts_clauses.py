@@ -1,0 +1,128 @@
+r"""From a JSONL file to the verdict: words beside an answer, numbers of any size, and signs of exact match."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unigrpo.data.sources import load_prompts
+from unigrpo.rewards.correctness import Correctness
+from unigrpo.rewards.exact_match import ExactMatch
+from unigrpo.rewards.multiple_choice import MultipleChoice
+from unigrpo.settings.tasks import DataSettings
+
+FIVE = {
+    r"Maybe \boxed{5}?": 0.0,
+    r"Maybe \boxed{5}": 0.0,
+    r"Perhaps the answer is \boxed{5}.": 0.0,
+    r"It might be $\boxed{5}$.": 0.0,
+    r"Could it be \boxed{5}?": 0.0,
+    r"\boxed{5}?": 0.0,
+    r"Is it \boxed{5}? Yes.": 1.0,
+    r"The answer is \boxed{5}, right?": 1.0,
+    r"\boxed{5} is wrong": 0.0,
+    r"\boxed{5} Actually it's 43": 0.0,
+    r"\boxed{5}. Actually, the answer is 6.": 0.0,
+    r"$\boxed{5}$. Wait, it is $6$.": 0.0,
+    r"\boxed{5} Actually, that is right.": 1.0,
+    r"\boxed{5}. No, it is 5.": 1.0,
+    r"\boxed{5} Wait, let me check: 2+3=5. Yes.": 1.0,
+    r"\boxed{5} Note that 6 was never possible.": 1.0,
+    r"\boxed{5 at most}": 0.0,
+    "The answer is 5 or more.": 0.0,
+    "The answer is 5 apples or fewer.": 0.0,
+    "The answer is 5 at least.": 0.0,
+    "5 at most": 0.0,
+    "5 or six": 0.0,
+    "5 or so": 0.0,
+    "5 and up": 0.0,
+    "roughly between 4 and 5": 0.0,
+    "It cannot be 4, so the answer is 5.": 1.0,
+    "Since 4 is wrong, the answer is 5.": 1.0,
+    "The answer is 5 because 4 is wrong.": 1.0,
+    "As x is not 0, the answer is 5.": 1.0,
+    "It might be 4, but the answer is 5.": 1.0,
+    "It is not 5, so the answer is 4.": 0.0,
+    "Since 5 is wrong, the answer is 4.": 0.0,
+    "The answer is 4 because 5 is wrong.": 0.0,
+    "The answer is 5, but that is wrong.": 0.0,
+    "The answer is 5, which is wrong.": 0.0,
+    "The answer is 4, but 5 is possible, too.": 0.0,
+    r"\boxed{5}. <answer>6": 0.0,
+    r"\boxed{5} <answer>": 0.0,
+    r"<answer>\boxed{5}": 1.0,
+    r"\boxed{5} #### 6": 1.0,
+}
+SIZES = [
+    (r"\boxed{10^{-10}}", 1e-10, 1.0),
+    (r"\boxed{1 \times 10^{-10}}", 1e-10, 1.0),
+    (r"\boxed{1e-10}", 1e-10, 1.0),
+    (r"\boxed{10^{-10}}", "1e-10", 1.0),
+    (r"\boxed{10^{-9}}", 1e-10, 0.0),
+    (r"\boxed{6.02 \times 10^{23}}", 6.02e23, 1.0),
+    (r"\boxed{6.02e23}", 6.02e23, 1.0),
+    (r"\boxed{602000000000000000000000}", 6.02e23, 1.0),
+    (r"\boxed{6.03e23}", 6.02e23, 0.0),
+    (r"\boxed{10^{300}}", 1e300, 1.0),
+    (r"\boxed{-10^5}", -100000, 1.0),
+    (r"\boxed{0.333...}", "1/3", 1.0),
+    (r"\boxed{0.1666\ldots}", r"\frac16", 1.0),
+    (r"\boxed{0.142857142857...}", "1/7", 1.0),
+    (r"\boxed{0.333...}", "1/4", 0.0),
+    (r"\boxed{0.34...}", "1/3", 0.0),
+    (r"\boxed{12{:}30}", "12:30", 1.0),
+]
+SIGNS = [
+    ("6.02e23", 6.02e23, 1.0),
+    ("602000000000000000000000", 6.02e23, 1.0),
+    ("1e-5", 1e-5, 1.0),
+    ("1e25", 1e25, 1.0),
+    ("1e5", "1e-5", 0.0),
+    ("-x", "x", 0.0),
+    ("x", "-x", 0.0),
+    ("- 5", "5", 0.0),
+    ("- 5", "-5", 1.0),
+    ("- 5 apples", "5 apples", 1.0),
+    ("2 * 3", "2 3", 0.0),
+    (".NET", "NET", 0.0),
+    ("NET.", "NET", 1.0),
+    ("... NET", "NET", 1.0),
+    ("- item", "item", 1.0),
+]
+CHOICES = [
+    ("A, no wait B", "A", 0.0),
+    ("A, no wait B", "B", 1.0),
+    ("A wait, no, B", "A", 0.0),
+    ("A, possibly", "A", 0.0),
+    ("A (not sure)", "A", 0.0),
+    ("answer: a)", "A", 1.0),
+    ("The answer is a.", "A", 1.0),
+    ("The answer is a", "A", 0.0),
+    ("the answer: i.", "I", 1.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("reward", "rows"),
+    [
+        pytest.param(Correctness, [(text, "5", value) for text, value in FIVE.items()], id="beside an answer"),
+        pytest.param(Correctness, SIZES, id="numbers of any size"),
+        pytest.param(ExactMatch, SIGNS, id="signs of exact match"),
+        pytest.param(MultipleChoice, CHOICES, id="choices"),
+    ],
+)
+def test_rows_of_a_file_have_their_verdict(
+    reward: Callable[[], Any], rows: list[tuple[str, object, float]], tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": "?", "said": text, "answer": gold}) + "\n" for text, gold, _ in rows))
+    source = load_prompts(DataSettings(jsonl=str(file)), "a", "reason", "train", seed=0)
+    prompts = [source[index] for index in range(len(rows))]
+    golds = {(prompt.columns["said"], prompt.answer): prompt for prompt in prompts}
+    wanted = {(text, gold): value for text, gold, value in rows}
+    assert golds.keys() == wanted.keys()
+    columns = {"completions": [text for text, _ in wanted], "answer": [gold for _, gold in wanted]}
+    values = reward()(prompts=["?"] * len(wanted), **columns)
+    assert dict(zip(wanted, values, strict=True)) == wanted
