@@ -1,7 +1,6 @@
 """What rewards teach whatever their scale, and what is masked, bounded and said where they teach nothing."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -334,28 +333,6 @@ def test_a_silent_reward_sets_the_alarm_by_name_until_it_speaks():
     assert about(found[-2], "no_signal") == f"a (0) for {SILENCE} steps"
     assert course.alarms["no_signal"] == {"steps": 1, "last": SILENCE, "of": f"a (0) for {SILENCE} steps"}
     assert course.status == "finished" and course.notes() == []
-
-
-@pytest.mark.parametrize(
-    ("record", "state"),
-    [
-        ({"mean": 0.0, "too_large_rate": 0.5}, "50% of its values masked, too large to count"),  # +1e308 and -1e308
-        ({"mean": math.inf, "too_large_rate": 1.0}, "100% of its values masked, too large to count"),
-        ({"too_large_rate": 0.25, "error_rate": 0.75}, "25% of its values masked, too large to count"),
-        ({"error_rate": 1.0}, "no value, 100% failed"),
-        ({"mean": math.nan, "error_rate": 1.0}, "no value, 100% failed"),
-        ({"mean": 0.0, "timeout_rate": 1.0}, "0, 100% timed out"),
-        ({"mean": 0.5, "error_rate": 0.5, "timeout_rate": 0.25}, "0.5, 50% failed, 25% timed out"),
-        ({"mean": None, "error_rate": None}, "no value"),
-        ({"mean": 1e-6}, "1e-06"),
-    ],
-)
-def test_a_silent_reward_is_said_to_be_what_it_is(record, state):
-    names = {name: f"{'rewards' if name == 'mean' else 'reward'}/a/{name}" for name in record}
-    quiet = {"reward/a/spread_fraction": 0.0} | {names[name]: value for name, value in record.items()}
-    found, course = watched({"a": 1.0}, [quiet] * SILENCE)
-    assert about(found[-1], "no_signal") == f"a ({state}) for {SILENCE} steps"
-    assert any(f"(at last {state})" in note for note in course.notes())
 
 
 def test_an_alarm_names_what_it_is_about_and_the_report_says_whether_it_is_bad(tmp_path):
