@@ -8,7 +8,7 @@ import pytest
 from reward_rollouts import rollout
 
 from unigrpo.reward_table import RewardTable
-from unigrpo.runs.alarms import WINDOW, Alarms, alarms_of, completion_metrics
+from unigrpo.runs.alarms import SILENCE, WINDOW, Alarms, about, alarms_of, completion_metrics
 from unigrpo.settings.rewards import RewardSettings
 from unigrpo.types import Rollouts
 
@@ -121,3 +121,26 @@ def test_repeats_are_counted_in_groups_that_are_not_all_right(tmp_path: Path):
     )
     group = Rollouts(items=tuple(pictures), group_ids=(0,) * 4)
     assert completion_metrics(group, one)["tasks/imagine/duplicate_fraction"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("record", "state"),
+    [
+        ({"mean": 0.0, "too_large_rate": 0.5}, "50% of its values masked, too large to count"),  # +1e308 and -1e308
+        ({"mean": math.inf, "too_large_rate": 1.0}, "100% of its values masked, too large to count"),
+        ({"too_large_rate": 0.25, "error_rate": 0.75}, "25% of its values masked, too large to count"),
+        ({"error_rate": 1.0}, "no value, 100% failed"),
+        ({"mean": math.nan, "error_rate": 1.0}, "no value, 100% failed"),
+        ({"mean": 0.0, "timeout_rate": 1.0}, "0, 100% timed out"),
+        ({"mean": 0.5, "error_rate": 0.5, "timeout_rate": 0.25}, "0.5, 50% failed, 25% timed out"),
+        ({"mean": None, "error_rate": None}, "no value"),
+        ({"mean": 1e-6}, "1e-06"),
+    ],
+)
+def test_a_silent_reward_is_said_to_be_what_it_is(record: dict[str, float | None], state: str) -> None:
+    names = {name: f"{'rewards' if name == 'mean' else 'reward'}/a/{name}" for name in record}
+    quiet = {"reward/a/spread_fraction": 0.0} | {names[name]: value for name, value in record.items()}
+    watch = Alarms({"a": RewardSettings(use="a:b")})
+    found = [watch.observe({"step": step, **quiet}) for step in range(1, SILENCE + 1)]
+    assert about(found[-1], "no_signal") == f"a ({state}) for {SILENCE} steps"
+    assert any(f"(at last {state})" in note for note in watch.course().notes())

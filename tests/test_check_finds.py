@@ -46,6 +46,11 @@ class Iterated:
     def __init__(self, split, seed): ...
     def __iter__(self): ...
 def made(split, seed): yield 1
+class Anything(Rows):
+    def __new__(cls, split, seed): return [1, 2]
+class Valued:
+    def __new__(cls): return [0.5]
+    def __call__(self, *, completions): return []
 """
 
 
@@ -228,6 +233,49 @@ def test_check_says_what_it_cannot_know_and_what_this_machine_lacks(
     assert f"which columns {tmp_path}/code.py:wrapped needs" in shown
     if not torch.cuda.is_available():
         assert "not on this machine: policy.device: cuda" in shown
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("num_threads=4096", "warning: num_threads: 4,096, and this machine has"),
+        ("rollouts={num_actors: 1, num_threads: 4096}", "warning: rollouts.num_threads: 4,096, and this"),
+        ("rollouts.num_actors=4096", "warning: rollouts.num_actors: 4,096 ask Ray for a core each"),
+        ("rewards.length.num_workers=1024", "warning: rewards.length.num_workers: 1,024 processes take 31 GB before"),
+        ("tasks.reason.data={use: 'code.py:Anything'}", "code.py:Anything makes in its __new__"),
+        ("rewards.length={use: 'code.py:Valued'}", "code.py:Valued makes in its __new__"),
+    ],
+)
+def test_check_says_what_it_cannot_refuse(
+    override: str,
+    said: str,
+    recipe_values: dict[str, Any],
+    write_recipe: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4_000_000}.__getitem__)  # 16 GB
+    (tmp_path / "code.py").write_text(CODE)
+    recipe_values["tasks"] = {"reason": recipe_values["tasks"]["reason"]}
+    path = write_recipe(recipe_values)
+    assert run(["check", str(path), "num_threads=8", "rewards.length.num_workers=500"]) == 0
+    assert "this machine has" not in capsys.readouterr().out
+    assert run(["check", str(path), override]) == 0
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["rewards.length.use=N", "N=1", "N", "policy.N=1", "policy.dtype=N", "policy.dtype.x=N", "name=[N", "estimator=N",
+     "tasks.reason.data.use='N:N'", "tasks.reason.data.template='N N'", "num_steps=N: N", "rewards.N={use: 'a.py:b'}"],
+)  # fmt: skip
+def test_an_override_of_thousands_of_characters_is_a_short_error(
+    override: str, recipe_values: dict[str, Any], write_recipe: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["check", str(write_recipe(recipe_values)), override.replace("N", "n" * 1800)]) == 2
+    assert 0 < len(capsys.readouterr().err) < 1000
 
 
 @pytest.mark.parametrize("arguments", [["train", "quickstart", "--out"], ["report"], ["check"], ["export"], ["resume"]])

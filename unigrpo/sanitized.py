@@ -20,6 +20,14 @@ def short_repr(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+_LONG_WORD = re.compile(r"(\S{160})\S{120,}(\S{40})")
+
+
+def with_short_words(text: str) -> str:
+    """Return a message with the middle left out of each word of 320 characters or more: a name, a path or a value."""
+    return _LONG_WORD.sub(r"\1...\2", text)
+
+
 class SanitizedStream(io.TextIOWrapper):
     """A text stream that sanitizes what it writes."""
 

@@ -32,6 +32,7 @@ from unigrpo.cli.train import train
 from unigrpo.errors import UserError
 from unigrpo.files import FULL, STORAGE, storage_error
 from unigrpo.runs.stopping import Stopped, stopped_by_signals
+from unigrpo.sanitized import with_short_words
 
 DEBUG = "--debug"
 
@@ -140,6 +141,6 @@ def _show(error: UserError) -> None:
     from rich.text import Text
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), (str(error), "red")))
+    console.print(Text.assemble(("error: ", "bold red"), (with_short_words(str(error)), "red")))
     if getattr(error, "__notes__", None):
         console.print(Text(f"(run again with {DEBUG} for the traceback)", "dim"))

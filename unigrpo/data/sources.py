@@ -96,9 +96,11 @@ def template_problem(template: str | None) -> str | None:
     if template is None:
         return None
     if "{prompt}" not in template:
-        return f"{template!r} has no {{prompt}}, so that every prompt would be the same; say where the prompt goes"
+        given = short_repr(template)
+        return f"{given} has no {{prompt}}, so that every prompt would be the same; say where the prompt goes"
     if other := _PLACEHOLDER.search(template):
-        return f"{other[0]} in {template!r}: {{prompt}} alone is filled in; write it without braces, or into the data"
+        given = short_repr(template)
+        return f"{other[0]} in {given}: {{prompt}} alone is filled in; write it without braces, or into the data"
     return None
 
 

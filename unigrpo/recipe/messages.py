@@ -38,7 +38,7 @@ def wrong_value(detail: Any, *, is_key: bool = False) -> str:
     given = detail["input"]
     if detail["type"] == "literal_error":
         choices = [choice.strip("' ") for choice in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        noun = "unknown key" if is_key else f"given {given!r}"
+        noun = "unknown key" if is_key else f"given {short_repr(given)}"
         return f"{noun}; wanted one of {', '.join(choices)}{_hint(str(given), choices)}"
     wanted = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"given {short_repr(given)}, wanted {wanted}"

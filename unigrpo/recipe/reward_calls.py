@@ -11,7 +11,7 @@ from typing import Any
 from unigrpo.data.jsonl import mapped, read_objects
 from unigrpo.data.sources import COLUMN_NAMES
 from unigrpo.errors import UserError
-from unigrpo.plugin import Located, PluginError, call_of, locate
+from unigrpo.plugin import Located, PluginError, call_of, locate, members_of
 from unigrpo.rewards.runtime.columns import SUPPLIED
 from unigrpo.settings.recipe import Recipe
 from unigrpo.settings.rewards import RewardSettings
@@ -45,9 +45,21 @@ def unread_columns(recipe: Recipe) -> Iterator[str]:
     for name, reward in recipe.rewards.items():
         if _call(reward) is None and reward.env is None:
             yield f"rewards.{name}: which columns {reward.use} needs"
+        if reward.env is None and _makes_anything(reward.use):
+            yield f"rewards.{name}: what {reward.use} makes in its __new__"
     for task, settings in recipe.tasks.items():
         if settings.data.use is not None:
             yield f"tasks.{task}.data: what the prompts of {settings.data.use} hold"
+            if _makes_anything(settings.data.use):
+                yield f"tasks.{task}.data: what {settings.data.use} makes in its __new__"
+
+
+def _makes_anything(use: str) -> bool:
+    """Return whether a class makes its objects itself, so that they may be of any other."""
+    try:
+        return "__new__" in (members_of(locate(use)) or ())
+    except PluginError:
+        return False  # `checks` says that there is no such code
 
 
 def _call(reward: RewardSettings) -> Located | None:

@@ -14,6 +14,7 @@ from unigrpo.documents import TOO_DEEP, is_deep
 from unigrpo.errors import RecipeError
 from unigrpo.files import usable
 from unigrpo.recipe.messages import annotation_at, is_choice
+from unigrpo.sanitized import short_repr
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
@@ -102,11 +103,11 @@ def apply_overrides(values: Mapping[str, Any], overrides: list[str], model: type
         dotted, equals, text = override.partition("=")
         keys = dotted.split(".")
         if not equals or not all(keys):
-            raise RecipeError(f"override {override!r}", ["wanted key.path=value, such as learner.lr=3e-6"])
+            raise RecipeError(f"override {short_repr(override)}", ["wanted key.path=value, such as learner.lr=3e-6"])
         try:
             value = parse(text)
         except yaml.YAMLError as error:
-            raise RecipeError(f"override {override!r}", [_yaml_problem(error)]) from error
+            raise RecipeError(f"override {short_repr(override)}", [_yaml_problem(error)]) from error
         section, place = result, []
         while len(keys) > 1:
             # A name may have dots in it, as a task's may: the longest that is there.
@@ -118,7 +119,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: list[str], model: type
                 section = parent[key] = {"use": section}
             if not isinstance(section, dict):
                 path = dotted.removesuffix("." + ".".join(keys))
-                raise RecipeError(f"override {override!r}", [f"{path} is {_kind(section)}, which has no keys"])
+                raise RecipeError(
+                    f"override {short_repr(override)}", [f"{path} is {_kind(section)}, which has no keys"]
+                )
         section[keys[0]] = value
     return result
 

@@ -9,12 +9,23 @@ NOTHING_LEARNT = "finished, nothing learnt"
 """Status of a run that ended, and none of whose updates had an advantage or moved the weights."""
 
 
+_LOST = {"error_rate": "failed", "timeout_rate": "timed out"}
+"""By metric of a reward, what became of that part of its values."""
+
+
 def state_of(record: Mapping[str, Any], name: str) -> str:
-    """Return in words what a reward gave in a step: no value, or its mean, and whether that is its best."""
+    """Return in words what a reward gave in a step: no value, or its mean, whether that is its best, and what was lost.
+
+    A mean in which values stand that are masked for their size says nothing, and is left out.
+    """
+    if rate := record.get(f"reward/{name}/too_large_rate"):
+        return f"{rate:.0%} of its values masked, too large to count"
     mean, mapped = record.get(f"rewards/{name}/mean"), record.get(f"reward/{name}/mapped")
-    if not isinstance(mean, int | float) or mean != mean:
-        return "no value"
-    return f"{mean:g}" + (", its best" if isinstance(mapped, int | float) and mapped >= 1 - 1e-9 else "")
+    is_known = isinstance(mean, int | float) and mean == mean
+    is_best = is_known and isinstance(mapped, int | float) and mapped >= 1 - 1e-9
+    parts = [f"{mean:g}" if is_known else "no value", *(["its best"] if is_best else [])]
+    rates = {said: record.get(f"reward/{name}/{metric}") for metric, said in _LOST.items()}
+    return ", ".join([*parts, *(f"{rate:.0%} {said}" for said, rate in rates.items() if rate)])
 
 
 class Course:

@@ -22,6 +22,7 @@ from unigrpo.methods.loss import make_loss
 from unigrpo.models.base import Policy
 from unigrpo.models.opening import open_policy, refuse_untrained
 from unigrpo.plugin import make
+from unigrpo.recipe.doubts import strains
 from unigrpo.rewards.runtime.journal import ScoredStep, load_step, save_step
 from unigrpo.rewards.runtime.pool import RewardPool
 from unigrpo.rollouts.base import RolloutPool
@@ -146,6 +147,8 @@ def open_run(
     """
     for _, chosen in choices_of(recipe):
         make(chosen)  # what a class refuses is known before anything is loaded
+    for strain in strains(recipe):
+        logger.warning("%s", strain)
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
     with ExitStack() as stack:
