@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from unigrpo.documents import parse_json
+from unigrpo.documents import half_problem, parse_json
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import open_regular, regular_file
 from unigrpo.sanitized import short_repr
@@ -29,7 +28,6 @@ RESERVED_NAMES = (
     "self",
 )
 """What a reward gets from us under these names, so that no column of the data can arrive under them."""
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -39,7 +37,8 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: naming what is no regular file, or the file and the line that is wrong.
+        UserError: naming what is no regular file, or the file and the line that is wrong: no JSON object, or with half
+            of a character in it.
     """
     try:
         opened = open_regular(path)
@@ -58,6 +57,8 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
             if not isinstance(values, dict):
                 found = type(values).__name__
                 raise UserError(f"{path}:{number}: a JSON {found}; each line is an object with named columns")
+            if b"\\u" in raw and (problem := columns_problem(values)):
+                raise UserError(f"{path}:{number}: {problem}")
             yield number, values
 
 
@@ -85,24 +86,9 @@ class Line:
         return self.values.get(self.columns[name])
 
     def text(self, name: str) -> str | None:
-        """Return a value as text, numbers and lists as JSON; None where there is none.
-
-        Raises:
-            UserError: if it has half a character in it.
-        """
+        """Return a value as text, numbers and lists as JSON; None where there is none."""
         value = self.get(name)
-        return None if value is None else self.encodable(as_text(value), name)
-
-    def encodable(self, text: str, name: str) -> str:
-        r"""Return a text that a tokenizer is to read.
-
-        Raises:
-            UserError: if it has a lone surrogate, half of a character that JSON writes as two escapes.
-        """
-        if found := _SURROGATE.search(text):
-            half = found[0].encode("unicode_escape").decode("ascii")
-            raise self.error(f"{name} has {half} at character {found.start()}, half of a character; mend it")
-        return text
+        return None if value is None else as_text(value)
 
     def id(self) -> str | None:
         """Return the id of the line, a number as text; None where it has none, or null.
@@ -212,6 +198,16 @@ def reserved_problem(columns: Iterable[str]) -> str | None:
         return None
     way_out = "if it is the pictures, map `image` to it; else rename it" if taken[0] == "images" else "rename it"
     return f"a column {taken[0]!r}, under which a reward gets something else from us; {way_out}, or leave it out"
+
+
+def columns_problem(columns: Mapping[str, Any]) -> str | None:
+    """Return which column, by name or value, has half of a character in it; None where none has."""
+    for name, value in columns.items():
+        if problem := half_problem(name):
+            return f"the name of column {short_repr(name)} has {problem}"
+        if problem := half_problem(value):
+            return f"{name} has {problem}"
+    return None
 
 
 def _is_turn(turn: Any) -> bool:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from unigrpo.data.generated import Demonstration, GeneratedPrompts
 from unigrpo.data.jsonl import Line, Role, mapped, read_objects
+from unigrpo.documents import half_problem
 from unigrpo.errors import UserError
 from unigrpo.pictures import MAX_PIXELS, PictureError, check_picture, open_picture, shown_size
 from unigrpo.plugin import resolve
@@ -97,6 +98,8 @@ def template_problem(template: str | None) -> str | None:
         return None
     if "{prompt}" not in template:
         return f"{template!r} has no {{prompt}}, so that every prompt would be the same; say where the prompt goes"
+    if problem := half_problem(template):
+        return f"has {problem}"
     if other := _PLACEHOLDER.search(template):
         return f"{other[0]} in {template!r}: {{prompt}} alone is filled in; write it without braces, or into the data"
     return None
@@ -348,7 +351,7 @@ class _JsonlFile:
         for name in self._needed:
             line.needed(name, _WAY_OUT)
         identity = line.id()
-        name = f"{self._path.stem}-{line.number}" if identity is None else line.encodable(identity, "id")
+        name = f"{self._path.stem}-{line.number}" if identity is None else identity
         task = line.others().get("task", self._task)
         if self._task is not None and task != self._task:
             raise line.error(
@@ -377,7 +380,7 @@ class _JsonlFile:
         last = text if self._template is None else self._template.replace("{prompt}", text)
         if not last.strip() and texts is None:  # where it is cut, so short a trial is one of the cut's
             raise line.error("the prompt is empty; ask something, in data.template if it is the same of every line")
-        return tuple((role, line.encodable(text, "prompt")) for role, text in (*before, (role, last)))
+        return (*before, (role, last))
 
 
 @lru_cache(maxsize=8)
