@@ -248,8 +248,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hash of a file, in hex."""
-    with path.open("rb") as file:
+    """Return the hash of a regular file, in hex."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
