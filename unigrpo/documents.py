@@ -37,8 +37,12 @@ def parse_json(text: str | bytes) -> Any:
         raise UserError(TOO_DEEP) from None
     except UserError:
         raise
-    except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
-        raise UserError(f"not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"not JSON: byte {error.start} (0x{error.object[error.start]:02x}) is not utf-8") from error
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in error.doc.rstrip() else ""
+        said = error.msg[:1].lower() + error.msg[1:].removesuffix(" at").removesuffix(" starting")
+        raise UserError(f"not JSON: {said} ({line}character {error.colno})") from error
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deep(value):
         raise UserError(TOO_DEEP)
     return value

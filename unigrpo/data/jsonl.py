@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,7 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: naming what is no regular file, or the file and the line that is wrong: no JSON object, or with half
-            of a character in it.
+        UserError: naming what is no regular file, or the file and the line that is wrong.
     """
     try:
         opened = open_regular(path)
@@ -46,7 +46,7 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
         raise MissingFileError(f"{error}; give a JSONL file (here: {Path.cwd()})") from error
     with opened as file:
         for number, raw in enumerate(file, start=1):
-            if not raw.strip():
+            if not raw.removeprefix(BOM_UTF8).strip():
                 continue
             try:
                 values = parse_json(raw)
@@ -57,8 +57,6 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
             if not isinstance(values, dict):
                 found = type(values).__name__
                 raise UserError(f"{path}:{number}: a JSON {found}; each line is an object with named columns")
-            if b"\\u" in raw and (problem := columns_problem(values)):
-                raise UserError(f"{path}:{number}: {problem}")
             yield number, values
 
 

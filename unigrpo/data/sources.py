@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.data.generated import Demonstration, GeneratedPrompts
-from unigrpo.data.jsonl import Line, Role, mapped, read_objects
+from unigrpo.data.jsonl import Line, Role, columns_problem, mapped, read_objects
 from unigrpo.documents import half_problem
 from unigrpo.errors import UserError
 from unigrpo.pictures import MAX_PIXELS, PictureError, check_picture, open_picture, shown_size
@@ -289,9 +289,12 @@ class _JsonlFile:
         """By a row's id, what stands in place of the texts of its turns."""
 
     def lines(self) -> Iterator[Line]:
-        """Yield the lines of the file in order, not yet checked."""
+        """Yield the lines of the file in order, of which the texts alone are checked."""
         for number, values in read_objects(self._path):
-            yield Line(path=self._path, number=number, values=values, columns=self._columns)
+            line = Line(path=self._path, number=number, values=values, columns=self._columns)
+            if problem := columns_problem(values):
+                raise line.error(problem)
+            yield line
 
     def rows(self) -> Iterator[_Row]:
         """Yield the rows of the file in order."""
