@@ -26,7 +26,8 @@ def parse_json(text: str | bytes) -> Any:
 
     Raises:
         UserError: it is not UTF-8 or not JSON (NaN and Infinity are none), an object has a key twice, a number is
-            beyond what a float or Python's reader of digits holds, or more than ``MAX_DEPTH`` lists and objects lie within each other.
+            beyond what a float holds or has more digits than Python reads, or more than ``MAX_DEPTH`` lists and objects
+            lie within each other.
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
@@ -86,7 +87,8 @@ def _whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:  # so many digits would take long to read: Python has a limit
-        raise UserError(f"the number {text[:40]}... has {len(text.lstrip('-')):,} digits, too many; write it as text") from None
+        count = len(text.lstrip("-"))
+        raise UserError(f"the number {text[:40]}... has {count:,} digits, too many; write it as text") from None
 
 
 def _finite(text: str) -> float:

@@ -179,6 +179,18 @@ class Line:
         raise self.error(f"there is no picture {shown} in {either}; {way_out}")
 
 
+def named_pictures(path: Path, columns: Mapping[str, str]) -> list[Path]:
+    """Return the pictures that the lines of a file name, each once, in the lines' order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: naming the file and the first line that is no object, or whose picture is not there.
+    """
+    ours, folders = mapped(("image",), columns), (Path(os.path.realpath(path)).parent,)
+    lines = (Line(path=path, number=number, values=values, columns=ours) for number, values in read_objects(path))
+    return list(dict.fromkeys(picture for line in lines for picture in line.images(line.get("image"), folders)))
+
+
 def mapped(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Return the file's name of each of our names: itself, where ``columns`` has no other."""
     return {name: columns.get(name, name) for name in names}

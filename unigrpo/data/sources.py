@@ -255,17 +255,6 @@ def check_jsonl(
     return found
 
 
-def named_pictures(path: Path, columns: Mapping[str, str]) -> list[Path]:
-    """Return the pictures that the lines of a JSONL file name, each once, in the lines' order.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        UserError: naming the file and the first line that is no object, or whose picture is not there.
-    """
-    file = _JsonlFile(path, None, "reason", columns, None)
-    return list(dict.fromkeys(picture for line in file.lines() for picture in file.picture_files(line)))
-
-
 class _JsonlFile:
     """The lines of one file, checked one by one."""
 
@@ -288,22 +277,15 @@ class _JsonlFile:
         self.texts: dict[str, Sequence[str]] = {}
         """By a row's id, what stands in place of the texts of its turns."""
 
-    def lines(self) -> Iterator[Line]:
-        """Yield the lines of the file in order, of which the texts alone are checked."""
-        for number, values in read_objects(self._path):
-            line = Line(path=self._path, number=number, values=values, columns=self._columns)
-            if problem := columns_problem(values):
-                raise line.error(problem)
-            yield line
-
     def rows(self) -> Iterator[_Row]:
         """Yield the rows of the file in order."""
         number_of_id: dict[str, int] = {}
-        for line in self.lines():
+        for number, values in read_objects(self._path):
+            line = Line(path=self._path, number=number, values=values, columns=self._columns)
             row = self._checked(line)
             if row.id in number_of_id:
                 raise row.line.error(f"id {row.id!r} is already that of line {number_of_id[row.id]}; ids are unique")
-            number_of_id[row.id] = line.number
+            number_of_id[row.id] = number
             yield row
         if not number_of_id:
             raise UserError(f"{self._path} holds no prompts; write one JSON object a line")
@@ -367,6 +349,8 @@ class _JsonlFile:
         return tuple(_blank(shown_size(path)) for path in self.picture_files(row.line))
 
     def _checked(self, line: Line) -> _Row:
+        if problem := columns_problem(line.values):
+            raise line.error(problem)
         for name in self._needed:
             line.needed(name, _WAY_OUT)
         identity = line.id()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unigrpo.data.sources import named_pictures
+from unigrpo.data.jsonl import named_pictures
 from unigrpo.documents import read_object
 from unigrpo.errors import UserError
 from unigrpo.files import json_text, sha256_of, write_atomically
