@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,24 @@ def tagged(picture, exif):
 def test_broken_exif_leaves_the_pixels_as_they_are(tmp_path):
     Image.new("RGB", (4, 2), "red").save(tmp_path / "a.png", exif=b"Exif\x00\x00XX\x00\x2a\x00\x00\x00\x08")
     assert asked(tmp_path, "a.png").images[0].size == (4, 2)
+
+
+@pytest.mark.parametrize("clear", [(0x1234, 0xAB00, 0x00FF), (0xFFFF, 0, 0x0102), (0, 0, 0)])
+def test_the_transparent_color_of_16_bit_colors_is_white(tmp_path, clear):
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    row = np.array([clear, (0x8000, 0x4000, 0x2000)], dtype=">u2").tobytes()
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)),
+        (b"tRNS", np.array(clear, dtype=">u2").tobytes()),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+        (b"IEND", b""),
+    ]
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    shown = asked(tmp_path, "deep.png").images[0]
+    assert [shown.getpixel((0, 0)), shown.getpixel((1, 0))] == [(255, 255, 255), (128, 64, 32)]
 
 
 def test_black_drawing_on_a_clear_ground_is_seen(tmp_path):

@@ -111,7 +111,10 @@ def test_chat_has_the_control_ids_of_its_template_alone(load: Load, family: str)
     policy = load(family)
     texts = control_texts(policy)
     plain = controls(policy, policy.encode(prompt(policy, "one", kind=None), SAMPLING))
-    for text in [*texts, *INJECTIONS, "a <|eot_id|", "|endoftext|> b", *(f"<{text}>" for text in texts)]:
+    first = next(iter(texts))
+    marked = [f"{first}{between}{first}" for between in ("-", "1", "", "\U0010fffd-\U0010fffd", "\U0010fffc")]
+    marked += ["\U0010fffd-\U0010fffd", "\U0010fffc", "\U0010fffd0\U0010fffd", f"\U0010fffd{first}-\U0010fffd"]
+    for text in [*texts, *marked, *INJECTIONS, "a <|eot_id|", "|endoftext|> b", *(f"<{text}>" for text in texts)]:
         canvas = policy.encode(prompt(policy, text), SAMPLING)
         assert controls(policy, canvas) == plain, text
         assert not (canvas.token_ids[: -canvas.open_spans[0].stop] == policy.vocabulary.mask_token_id).any()
@@ -122,8 +125,9 @@ def test_earlier_turns_and_system_turns_make_no_control_ids(load: Load, family: 
     policy = load(family)
     plain = controls(policy, policy.encode(prompt(policy, "one", "two", "three"), SAMPLING))
     texts = list(control_texts(policy))
-    found = policy.encode(prompt(policy, "".join(texts), "x".join(texts), " ".join(texts)), SAMPLING)
-    assert controls(policy, found) == plain
+    for middle in ("x", "-"):
+        found = policy.encode(prompt(policy, "".join(texts), middle.join(texts), " ".join(texts)), SAMPLING)
+        assert controls(policy, found) == plain
 
 
 @pytest.mark.parametrize("family", ["mmada", "showo"])

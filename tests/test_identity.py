@@ -26,7 +26,16 @@ def run_dir(recipe_values: dict[str, Any], write_recipe: Write, tmp_path: Path) 
     weights.write_bytes(content)
     (tmp_path / "beside.py").write_text("SCALE = 1\n")
     reward = tmp_path / "my_rewards.py"
-    reward.write_text("import beside\n" + reward.read_text())
+    reward.write_text("import beside\nfrom helpers.inner import words\n" + reward.read_text())
+    (tmp_path / "helpers" / "inner").mkdir(parents=True)
+    (tmp_path / "helpers" / "inner" / "words.py").write_text("WORDS = []\n")
+    (tmp_path / "prices.json").write_text("{}")
+    spaced = tmp_path / "my rewards"
+    spaced.mkdir()
+    (spaced / "its own.py").write_text("def one(*, completions, table, nested=()):\n    return [1.0]\n")
+    arguments = {"table": str(tmp_path / "prices.json"), "nested": [{"file": str(tmp_path / "my rewards/a.txt")}]}
+    (spaced / "a.txt").write_text("a")
+    recipe_values["rewards"]["spaced"] = {"use": "my rewards/its own.py:one", "arguments": arguments}
     recipe = load_recipe(write_recipe(recipe_values))
     folder = tmp_path / "run"
     create_run_dir(recipe, folder)
@@ -42,6 +51,11 @@ CHANGES = {
     "a row": ("prompts.jsonl", ["tasks.reason.data.jsonl", "tasks.imagine.data.eval_jsonl"]),
     "a reward": ("my_rewards.py", ["rewards.length.use"]),
     "what a reward imports": ("beside.py", ["rewards.length.use"]),
+    "a module of a package that a reward imports": ("helpers/inner/words.py", ["rewards.length.use"]),
+    "a reward whose path has spaces": ("my rewards/its own.py", ["rewards.spaced.use"]),
+    "a file that a reward is given": ("prices.json", ["rewards.spaced.arguments.table"]),
+    "a file within lists": ("my rewards/a.txt", ["rewards.spaced.arguments.nested.0.file"]),
+    "a picture of a row": ("picture.png", ["tasks.understand.data.jsonl (pictures)"]),
     "the base's config": ("policy/config.json", ["policy.path"]),
     "the image tokenizer": ("image_tokenizer/model.safetensors", ["policy.image_tokenizer"]),
 }

@@ -160,6 +160,9 @@ BAD_OVERRIDES = [
     ("a..b=1", "wanted key.path=value"),
     ("name.first=1", "name is text, which has no keys"),
     ("num_steps={", "override 'num_steps={': line 1"),
+    ("num_steps=" + "9" * 5_000, ": a number of too many digits, or of none; write it as text, in quotes"),
+    ("learner={lr: -" + "1" * 4_301 + "}", ": a number of too many digits, or of none; write it as text, in quotes"),
+    ("seed=0b_", "override 'seed=0b_': a number of too many digits, or of none"),
     ("name=!!python/object:os.system x", "could not determine a constructor"),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ MAX_DEPTH = 100
 """Lists and objects inside one another. No format that is read here goes beyond ten; Python's own limit is met at about
 a thousand, by whoever walks the value next."""
 TOO_DEEP = f"more than {MAX_DEPTH} lists and objects within each other; write the value flatter, or as text"
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -24,17 +26,24 @@ def parse_json(text: str | bytes) -> Any:
 
     Raises:
         UserError: it is not UTF-8 or not JSON (NaN and Infinity are none), an object has a key twice, a number is
-            beyond what a float holds, or more than ``MAX_DEPTH`` lists and objects lie within each other.
+            beyond what a float holds or has more digits than Python reads, or more than ``MAX_DEPTH`` lists and objects
+            lie within each other.
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_int=_whole, parse_float=_finite, parse_constant=_refuse_constant
+        )
     except RecursionError:
         raise UserError(TOO_DEEP) from None
     except UserError:
         raise
-    except ValueError as error:  # bad UTF-8 and bad JSON both are ValueErrors
-        raise UserError(f"not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"not JSON: byte {error.start} (0x{error.object[error.start]:02x}) is not utf-8") from error
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in error.doc.rstrip() else ""
+        said = error.msg[:1].lower() + error.msg[1:].removesuffix(" at").removesuffix(" starting")
+        raise UserError(f"not JSON: {said} ({line}character {error.colno})") from error
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deep(value):
         raise UserError(TOO_DEEP)
     return value
@@ -50,6 +59,18 @@ def is_deep(value: Any) -> bool:
     return any(isinstance(one, Mapping | list | tuple) for one in level)
 
 
+def half_problem(value: Any) -> str | None:
+    r"""Return where a value has a lone surrogate, half of a character that JSON writes as two escapes; None: nowhere.
+
+    No file and no tokenizer takes one. ``value`` is at most ``MAX_DEPTH`` deep; names within it are looked at, too.
+    """
+    if isinstance(value, str):
+        found = _HALF.search(value)
+        return found and f"{ascii(found[0])[1:-1]} at character {found.start()}, half of a character; mend it"
+    names = value if isinstance(value, Mapping) else ()
+    return next((problem for part in (*names, *_parts(value)) if (problem := half_problem(part))), None)
+
+
 def _parts(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
 
@@ -60,6 +81,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise UserError(f"the key {short_repr(twice)} stands twice in one object; leave one")
     return found
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # so many digits would take long to read: Python has a limit
+        count = len(text.lstrip("-"))
+        raise UserError(f"the number {text[:40]}... has {count:,} digits, too many; write it as text") from None
 
 
 def _finite(text: str) -> float:

@@ -12,9 +12,10 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import Any
 
 from unigrpo.errors import MissingFileError, StorageError, UserError
 
@@ -81,7 +82,7 @@ def optional_file(path: Path) -> Path | None:
     return regular_file(path) if os.path.lexists(path) else None
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a user's file for reading.
 
     Raises:
@@ -248,8 +249,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hash of a file, in hex."""
-    with path.open("rb") as file:
+    """Return the hash of a regular file, in hex."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

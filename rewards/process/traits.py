@@ -54,7 +54,7 @@ def identity(reward: AdaptedReward) -> str:
 def source_hash(target: Any) -> str:
     """Return a hash of the file that a function or an object's class stands in, and of what it imports from beside it.
 
-    Modules of other folders, packages beside it included, do not count: for them there is ``version``.
+    Of a package beside it every module counts; those of other folders do not: for them there is ``version``.
     """
     try:
         file = inspect.getsourcefile(inspect.unwrap(target) if inspect.isroutine(target) else type(target))
@@ -69,14 +69,20 @@ def source_hash(target: Any) -> str:
 
 
 def sources_of(file: Path) -> dict[str, bytes]:
-    """Return by name the source of a file and, over any number of steps, of the files in its folder that it imports."""
+    """Return by name the source of a file and, over any number of steps, of what it imports from its folder.
+
+    That is modules, and packages whole.
+    """
+    folder = file.parent
     found: dict[str, bytes] = {}
-    pending = [file.name]
+    pending = [file]
     while pending:
-        name = pending.pop()
-        if name not in found and (file.parent / name).is_file():
-            found[name] = (file.parent / name).read_bytes()
-            pending += [f"{module}.py" for module in _imported(found[name])]
+        path = pending.pop()
+        name = path.relative_to(folder).as_posix()
+        if name not in found and path.is_file():
+            found[name] = path.read_bytes()
+            for module in _imported(found[name]) - {"", "unigrpo"}:
+                pending += [folder / f"{module}.py", *(folder / module).rglob("*.py")]
     return found
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unigrpo.data.jsonl import reserved_problem
-from unigrpo.documents import is_deep
+from unigrpo.data.jsonl import columns_problem, reserved_problem
+from unigrpo.documents import half_problem, is_deep
 from unigrpo.errors import UserError
 from unigrpo.pictures import PictureError, as_rgb
 from unigrpo.settings.tasks import DataSettings
@@ -53,7 +53,7 @@ class GeneratedPrompts:
 
         Raises:
             UserError: if there is none, it is no ``Prompt``, its kind is not the task's, a picture of it cannot be
-                used, or a reward could not get one of its columns.
+                used, a reward could not get one of its columns, or one has half of a character in it.
         """
         place = index % self._num_prompts if self._repeats and self._num_prompts else index
         try:
@@ -74,6 +74,9 @@ class GeneratedPrompts:
             raise UserError(f"{self._use}[{place}]: {problem}")
         if is_deep([prompt.answer, prompt.columns]):
             raise UserError(f"{self._use}[{place}]: its answer or columns are nested too deeply; write them flatter")
+        said = {"its prompt": [message.text for message in prompt.messages], "its id": prompt.id}
+        if problem := columns_problem(said | {"its answer": prompt.answer} | dict(prompt.columns)):
+            raise UserError(f"{self._use}[{place}]: {problem}")
         messages = tuple(
             replace(message, images=tuple(self._rgb(picture, prompt) for picture in message.images))
             for message in prompt.messages
@@ -93,13 +96,17 @@ class GeneratedPrompts:
         """Return the source's completion of a prompt.
 
         Raises:
-            UserError: if the source has none to give.
+            UserError: if the source has none to give, or half of a character in it.
         """
         demonstrate = getattr(self._source, "demonstration", None)
         if demonstrate is None:
             raise UserError(f"{self._use} has no method demonstration(prompt, generator, noise); sft needs one")
         completion: Demonstration = demonstrate(prompt, generator, noise)
-        return completion if isinstance(completion, str) else self._rgb(completion, prompt)
+        if not isinstance(completion, str):
+            return self._rgb(completion, prompt)
+        if problem := half_problem(completion):
+            raise UserError(f"{self._use}: the demonstration of prompt {prompt.id!r} has {problem}")
+        return completion
 
     def _count(self) -> int | None:
         count = getattr(self._source, "num_prompts", None)

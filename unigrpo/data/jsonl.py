@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from unigrpo.documents import parse_json
+from unigrpo.documents import half_problem, parse_json
 from unigrpo.errors import MissingFileError, UserError
 from unigrpo.files import open_regular, regular_file
 from unigrpo.sanitized import short_repr
@@ -29,7 +29,6 @@ RESERVED_NAMES = (
     "self",
 )
 """What a reward gets from us under these names, so that no column of the data can arrive under them."""
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -47,7 +46,7 @@ def read_objects(path: Path, *, may_end_torn: bool = False) -> Iterator[tuple[in
         raise MissingFileError(f"{error}; give a JSONL file (here: {Path.cwd()})") from error
     with opened as file:
         for number, raw in enumerate(file, start=1):
-            if not raw.strip():
+            if not raw.removeprefix(BOM_UTF8).strip():
                 continue
             try:
                 values = parse_json(raw)
@@ -85,24 +84,9 @@ class Line:
         return self.values.get(self.columns[name])
 
     def text(self, name: str) -> str | None:
-        """Return a value as text, numbers and lists as JSON; None where there is none.
-
-        Raises:
-            UserError: if it has half a character in it.
-        """
+        """Return a value as text, numbers and lists as JSON; None where there is none."""
         value = self.get(name)
-        return None if value is None else self.encodable(as_text(value), name)
-
-    def encodable(self, text: str, name: str) -> str:
-        r"""Return a text that a tokenizer is to read.
-
-        Raises:
-            UserError: if it has a lone surrogate, half of a character that JSON writes as two escapes.
-        """
-        if found := _SURROGATE.search(text):
-            half = found[0].encode("unicode_escape").decode("ascii")
-            raise self.error(f"{name} has {half} at character {found.start()}, half of a character; mend it")
-        return text
+        return None if value is None else as_text(value)
 
     def id(self) -> str | None:
         """Return the id of the line, a number as text; None where it has none, or null.
@@ -195,6 +179,18 @@ class Line:
         raise self.error(f"there is no picture {shown} in {either}; {way_out}")
 
 
+def named_pictures(path: Path, columns: Mapping[str, str]) -> list[Path]:
+    """Return the pictures that the lines of a file name, each once, in the lines' order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: naming the file and the first line that is no object, or whose picture is not there.
+    """
+    ours, folders = mapped(("image",), columns), (Path(os.path.realpath(path)).parent,)
+    lines = (Line(path=path, number=number, values=values, columns=ours) for number, values in read_objects(path))
+    return list(dict.fromkeys(picture for line in lines for picture in line.images(line.get("image"), folders)))
+
+
 def mapped(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Return the file's name of each of our names: itself, where ``columns`` has no other."""
     return {name: columns.get(name, name) for name in names}
@@ -212,6 +208,16 @@ def reserved_problem(columns: Iterable[str]) -> str | None:
         return None
     way_out = "if it is the pictures, map `image` to it; else rename it" if taken[0] == "images" else "rename it"
     return f"a column {taken[0]!r}, under which a reward gets something else from us; {way_out}, or leave it out"
+
+
+def columns_problem(columns: Mapping[str, Any]) -> str | None:
+    """Return which column, by name or value, has half of a character in it; None where none has."""
+    for name, value in columns.items():
+        if problem := half_problem(name):
+            return f"the name of column {short_repr(name)} has {problem}"
+        if problem := half_problem(value):
+            return f"{name} has {problem}"
+    return None
 
 
 def _is_turn(turn: Any) -> bool:

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from unigrpo.data.generated import Demonstration, GeneratedPrompts
-from unigrpo.data.jsonl import Line, Role, mapped, read_objects
+from unigrpo.data.jsonl import Line, Role, columns_problem, mapped, read_objects
+from unigrpo.documents import half_problem
 from unigrpo.errors import UserError
 from unigrpo.pictures import MAX_PIXELS, PictureError, check_picture, open_picture, shown_size
 from unigrpo.plugin import resolve
@@ -98,6 +99,8 @@ def template_problem(template: str | None) -> str | None:
     if "{prompt}" not in template:
         given = short_repr(template)
         return f"{given} has no {{prompt}}, so that every prompt would be the same; say where the prompt goes"
+    if problem := half_problem(template):
+        return f"has {problem}"
     if other := _PLACEHOLDER.search(template):
         given = short_repr(template)
         return f"{other[0]} in {given}: {{prompt}} alone is filled in; write it without braces, or into the data"
@@ -280,7 +283,8 @@ class _JsonlFile:
         """Yield the rows of the file in order."""
         number_of_id: dict[str, int] = {}
         for number, values in read_objects(self._path):
-            row = self._checked(Line(path=self._path, number=number, values=values, columns=self._columns))
+            line = Line(path=self._path, number=number, values=values, columns=self._columns)
+            row = self._checked(line)
             if row.id in number_of_id:
                 raise row.line.error(f"id {row.id!r} is already that of line {number_of_id[row.id]}; ids are unique")
             number_of_id[row.id] = number
@@ -347,10 +351,12 @@ class _JsonlFile:
         return tuple(_blank(shown_size(path)) for path in self.picture_files(row.line))
 
     def _checked(self, line: Line) -> _Row:
+        if problem := columns_problem(line.values):
+            raise line.error(problem)
         for name in self._needed:
             line.needed(name, _WAY_OUT)
         identity = line.id()
-        name = f"{self._path.stem}-{line.number}" if identity is None else line.encodable(identity, "id")
+        name = f"{self._path.stem}-{line.number}" if identity is None else identity
         task = line.others().get("task", self._task)
         if self._task is not None and task != self._task:
             raise line.error(
@@ -379,7 +385,7 @@ class _JsonlFile:
         last = text if self._template is None else self._template.replace("{prompt}", text)
         if not last.strip() and texts is None:  # where it is cut, so short a trial is one of the cut's
             raise line.error("the prompt is empty; ask something, in data.template if it is the same of every line")
-        return tuple((role, line.encodable(text, "prompt")) for role, text in (*before, (role, last)))
+        return (*before, (role, last))
 
 
 @lru_cache(maxsize=8)

@@ -79,6 +79,8 @@ def parse(text: str) -> Any:
         value = loader.get_single_data()
     except RecursionError:
         raise yaml.YAMLError(TOO_DEEP) from None
+    except ValueError:
+        raise yaml.YAMLError("a number of too many digits, or of none; write it as text, in quotes") from None
     finally:
         loader.dispose()
     if is_deep(value):

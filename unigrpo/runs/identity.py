@@ -1,19 +1,21 @@
-"""What a run is made from, by content: its data files, the code that its recipe names, and its base checkpoint.
+"""What a run is made from, by content: data files and their pictures, the code and files of a recipe, and its base.
 
 ``identity.json`` in the run directory holds a hash of each under its key in the recipe, and the changes that somebody
-accepted. A file that moved is the same file. Not held: the pictures that rows name, code of this package (its version
-stands in environment.json), and models that rewards load.
+accepted. A file that moved is the same file. Not held: code of this package (its version stands in environment.json),
+and folders and published models that rewards load.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unigrpo.data.jsonl import named_pictures
 from unigrpo.documents import read_object
 from unigrpo.errors import UserError
 from unigrpo.files import json_text, sha256_of, write_atomically
@@ -29,12 +31,12 @@ logger = logging.getLogger(__name__)
 
 IDENTITY = "identity.json"
 WHOLE_BYTES = 64 << 20
-"""Of a checkpoint's file that is hashed whole; of a larger one the size and `NUM_PIECES` pieces, evenly spread."""
+"""Of a file that is hashed whole; of a larger one the size and `NUM_PIECES` pieces, evenly spread."""
 NUM_PIECES = 64
 PIECE_BYTES = 64 << 10
 _SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Files of a checkpoint that loading it may read."""
-_CODE = re.compile(r"(?P<place>[^\s:]+):[\w.]+")
+_CODE = re.compile(r"(?P<place>[^\n:]+):[\w.]+")
 
 
 def identity_of(recipe: Recipe | SftRecipe) -> dict[str, str]:
@@ -42,10 +44,16 @@ def identity_of(recipe: Recipe | SftRecipe) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, task in recipe.tasks.items():
         files = {"jsonl": task.data.jsonl, "eval_jsonl": task.data.eval_jsonl}
-        found |= {f"tasks.{name}.data.{key}": sha256_of(Path(path)) for key, path in files.items() if path is not None}
+        for key, path in files.items():
+            if path is not None:
+                found[f"tasks.{name}.data.{key}"] = sha256_of(Path(path))
+                if pictures := named_pictures(Path(path), task.data.columns):
+                    found[f"tasks.{name}.data.{key} (pictures)"] = _hash_of_all(pictures)
     for key, text in _texts(recipe.model_dump(mode="json"), ""):
         if (code := _hash_of_code(text)) is not None:
             found[key] = code
+        elif ".arguments." in key and os.path.isfile(text):
+            found[key] = _hash_of_file(Path(text))
     return found | _hashes_of_base(recipe.policy)
 
 
@@ -88,10 +96,18 @@ def hash_of_checkpoint(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix in _SUFFIXES and not path.name.startswith("."):
-            size = path.stat().st_size
-            content = sha256_of(path) if size <= WHOLE_BYTES else _hash_of_pieces(path, size)
-            digest.update(json_text([path.name, size, content]).encode())
+            digest.update(json_text([path.name, path.stat().st_size, _hash_of_file(path)]).encode())
     return digest.hexdigest()
+
+
+def _hash_of_all(files: Iterable[Path]) -> str:
+    """Return a hash of the content of files, whatever they are called."""
+    return hashlib.sha256("".join(map(_hash_of_file, files)).encode()).hexdigest()
+
+
+def _hash_of_file(path: Path) -> str:
+    size = path.stat().st_size
+    return sha256_of(path) if size <= WHOLE_BYTES else _hash_of_pieces(path, size)
 
 
 def _hash_of_pieces(path: Path, size: int) -> str:

@@ -227,7 +227,7 @@ class _Reader:
             "answer": line.get("answer"),
             "columns": _data_columns(line),
             "completion_ids": _ids(line),
-            "is_truncated": bool(line.get("is_truncated")),
+            "is_truncated": _is_truncated(line),
         }
 
     def _stated_task(self, line: Line) -> tuple[str | None, TaskKind | None]:
@@ -254,7 +254,8 @@ def _completion(line: Line, folders: Sequence[Path], kind: TaskKind | None) -> t
 def _pictures_of_prompt(line: Line) -> Any:
     """Return the prompt's pictures: of a run's own rollout all, or the one that there is."""
     saved = line.values.get("prompt_images") if line.values.keys() >= _OF_A_ROLLOUT else None
-    return saved or line.get("image") or line.values.get("prompt_image")
+    given = line.get("image")
+    return saved or (line.values.get("prompt_image") if given is None else given)
 
 
 def _data_columns(line: Line) -> dict[str, Any]:
@@ -272,9 +273,16 @@ def _ids(line: Line) -> tuple[int, ...] | None:
     given = line.get("completion_ids")
     if given is None:
         return None
-    if not isinstance(given, list) or not all(isinstance(token, int) for token in given):
+    if not isinstance(given, list) or not all(type(token) is int and 0 <= token < 2**31 for token in given):
         raise line.error(f"completion_ids {short_repr(given)}; wanted a list of token ids")
     return tuple(given)
+
+
+def _is_truncated(line: Line) -> bool:
+    given = line.get("is_truncated")
+    if given is not None and not isinstance(given, bool):
+        raise line.error(f"is_truncated {short_repr(given)}; wanted true or false")
+    return given or False
 
 
 def _needed(line: Line, name: str) -> Any:

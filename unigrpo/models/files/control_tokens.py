@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 MARK = "\U0010fffd"
 """A private character around the number of a piece that is hidden from a chat template."""
-GAP = f"{MARK}-{MARK}"
-"""Where the text of a chat is cut in two."""
+GAP = "\U0010fffc"
+"""Where the text of a chat is cut in two: a character of its own, which no text between two pieces can spell."""
 
 
 class ControlTokens:
@@ -39,7 +39,7 @@ class ControlTokens:
         texts = self.texts
         self.ids = frozenset(texts.values())
         ordered = "|".join(sorted(map(re.escape, texts), key=len, reverse=True)) or r"(?!)"
-        self._hidden_pattern = re.compile(f"{ordered}|{MARK}")
+        self._hidden_pattern = re.compile(f"{ordered}|{MARK}|{GAP}")
         self._token_pattern = re.compile(f"{MARK}[0-9]+{MARK}|({ordered})")
         self._starts = {text[:end] for text in texts for end in range(1, len(text))}
         self._ends = {text[start:] for text in texts for start in range(1, len(text))}
