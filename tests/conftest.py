@@ -1,6 +1,6 @@
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,18 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("UNIGRPO_TEST_DATA names no folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """Ray on this machine alone, started once for all tests that need a cluster; two full cores and a few spare."""
+    import ray
+
+    ray.init(
+        num_cpus=3, include_dashboard=False, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1"
+    )
+    yield ray
+    ray.shutdown()
 
 
 @pytest.fixture
