@@ -17,8 +17,10 @@ def pytest_configure() -> None:
 
 
 LONG = (
-    "test_commands test_train test_families test_rollout_pool test_reward_ray test_reward_sharing test_correctness "
-    "test_correctness_time test_math_verify_suite test_released_shapes test_compiled test_reward_matrix"
+    "test_train test_rollout_pool test_reward_ray test_commands test_families test_reward_sharing "
+    "test_correctness_time test_reward_matrix test_math_verify_suite test_reward_bombs test_correctness test_compiled "
+    "test_released_shapes test_choices test_model_size test_reward_worker test_cli test_sft test_environments "
+    "test_export test_packaging test_torchvision_hook test_family_choice test_ocr test_sandbox_http test_changes"
 ).split()
 """Files that take longest: they begin, so that no process ends long after the others."""
 
