@@ -1,6 +1,6 @@
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ def pytest_configure() -> None:
 
 
 LONG = (
-    "test_commands test_train test_families test_rollout_pool test_reward_ray test_reward_sharing test_correctness "
-    "test_correctness_time test_math_verify_suite test_released_shapes test_compiled test_reward_matrix"
+    "test_train test_rollout_pool test_reward_ray test_commands test_families test_reward_sharing "
+    "test_correctness_time test_reward_matrix test_math_verify_suite test_reward_bombs test_correctness test_compiled "
+    "test_released_shapes test_choices test_model_size test_reward_worker test_cli test_sft test_environments "
+    "test_export test_packaging test_torchvision_hook test_family_choice test_ocr test_sandbox_http test_changes"
 ).split()
 """Files that take longest: they begin, so that no process ends long after the others."""
 
@@ -41,6 +43,18 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("UNIGRPO_TEST_DATA names no folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """Ray on this machine alone, started once for all tests that need a cluster; two full cores and a few spare."""
+    import ray
+
+    ray.init(
+        num_cpus=3, include_dashboard=False, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1"
+    )
+    yield ray
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import yaml
 from unigrpo.errors import RecipeError
 from unigrpo.quickstart.makers.policy import make_policy
 from unigrpo.recipe.load import load_recipe
+from unigrpo.train import train
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
@@ -193,26 +194,34 @@ main()
 """
 
 
-def train(recipe: Path, python_path: Path) -> subprocess.CompletedProcess:
+def train_with(python_path: Path, recipe: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(python_path)}
     arguments = ["train", str(recipe), "--out", str(recipe.parent / "run")]
     command = [sys.executable, "-c", RUN, *arguments]
     return subprocess.run(command, cwd=recipe.parent, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("is_users", [False, True], ids=["a file of the folder", "a user's file"])
-def test_a_new_choice_of_every_kind_trains_and_touches_one_file(is_users: bool, tmp_path: Path) -> None:
+def assert_all_were_called(folder: Path) -> None:
+    assert {path.name for path in folder.glob("*.called")} == {f"{case.name}.called" for case in CASES}
+
+
+def test_a_new_choice_of_every_kind_is_a_file_of_its_folder(tmp_path: Path) -> None:
     package = tmp_path / "package"
     for folder, place in PACKAGES.items():
         shutil.copytree(ROOT / folder, package / place, ignore=shutil.ignore_patterns("__pycache__"))
-    uses = {}
     for case in CASES:
-        file = tmp_path / f"{case.name}_of_mine.py" if is_users else package / "unigrpo" / case.folder / "throwaway.py"
-        file.write_text(case.source)
-        uses[case.name] = f"{file.name}:Mine" if is_users else "throwaway"
-    done = train(recipe_with(tmp_path, uses), package)
+        (package / "unigrpo" / case.folder / "throwaway.py").write_text(case.source)
+    done = train_with(package, recipe_with(tmp_path, {case.name: "throwaway" for case in CASES}))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {path.name for path in tmp_path.glob("*.called")} == {f"{case.name}.called" for case in CASES}
+    assert_all_were_called(tmp_path)
+
+
+def test_a_new_choice_of_every_kind_is_a_file_of_the_user(tmp_path: Path) -> None:
+    for case in CASES:
+        (tmp_path / f"{case.name}_of_mine.py").write_text(case.source)
+    uses = {case.name: f"{case.name}_of_mine.py:Mine" for case in CASES}
+    train(load_recipe(recipe_with(tmp_path, uses)), tmp_path / "run")
+    assert_all_were_called(tmp_path)
 
 
 def test_an_unknown_choice_is_named_with_the_nearest_and_an_unknown_parameter_with_the_known(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_run import write_small
 
 from unigrpo.cli.app import run
 from unigrpo.cli.arguments import new_directory
@@ -143,7 +144,7 @@ def test_bug_in_a_run_is_exit_code_1_and_names_the_run_directory(tmp_path: Path)
         "unigrpo.train.train_step = lambda run: 1 // 0\n"
         "sys.exit(run(sys.argv[1:]))\n"
     )
-    arguments = ["train", "quickstart", "num_steps=1", "evaluate.num_prompts=1", "--out", str(tmp_path / "run")]
+    arguments = ["train", str(write_small(tmp_path)), "evaluate.enabled=false", "--out", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False, timeout=120
     )

@@ -17,7 +17,7 @@ from unigrpo.testing.tiny.make_tiny import make_tiny
 
 @pytest.mark.slow
 def test_compiled_policy_equals_the_plain_one_with_and_without_adapter(tmp_path: Path) -> None:
-    folder = make_tiny("llada", tmp_path / "policy")
+    folder = make_tiny("llada", tmp_path / "policy", layers=1)
     # In a process of its own: the compiler refuses to start where something has imported the standard distutils.
     done = run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

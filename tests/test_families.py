@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,6 @@ def test_sampling_keeps_its_contract(checkpoint: Make, family: str) -> None:
     check_sampler(load_policy(checkpoint(family), dtype="float32"))
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    yield
-    ray.shutdown()
-
-
 PICTURES: dict[str, Any] = {
     "policy": RECIPE["policy"] | {"image_tokenizer": "asset:tiny_magvit", "image_size": 64},
     "tasks": {
@@ -100,7 +91,7 @@ PICTURES: dict[str, Any] = {
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("family", TRAINED)
 def test_three_steps_through_the_trainer_move_the_adapter(checkpoint: Make, family: str) -> None:
     folder, actors = checkpoint(family), {"rollouts": {"num_actors": int(family in WITH_AN_ACTOR)}}

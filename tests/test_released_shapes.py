@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -36,12 +35,14 @@ def test_a_row_has_times_and_peaks_of_each_part(shape: str, script: ModuleType, 
     assert len(script.cells(row)) == len(script.TITLES)
 
 
-def test_the_command_writes_json_and_a_table_and_goes_on_after_a_failure(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "showo", "llada", "--device", "cpu", "--layers", "1", "--width", "32"]
+def test_the_command_writes_json_and_a_table_and_goes_on_after_a_failure(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [str(SCRIPT), "showo", "llada", "--device", "cpu", "--layers", "1", "--width", "32"]
     command += ["--rows", "2", "--length", "8", "--keep", str(tmp_path / "keep")]
     command += ["--json", str(tmp_path / "rows.json"), "--markdown", str(tmp_path / "rows.md")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
+    monkeypatch.setattr(sys, "argv", command)
+    assert script.main() == 1
     report = json.loads((tmp_path / "rows.json").read_text())
     assert "writes no text" in report["rows"][0]["error"]
     assert report["rows"][1]["shape"] == "llada"

@@ -151,9 +151,7 @@ def test_main_thread_other_threads_and_a_running_loop_judge_alike(reward: Correc
 
 
 @pytest.mark.ray
-def test_a_ray_actor_judges_alike() -> None:
-    import ray
-
+def test_a_ray_actor_judges_alike(ray_cluster: Any) -> None:
     class Judge:
         def score(self, reward: Correctness, completions: list[str], golds: list[str]) -> list[float | None]:
             return reward(prompts=completions, completions=completions, answer=golds)
@@ -162,11 +160,8 @@ def test_a_ray_actor_judges_alike() -> None:
         async def score(self, reward: Correctness, completions: list[str], golds: list[str]) -> list[float | None]:
             return reward(prompts=completions, completions=completions, answer=golds)
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    try:
-        for kind in (Judge, AsyncJudge):
-            actor: Any = ray.remote(num_cpus=0)(kind).remote()
-            answer = actor.score.remote(Correctness(deadline_s=40.0), COMPLETIONS, GOLDS)
-            assert ray.get(answer, timeout=120) == VERDICTS
-    finally:
-        ray.shutdown()
+    actors = [ray_cluster.remote(num_cpus=0)(kind).remote() for kind in (Judge, AsyncJudge)]
+    answers = [actor.score.remote(Correctness(deadline_s=40.0), COMPLETIONS, GOLDS) for actor in actors]
+    assert ray_cluster.get(answers, timeout=120) == [VERDICTS] * 2
+    for actor in actors:
+        ray_cluster.kill(actor)

@@ -103,36 +103,29 @@ def test_two_steps_that_are_scored_at_once_have_results_of_their_own():
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_on_ray_gives_the_same_table_and_its_death_costs_a_restart():
-    import ray
-
     from unigrpo.rewards.process.remote_child import RemoteChild
 
-    batch = [*("x" * number for number in range(1, 6)), "bomb", *("y" * number for number in range(1, 6))]
-    ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False, _node_ip_address="127.0.0.1"
-    )
-    try:
-        tables = []
-        for placement in ("local", "ray"):
-            settings = {
-                name: reward(name, "reward_specimens", placement=placement, num_cpus=0.1, timeout_s=5.0, cache="off")
-                for name in ("hang_on_bomb", "exit_on_bomb", "raise_on_bomb")
-            }
-            with RewardPool(settings) as pool:
-                scored = pool.score(rollouts(batch))
-                tables.append(scored.table)
-                assert scored.stats["hang_on_bomb"].num_restarts == 2
-                if placement == "local":
-                    continue
-                for index in (0, 1):  # The actor, which takes its child along; then the child alone.
-                    child = pool._scorers["raise_on_bomb"]._processes[0]._child
-                    assert isinstance(child, RemoteChild)
-                    os.kill(child.process_ids()[index], 9)
-                    scored = pool.score(rollouts(["a", "bb"]))
-                    assert scored.table.values[:, 2].tolist() == [0.01, 0.02]
-                    assert scored.stats["raise_on_bomb"].num_restarts == 1
-        np.testing.assert_array_equal(tables[0].values, tables[1].values)
-        np.testing.assert_array_equal(tables[0].status, tables[1].status)
-    finally:
-        ray.shutdown()
+    batch = ["x", "xx", "bomb", "y"]
+    tables = []
+    for placement in ("local", "ray"):
+        settings = {
+            name: reward(name, "reward_specimens", placement=placement, num_cpus=0.1, timeout_s=5.0, cache="off")
+            for name in ("hang_on_bomb", "exit_on_bomb", "raise_on_bomb")
+        }
+        with RewardPool(settings) as pool:
+            scored = pool.score(rollouts(batch))
+            tables.append(scored.table)
+            assert scored.stats["hang_on_bomb"].num_restarts == 2
+            if placement == "local":
+                continue
+            for index in (0, 1):  # The actor, which takes its child along; then the child alone.
+                child = pool._scorers["raise_on_bomb"]._processes[0]._child
+                assert isinstance(child, RemoteChild)
+                os.kill(child.process_ids()[index], 9)
+                scored = pool.score(rollouts(["a", "bb"]))
+                assert scored.table.values[:, 2].tolist() == [0.01, 0.02]
+                assert scored.stats["raise_on_bomb"].num_restarts == 1
+    np.testing.assert_array_equal(tables[0].values, tables[1].values)
+    np.testing.assert_array_equal(tables[0].status, tables[1].status)

@@ -77,21 +77,25 @@ def expected(recipe, weights, units):
     return pool.generate(units)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    yield ray
-    ray.shutdown()
+def changed(recipe, **changes):
+    return recipe.model_copy(update={"rollouts": recipe.rollouts.model_copy(update=changes)})
 
 
-@pytest.fixture
-def pool(recipe, cluster, request):
-    changes = getattr(request, "param", {})
-    found = RayPool(recipe.model_copy(update={"rollouts": recipe.rollouts.model_copy(update=changes)}))
+def opened(recipe, weights):
+    found = RayPool(recipe)
+    found.load(*weights)
     yield found
     found.close()
+
+
+@pytest.fixture(scope="module")
+def single(recipe, ray_cluster, weights):
+    yield from opened(changed(recipe, num_actors=1), weights)
+
+
+@pytest.fixture(scope="module")
+def pair(recipe, ray_cluster, weights):
+    yield from opened(recipe, weights)
 
 
 def assert_same(rollouts, expected):
@@ -104,38 +108,34 @@ def assert_same(rollouts, expected):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("pool", [{"num_actors": 1}, {"num_actors": 2}], indirect=True, ids=["one", "two"])
-def test_any_number_of_actors_gives_the_tokens_of_this_process(pool, weights, units, expected):
-    pool.load(*weights)
-    rollouts = pool.generate(units)
+@pytest.mark.parametrize("pool", ["single", "pair"])
+def test_any_number_of_actors_gives_the_tokens_of_this_process(pool, units, expected, request):
+    rollouts = request.getfixturevalue(pool).generate(units)
     assert_same(rollouts, expected)
     assert rollouts.group_ids == expected.group_ids == tuple(row // 4 for row in range(32))
     assert rollouts.num_redispatched == 0
 
 
 @pytest.mark.ray
-def test_an_actor_killed_in_mid_step_costs_no_token(pool, weights, units, expected):
-    pool.load(*weights)
-    victim = pool.process_ids()[0]
+def test_an_actor_killed_in_mid_step_costs_no_token(pair, units, expected):
+    victim = pair.process_ids()[0]
     killer = threading.Timer(0.3, os.kill, (victim, signal.SIGKILL))
     killer.start()
-    rollouts = pool.generate(units * 4)
+    rollouts = pair.generate(units * 4)
     killer.join()
     assert_same(rollouts, expected.items * 4)
-    assert victim not in pool.process_ids()
+    assert victim not in pair.process_ids()
     assert rollouts.num_redispatched >= 1
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("pool", [{"num_actors": 1}], indirect=True)
-def test_an_actor_that_ray_ended_for_memory_is_replaced(pool, cluster, weights, units, expected, monkeypatch):
+def test_an_actor_that_ray_ended_for_memory_is_replaced(single, ray_cluster, units, expected, monkeypatch):
     """Ray's memory monitor and a lost node end an actor with errors that are no RayActorError."""
-    found = cluster.exceptions
+    found = ray_cluster.exceptions
     for other in (found.NodeDiedError, found.WorkerCrashedError, found.OwnerDiedError, found.ActorUnavailableError):
         assert issubclass(other, lost_errors())
     assert not issubclass(found.RayTaskError, lost_errors()), "an error of our own code is no reason to try again"
-    pool.load(*weights)
-    (before,), get = pool.process_ids(), cluster.get
+    (before,), get = single.process_ids(), ray_cluster.get
     errors = [found.OutOfMemoryError("the node ran low on memory")]
 
     def get_or_raise(references, **options):
@@ -143,49 +143,49 @@ def test_an_actor_that_ray_ended_for_memory_is_replaced(pool, cluster, weights, 
             raise errors.pop()
         return get(references, **options)
 
-    monkeypatch.setattr(cluster, "get", get_or_raise)
-    rollouts = pool.generate(units)
+    monkeypatch.setattr(ray_cluster, "get", get_or_raise)
+    rollouts = single.generate(units)
     assert_same(rollouts, expected)
     assert rollouts.num_redispatched == 1
-    assert pool.process_ids() != [before]
+    assert single.process_ids() != [before]
 
 
 @pytest.mark.ray
-def test_a_call_into_a_ray_that_is_stopped_ends_at_its_deadline(cluster):
+def test_a_call_into_a_ray_that_is_stopped_ends_at_its_deadline(ray_cluster):
     (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]
     raylet.suspend()
     try:
         with pytest.raises(RayStalledError, match=r"Ray did not take it in 1 s: its raylet .* `ray stop --force`"):
-            within(1.0, "take it", cluster.put, np.zeros(10**6, dtype=np.uint8))
+            within(1.0, "take it", ray_cluster.put, np.zeros(10**6, dtype=np.uint8))
     finally:
         raylet.resume()
         atexit.unregister(_leave)
-    assert within(30.0, "take it", cluster.put, np.zeros(10**6, dtype=np.uint8)) is not None
+    assert within(30.0, "take it", ray_cluster.put, np.zeros(10**6, dtype=np.uint8)) is not None
     with pytest.raises(ValueError, match="as it was"):
         within(1.0, "take it", int, "as it was")
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("pool", [{"num_actors": 1, "max_restarts": 0}], indirect=True)
-def test_more_deaths_than_allowed_stop_the_run_and_say_so(pool, weights, units):
-    pool.load(*weights)
-    os.kill(pool.process_ids()[0], signal.SIGKILL)
-    time.sleep(0.5)
-    with pytest.raises(RolloutActorsLostError, match=r"rollouts\.max_restarts=0"):
-        pool.generate(units)
+def test_a_deadline_shorter_than_the_waits_is_kept_and_says_what_it_waited_for(single, recipe, units, monkeypatch):
+    # Only now: starting an actor may take longer.
+    monkeypatch.setattr(single, "_recipe", changed(recipe, num_actors=1, deadline_s=1.0))
+    (stopped,) = single.process_ids()
+    os.kill(stopped, signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(RolloutDeadlineError, match=r"rollout units \(reason\).*rollouts\.deadline_s=1"):
+        single.generate(units)
+    assert time.monotonic() - start < 5
+    os.kill(stopped, signal.SIGCONT)
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("pool", [{"num_actors": 1}], indirect=True)
-def test_a_deadline_shorter_than_the_waits_is_kept_and_says_what_it_waited_for(pool, recipe, weights, units):
-    pool.load(*weights)
-    short = recipe.rollouts.model_copy(update={"deadline_s": 1.0})  # Only now: starting an actor may take longer.
-    pool._recipe = recipe.model_copy(update={"rollouts": short})
-    os.kill(pool.process_ids()[0], signal.SIGSTOP)
-    start = time.monotonic()
-    with pytest.raises(RolloutDeadlineError, match=r"rollout units \(reason\).*rollouts\.deadline_s=1"):
-        pool.generate(units)
-    assert time.monotonic() - start < 5
+def test_more_deaths_than_allowed_stop_the_run_and_say_so(pair, recipe, units, monkeypatch):
+    monkeypatch.setattr(pair, "_recipe", changed(recipe, max_restarts=1))
+    monkeypatch.setattr(pair, "_num_restarts", 1)
+    os.kill(pair.process_ids()[0], signal.SIGKILL)
+    time.sleep(0.5)
+    with pytest.raises(RolloutActorsLostError, match=r"died 2 times, more than rollouts\.max_restarts=1"):
+        pair.generate(units)
 
 
 def test_the_deadline_counts_from_the_last_finished_unit():

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from unigrpo.errors import UserError
+from unigrpo.models.opening import open_policy
 from unigrpo.quickstart.makers.policy import make_policy
 from unigrpo.recipe.load import load_recipe
 from unigrpo.runs.checkpoint import latest_checkpoint
@@ -80,34 +83,58 @@ def start(*arguments):
     )
 
 
-def kill_when(process, is_time, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while not is_time() and process.poll() is None:
-        assert time.monotonic() < deadline, "the run did not get to the moment of its kill"
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
-
-
-def test_a_run_killed_five_times_ends_with_the_same_adapter_and_metrics(recipe_path, whole_run, tmp_path):
-    run_dir = tmp_path / "run"
+def moments(run_dir):
+    """Return what says that a run is at each moment at which it is killed."""
     checkpoints = run_dir / "checkpoints"
-    moments = [
+    return [
         lambda: (run_dir / "eval_before").exists(),
         lambda: len(read_metrics(run_dir)) >= 1,
         lambda: any(checkpoints.glob(".writing-*")) or (checkpoints / "step_000002").exists(),
         lambda: len(read_metrics(run_dir)) >= 5,
         lambda: (run_dir / "eval_after" / "metrics.json").exists(),
     ]
-    for number, moment in enumerate(moments):
-        arguments = ("train", recipe_path, "--out", run_dir) if number == 0 else ("resume", run_dir)
-        process = start(*arguments)
-        kill_when(process, moment)
-        assert process.returncode == -signal.SIGKILL
+
+
+def fork_and_kill(work, is_time, timeout_s=120):
+    """Run in a process that is killed when it is time, unless it ends before; return its exit code."""
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            if code:
+                traceback.print_exc()
+            os._exit(code)
+    deadline, ended = time.monotonic() + timeout_s, 0
+    while not is_time() and not ended:
+        assert time.monotonic() < deadline, "the run did not get to the moment of its kill"
+        time.sleep(0.005)
+        ended, status = os.waitpid(process, os.WNOHANG)
+    if not ended:
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def run_with_kills(recipe_path, run_dir):
+    """Start a run, kill it at each moment and go on with it; then let it end."""
+    recipe = load_recipe(recipe_path)
+    open_policy(recipe.policy, recipe.lora, recipe.seed)  # which imports most, once for all
+    for number, moment in enumerate(moments(run_dir)):
+        work = partial(resume, run_dir) if number else partial(train, recipe, run_dir)
+        assert fork_and_kill(work, moment) == -signal.SIGKILL
     (run_dir / "summary.json").unlink(missing_ok=True)  # the last kill may come after it
-    process = start("resume", run_dir)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output.decode()
+    resume(run_dir)
+
+
+def test_a_run_killed_five_times_ends_with_the_same_adapter_and_metrics(recipe_path, whole_run, tmp_path):
+    run_dir = tmp_path / "run"
+    # In a process with one thread, which forks: each of the killed ones would import everything anew.
+    arguments = [sys.executable, __file__, recipe_path, run_dir]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
     expected_dir, expected = whole_run
     assert adapter_hash(run_dir) == adapter_hash(expected_dir)
     assert [comparable(r) for r in read_metrics(run_dir)] == [comparable(r) for r in read_metrics(expected_dir)]
@@ -208,3 +235,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(recipe_path, tmp_p
 
 def test_the_recipe_of_a_run_is_the_whole_resolved_one(whole_run, recipe_path):
     assert load_recipe(Path(whole_run[0]) / "recipe.yaml") == load_recipe(recipe_path)
+
+
+if __name__ == "__main__":
+    run_with_kills(Path(sys.argv[1]), Path(sys.argv[2]))
