@@ -264,7 +264,10 @@ def test_a_row_without_masks_is_an_error(llada):
     [
         ({"remasking": "margin"}, "there is no 'margin'; "),
         ({"schedule": "cosin"}, "there is no 'cosin'; did you mean 'cosine'?"),
-        ({"schedule": "shift", "schedule_shift": 0.0}, "shift: Input should be greater than or equal to 0.001, given 0.0"),
+        (
+            {"schedule": "shift", "schedule_shift": 0.0},
+            "shift: Input should be greater than or equal to 0.001, given 0.0",
+        ),
         ({"temperature": -1.0}, "temperature\n  Input should be greater than or equal to 0"),
         ({"temperature": float("nan")}, "temperature\n  Input should be a finite number"),
         ({"guidance_scale": -1.0}, "guidance_scale\n  Input should be greater than or equal to 0"),
