@@ -11,6 +11,7 @@ import numpy as np
 from unigrpo.files import sha256_of
 from unigrpo.rewards.text.answers import completion_text
 from unigrpo.rewards.vision.blip import MAX_TOKENS, NUM_TEXT_HEADS, NUM_VISION_HEADS, load_blip, pixels_of, tokenizer_of
+from unigrpo.rewards.vision.captions import captions_of
 from unigrpo.rewards.vision.pictures import picture_values
 from unigrpo.rewards.vision.published_weights import open_published, require_reachable
 
@@ -78,6 +79,7 @@ class ImageReward:
         blip.modules.to(device)
         self._blip = blip
         self._tokenizer = _tokenizer(vocabulary, blip.vocabulary)
+        self._captions = captions_of(self._tokenizer, MAX_TOKENS)
 
     def __call__(
         self, *, prompts: Sequence[Any], completions: Sequence[Any], log_metric: Any = None, **columns: Any
@@ -87,7 +89,7 @@ class ImageReward:
         low, high = self.range
 
         def score(pictures: dict[int, Image.Image]) -> list[float]:
-            captions = [str(texts[row]) for row in pictures]
+            captions = [self._captions.plain(str(texts[row])) for row in pictures]
             scores = self._scores(captions, list(pictures.values()))
             if log_metric is not None:
                 log_metric("image_reward/clipped_fraction", float(np.mean((scores < low) | (scores > high))))

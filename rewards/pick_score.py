@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unigrpo.rewards.vision.captions import captions_of
 from unigrpo.rewards.vision.clip_body import PromptAlignment, shared_body
 from unigrpo.rewards.vision.open_clip_towers import LOCAL_PREFIX
 from unigrpo.rewards.vision.published_weights import HUB_PREFIX, WeightsError, open_published, require_reachable
@@ -93,15 +94,20 @@ class _TransformersTowers:
         self._processor: Any = CLIPImageProcessorPil.from_pretrained(origin)
         self.context_length = int(loaded.config.text_config.max_position_embeddings)
         self.logit_scale = float(loaded.logit_scale.exp())
+        self._captions = captions_of(self._tokenizer, self.context_length)
 
     def num_tokens(self, text: str) -> int:
         """Return how many tokens a text has, uncut, start and end included."""
-        return len(self._tokenizer(text, verbose=False).input_ids)
+        return len(self._tokenizer(self._captions.plain(text), verbose=False).input_ids)
 
     def text_input(self, text: str) -> Tensor:
         """Return [L] int64, cut and padded to the context; what follows the end token does not reach it."""
         tokens: Tensor = self._tokenizer(
-            text, truncation=True, max_length=self.context_length, padding="max_length", return_tensors="pt"
+            self._captions.plain(text),
+            truncation=True,
+            max_length=self.context_length,
+            padding="max_length",
+            return_tensors="pt",
         ).input_ids[0]
         return tokens
 

@@ -1,5 +1,7 @@
 """Which choice an answer settles on, in every dress, and how a right choice is read from the data."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -194,3 +196,20 @@ def test_a_gold_in_doubt_is_an_error_by_name(gold: object, choices: object, said
 def test_the_sign_of_a_choice_is_part_of_it(text: str, choices: list[str], letter: str) -> None:
     values = MultipleChoice(gold="letter")(completions=[text] * 4, answer=list("ABCD"), choices=[choices] * 4)
     assert values == [float(letter == right) for right in "ABCD"]
+
+
+@pytest.mark.parametrize("piece", ["(A)", "A and/or ", "(A) or ", "A (", "((A", "A as well as "])
+@pytest.mark.parametrize("tail", [" 5", "", " !x"])
+def test_a_hundred_kilobytes_of_letters_take_under_a_second(piece: str, tail: str) -> None:
+    text = piece * (100_000 // len(piece)) + tail
+    start = time.process_time()
+    named_choice(text)
+    assert time.process_time() - start < 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [("A and/or B", None), ("(A) and/or (B)", None), ("(A) or (A)", "A"), ("((B))", "B"), ("(A)(A)(A) 5", "A")],
+)
+def test_letters_in_a_row_are_read_in_one_way(text: str, letter: str | None) -> None:
+    assert named_choice(text) == letter

@@ -30,10 +30,12 @@ _LOWER_LABEL = re.compile(r"^\s*\(?[a-z][).:](?=\s)")
 _ONLY_A_LETTER = re.compile(r"\W*([a-z])(?!\+\+|#)\W*")
 
 _FILLER = (
-    r"(?:and/or|or|and|nor|either|both|maybe|perhaps|possibly|probably|likely|also|even|else|alternatively|options?"
+    r"(?:or|and|nor|either|both|maybe|perhaps|possibly|probably|likely|also|even|else|alternatively|options?"
     r"|choices?|answers?|letters?|the|vs|versus|to|plus|as\ well\ as)\b"
 )
-_GAP = rf"[\s,;:/&+|~().-]*(?:{_FILLER}[\s,;:/&+|~().-]*)*".replace(r"\ ", " ")
+_BETWEEN = r"(?:[\s,;:/&+|~).-]|\((?![A-Z]\)))*+"
+"""Signs between two letters; the bracket of `(A)` is the letter's, so that a text is read in one way only."""
+_GAP = rf"{_BETWEEN}(?:{_FILLER}{_BETWEEN})*+".replace(r"\ ", " ")
 _AFTER_A = (
     r"(?:is|are|was|were|and|or|nor|and/or|because|since|as|seems|looks|would|could|can|cannot|must|should|has|does|rather"
     r"|instead|not|but|over|which|matches|fits|makes|due|given|if|unless|though|although|while|whereas|then|so|too|also"
@@ -43,7 +45,7 @@ _LETTER = (
     r"(?:\([A-Z]\)|(?<![\w'-])(?:[B-HJ-Z](?![\w'#]|-\w|\+\+)"
     rf"|A(?![\w']|-\w|\s+(?!{_AFTER_A}\b)[a-z0-9])|I(?![\w']|-\w|\s+[a-z])))"
 )
-_MENTION = re.compile(rf"{_LETTER}(?:{_GAP}{_LETTER})*")
+_MENTION = re.compile(rf"{_LETTER}(?:{_GAP}{_LETTER})*+")
 
 _BOUNDARY = re.compile(
     r"[,;]|(?<!not):\s|\b(?:and|(?<!thing )(?<![Aa]ll )but|because|since|so|therefore|thus|hence|whereas|while|although"

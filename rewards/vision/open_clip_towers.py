@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unigrpo.assets import PREFIX, asset_folder
+from unigrpo.rewards.vision.captions import captions_of
 from unigrpo.rewards.vision.clip_body import ClipBody, shared_body
 from unigrpo.rewards.vision.published_weights import HUB_PREFIX, PICKLED_SUFFIXES, open_published, require_reachable
 
@@ -66,6 +67,9 @@ class OpenClipTowers:
         self._tokenizer: Any = open_clip.get_tokenizer(name)
         self._preprocess: Any = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
         self.context_length = int(self._tokenizer.context_length)
+        captions = captions_of(getattr(self._tokenizer, "tokenizer", self._tokenizer), self.context_length)
+        clean = self._tokenizer.clean_fn  # Entities (`&lt;`) and case become what they stand for here.
+        self._tokenizer.clean_fn = lambda text: captions.plain(clean(text))
         self.logit_scale = float(self.model.logit_scale.exp())
 
     def num_tokens(self, text: str) -> int:
