@@ -6,7 +6,10 @@ import io
 import re
 from typing import TextIO
 
-_UNSAFE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSAFE = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
+)
+"""Control characters, halves of characters, and what turns the direction of writing or begins a line anew."""
 
 
 def sanitized(text: str) -> str:
