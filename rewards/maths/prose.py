@@ -19,7 +19,7 @@ _NUMBER_WORD = (
 )
 _LETTER = r"\(?[A-Z](?![A-Za-z'])\)?"
 _MENTIONS = {"mathematics": re.compile(_NUMBER), "letter": re.compile(_LETTER), "words": re.compile(r"[^\W_]")}
-_DISPLAYED = re.compile(r"\\\[.{0,1000}?\\\]|\$\$.{0,1000}?\$\$|\\begin\{.{0,1000}?\\end\{\w+\}", re.DOTALL)
+_DISPLAYED = re.compile(r"\\\[.{0,1000}?\\\]|\$\$.{0,1000}?\$\$|\\begin\{.{0,1000}?\\end\{\w+\*?\}", re.DOTALL)
 _BLANKS = re.compile(r"\s+")
 """Runs of blanks become one, which the other patterns rely on to take linear time."""
 _STOP_IN_DISPLAY = re.compile(r"[.,]\s*(\\\]|\$\$)$")
@@ -49,9 +49,11 @@ _REVISION = re.compile(
 _ADDITION = re.compile(r"(?i)^[\s*_(]*(?:or\b|alternatively|maybe|perhaps|possibly)")
 _OPEN = re.compile(
     r"(?i)\b(?:maybe|perhaps|possibly|probably|not sure|not certain|unsure|uncertain|do(?:es)?(?: not|n't) know"
-    r"|doubt|unlikely|either way|(?:might|may|could)(?: also| well| possibly| just)* (?:be|equal)"
+    r"|(?<!no )(?<!without )(?<!without a )doubt|(?:i|i'd|i'm|i would|my(?: best)?) guess(?:ing)?(?! that\b)"
+    r"|unlikely|(?:might|may|could) not be(?=\W*$)|(?:is|it's|most) likely(?=\s+[-+$\\]*\d)|either way|(?:might|may"
+    r"|could)(?: also| well| possibly| just)* (?:be|equal)"
     r"(?! (?:checked|verified|written|expressed|simplified|seen|found|shown))|no idea)\b"
-    r"|\d[\s,(]+(?:alternatively|(?:no|wait|sorry|i mean)[\s,]+[-+$\\]*\d)"
+    r"|\d[\s,(]+(?:alternatively|(?:no|wait|sorry|i mean|actually)[\s,]+[-+$\\]*\d)"
 )
 _SUPPOSED = re.compile(
     r"(?i)^[\s*_]*(?:suppose|assum(?:e|ing)|imagine|step\s+\d+\W*$"
@@ -60,6 +62,9 @@ _SUPPOSED = re.compile(
 )
 """What is tried, not claimed; an ``if`` whose consequence holds no number."""
 _CONSEQUENCE = re.compile(r"(?i)[,;]\s*(?:so|then|thus|hence|therefore|we (?:get|have|find))\b|\bthen\b")
+_ONLY_BOUND = re.compile(r"(?i)^[^\d\\$=]*\b(?:at (?:least|most)|(?:more|less|fewer) than)\s+-?\d[\d.,]*[^\d\\$=]*$")
+"""A sentence whose one number is a bound."""
+_RESTATES = re.compile(r"(?i)^(?:it|that|this)(?:'s| is)\b")
 _OPERATION = re.compile(
     r"(?i)\b(?:twice|half|double|triple|root|reciprocal|opposite|divided by|multiplied by|power|ending (?:in|with))\s+"
     r"(?:of\s+)?[-+$\\]*\d|\d\s+(?:(?:times|less than|more than|fewer than)\s+[-+$\\]*\d|(?:squared|cubed)\b)"
@@ -77,26 +82,34 @@ _DENIAL = (
 )
 _DENIED = re.compile(
     rf"(?i)(?:\b(?:is|are|was|be|'s)|not|n't)\s+(?:\w+ly\s+)?{_WRONG}\b"
-    r"|\bno way\b|(?:\bnot|n't|cannot|never)\s+(?:say|think|believe|conclude|claim|mean|follow|get)\b"
+    r"|\(wrong\b|\bno way\b|(?:can't|cannot) be\W*$|(?:\bnot|n't|cannot|never)\s+(?:say|think|believe|conclude|claim"
+    r"|mean|follow|get)\b"
     r"|(?:\bnot|n't|cannot)\s+(?:be\s+)?(?:the\s+)?(?:right|correct|answer|solution|true|possible|case|it)\b"
 )
 _CONTRAST = re.compile(
-    r"\s*[,(;]?\s*\b(?i:and not|but not|not|rather than|instead of|as opposed to)\s+(?:just\s+)?"
+    r"\s*[,(;\u2014-]?\s*\b(?i:and not|but not|not|rather than|instead of|as opposed to)\s+(?:just\s+)?"
     r"(?:(?:\\?\$)?-?\d[\d.,/]*(?<![.,])\$?\s*[a-z]{0,12}|\(?[A-Z])\)?(?=[\s.,;!]*$)"
 )
 _PREMISE = re.compile(
     r"(?i)^(?:(?:since|as|because|given that|although|though|while)\b[^,;]*,\s+(?:then\s+)?"
     r"|.*?[,;]\s*(?:and\s+)?(?:so|therefore|thus|hence|but|which means(?: that)?)\b[\s,]*)(?=\S)"
 )
-_REASON = re.compile(r"(?i)\s(?:because|since)\s.*$")
+_REASON = re.compile(
+    r"(?i)(?:\s(?:because|since)|,\s(?:as(?! far)|where)|,?\s[-\u2013\u2014]\s+(?:because|since)"
+    r"|,\s(?:which|that) is (?:more|less|fewer|greater|larger|smaller|higher|lower) than"
+    r"|\s\((?:because|since|as|reject\w*|we (?:reject|discard)|\$?\d[\d.,]*(?: \w+)? (?:from|in|for|of|on)))\s.*$"
+    r"|(?<=[a-z])\s(?:between\s[^\s,]+\sand\s[^\s,]*\d|(?:that|who)\s(?:are|do|does|is|have)\s).*$"
+)
 """Clauses beside the claim: what they deny or suppose is not the claim."""
+_UNSURE = re.compile(r"(?i).{0,40}?\b(?:not (?:sure|certain)|i guess|guessing|doubt|wrong\s*[.)!]*$)")
 _NOT_BUT = re.compile(
-    r"(?i)(?:\bnot|n't)\s+(?!but\b)\S[^.,;]{0,40}?(?:,?\s+but\s+(?:rather\s+)?|[,;]\s+(?:it|that|this)(?:\s+is|'s)\s+)"
+    r"(?i)(?:\bnot|n't)\s+(?!(?:but|sure|certain)\b)\S[^.,;]{0,40}?(?:,?\s+but\s+(?:rather\s+)?|[,;]\s+(?:it|that|this)(?:\s+is|'s)\s+)"
 )
 _EMPHASIS = re.compile(r"(?<![\w)}])(?:\*\*|__)|(?:\*\*|__)(?![\w({])")
 _BOUND = re.compile(
-    r"(?i)^\s*(?:(?:about|around|\w{3,12}ly|still|just)\s+)?"
-    r"(?:at least|at most|no more than|no less than|no fewer than|(?:more|less|fewer|greater|larger|smaller"
+    r"(?i)^\s*(?:(?:about|around|\w{3,12}ly|still|just|far|much)\s+)?"
+    r"(?:at least|at most|nearly|almost|close to|exceeds?|no more than|no less than|no fewer than|(?:more|less|fewer"
+    r"|greater|larger|smaller"
     r"|higher|lower|bigger) than|over|under|above|below|up to|between|somewhere|within|from)\b"
 )
 _BOUND_BEHIND = re.compile(
@@ -199,7 +212,7 @@ def _claimed(sentences: list[str], mention: re.Pattern[str]) -> tuple[str, bool]
     index = (stating or telling)[-1]
     for later in range(index + 1, len(sentences)):
         sentence = sentences[later]
-        if _ADDITION.match(sentence) or _OPEN.search(sentence) or _DENIED.search(sentence):
+        if _ADDITION.match(sentence) or _OPEN.search(sentence) or _denies(sentence, sentences[index]):
             return None
         if _REVISION.match(sentence):
             if later not in telling:
@@ -208,19 +221,28 @@ def _claimed(sentences: list[str], mention: re.Pattern[str]) -> tuple[str, bool]
                     return None
                 continue
             index = later
-        elif _REVISION.match(sentences[later - 1]) and later in telling:
+        elif later in telling and (
+            _REVISION.match(sentences[later - 1])
+            or (_RESTATES.match(sentence) and re.search(_DENIAL + mention.pattern, sentences[later - 1]))
+        ):
             index = later
     return sentences[index], index == len(sentences) - 1
 
 
+def _denies(sentence: str, claim: str) -> bool:
+    """Return whether a later sentence denies a claim, rather than a number that the claim does not hold."""
+    other = re.match(r"-?\d+(?=\s)", sentence)
+    return _DENIED.search(sentence) is not None and (other is None or other[0] in re.findall(r"-?\d+", claim))
+
+
 def _main_clause(sentence: str, mention: re.Pattern[str]) -> str:
     """Return a sentence without its premise and its reason, where what is left claims something."""
-    premise = _PREMISE.match(sentence)
+    premise = None if _UNSURE.match(sentence) else _PREMISE.match(sentence)
     rest = sentence[premise.end() :] if premise else sentence
     if mention.search(rest) and (_STATES.search(rest) or not _STATES.search(sentence)):
         sentence = rest
     reason = _REASON.search(sentence)
-    claim = sentence[: reason.start()] if reason else sentence
+    claim = sentence[: reason.start()] if reason and not _UNSURE.search(sentence[reason.start() :]) else sentence
     return claim if mention.search(claim) else sentence
 
 
@@ -236,6 +258,7 @@ def _is_refused(sentence: str, predicate: str, mention: str) -> bool:
     return (
         re.search(_DENIAL + mention, sentence) is not None
         or _BOUND.match(predicate) is not None
+        or _ONLY_BOUND.match(predicate) is not None
         or _BOUND_BEHIND.search(predicate) is not None
         or re.search(rf"{mention}[^.;:?!\n]{{0,40}}\bto\s+(?:\\?\$)?\d", predicate) is not None
         or re.search(r"\d\s*[\u2013\u2014]\s*\d", predicate) is not None
@@ -259,7 +282,7 @@ def leaves_open(predicate: str) -> bool:
 
 def _bare(text: str) -> str:
     """Return a piece of a sentence without its end: a full stop, closing marks of LaTeX and Markdown."""
-    text = text.strip().rstrip(".!,; ")
+    text = text.strip().rstrip(".!,; \u2713\u2714\u2705\ufe0f")
     for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**")):
         if text.endswith(closing) and text.count(opening) < text.count(closing) + (opening == closing):
             if opening != closing or text.count(opening) % 2:

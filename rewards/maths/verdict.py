@@ -25,7 +25,9 @@ _BASE = re.compile(r"\d_\s*\{?\s*(\d{1,2})")
 """The base of a number: ``52_8`` is not ``52_7``."""
 _ELLIPSIS = r"\ldots"
 _PROSE_LENGTH = 300
-_SENTENCE = re.compile(r"(?i)(?<![a-z\\])(?:[a-z]{2,}\s+(?:is|are|equals?)(?![a-z])|answer\s*:)")
+_SENTENCE = re.compile(
+    r"(?i)(?<![a-z\\])(?:[a-z]{2,}\s+(?:is|are|equals?)(?![a-z])|answer\s*:|^[a-z]+(?:\s+[a-z]+){1,4}\s+\\?\$?\d+\s+[a-z]{3})"
+)
 """A marked answer that is said in words: ``The answer is 5.``."""
 _HEDGED = re.compile(r"(?i)(?<![a-z\\])(?:or|between|maybe|perhaps|possibly|not|never|either|neither|nor)(?![a-z])|\?")
 
@@ -175,4 +177,4 @@ def _judge_claim(claim: Claim, pieces: list[str], gold: str, wanted: Normal) -> 
     is_set = has_relation(normalize(claim.predicate[:MAX_ANSWER_LENGTH]).text)
     if is_set and not has_relation(wanted.text) and not _is_set_like(wanted.text, ""):
         return 0.0
-    return Pair(claim.sentence, wanted.text, True)
+    return Pair(claim.sentence.replace(r"\$", "$"), wanted.text, True)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from unigrpo.rewards.text.boxes import last_boxed, read_boxes
+from unigrpo.rewards.text.boxes import is_refused, last_boxed, read_boxes
 from unigrpo.rewards.text.golds import golds_of, text_of
 
 EOS_TEXTS = tuple("<|endoftext|> <|eot_id|> <|im_end|> <|end_of_text|> <|role_end|> <end_of_turn> <eos> </s>".split())
@@ -122,7 +122,7 @@ def extract_answer(completion: str, sources: Collection[AnswerSource] = ALL_SOUR
     if "tag" in sources and "<answer>" in text:
         return _bounded(_last_tag(text), "tag")
     if "hashes" in sources and "####" in text:
-        return _bounded(text[text.rfind("####") + 4 :].strip().partition("\n")[0], "hashes")
+        return _bounded(_last_hashes(text), "hashes")
     if "text" not in sources:
         return None
     tail = _after_last(text, "</reasoning>")[-MAX_TAIL_LENGTH:].strip()
@@ -170,9 +170,18 @@ def _after_last(text: str, marker: str) -> str:
 
 
 def _last_tag(text: str) -> str | None:
-    """Return what the last ``<answer>`` holds; None if it is never closed."""
-    inside, end, _ = text.rpartition("<answer>")[2].partition("</answer>")
-    return inside if end else None
+    """Return what the last ``<answer>`` holds; None if it is never closed, or the words next to it refuse it."""
+    before, tag, rest = text.rpartition("<answer>")
+    inside, end, _ = rest.partition("</answer>")
+    start = len(before)
+    return inside if end and not is_refused(text, start, start + len(tag + inside + end), inside) else None
+
+
+def _last_hashes(text: str) -> str | None:
+    """Return the line behind the last ``####``; None if what follows refuses it."""
+    rest = text.rpartition("####")[2].strip()
+    line = rest.partition("\n")[0]
+    return None if is_refused(rest, 0, len(line), line) else line
 
 
 def _bounded(text: str | None, source: AnswerSource, asked: tuple[str, ...] = ()) -> Answer | None:

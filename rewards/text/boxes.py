@@ -27,25 +27,55 @@ _REVISION = re.compile(
     r"(?i)\b(?:wait|actually|correct\w*|no|not|instead|rather|mistake|wrong|check\w*|again|hmm|sorry|oops)\b"
 )
 _MAX_BARE_LENGTH = 1000
-_REFUSED_BEFORE = re.compile(r"(?i)(?:\bnot|n't|\bnever)(?:\s+(?:equal to|equal|be|the answer))?[\s:*$(\[\\]*$")
+_LINK = (
+    r"(?:\s*\b(?:that|if|whether|to say|(?:is|be|equals?|equal to)|the (?:\w+ )?answer|(?:it|that"
+    r"|this)(?:'s)?)(?![\w']))*"
+    r"[\s:*$(\[\\]*$"
+)
+"""What may stand between a word that doubts and the answer: ``that the answer is``."""
+_REFUSED_BEFORE = re.compile(
+    r"(?i)(?:\b(?:not|cannot|never|neither|nor|anything but|(?:wrong|false|incorrect)(?=\s+(?:to say|that)))|n't)"
+    r"(?!\s+(?:equal )?(?:is|equals)\b)"
+    rf"(?:\s+(?:think|believe|say))?{_LINK}"
+)
+_GUESSED_BEFORE = re.compile(
+    r"(?i)(?:\b(?:maybe|perhaps|possibly|probably|(?:is|it's|most|very) likely|(?:might|may|could) (?:it |that |also "
+    r"|well )?be"
+    r"|(?:i|my|i'm|i'd|best|would|wild)\s+guess(?:ing)?|(?:not|n't) (?:sure|certain)(?:,? but)?[,.]?(?: i think)?"
+    rf"|(?<!no )(?<!without )(?<!without a )doubt),?|(?:^|\b(?:is|are)|[.!:\n])\s*"
+    rf"(?:at (?:least|most)|(?:more|less|fewer|greater) than|between -?\d[\d.]* and)){_LINK}"
+)
 _REFUSED_BEHIND = re.compile(
     r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but)\b[\s.,!]*)*"
     r"(?:(?:(?:that|this|it|which)(?:\s+is|'s|\s+was)?|is|was)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|mistaken"
-    r"|not\s+(?:right|correct|true|the\s+(?:right\s+|correct\s+|final\s+)?answer))|(?:that|this|it|is)\s*(?:isn't|n't)\s+(?:right"
-    r"|correct|true)|(?:scratch|strike|forget) (?:that|it|this)|i (?:was wrong|take (?:that|it|this) back))\b(?!\s*\?)"
+    r"|too (?:small|large|big|low|high)|not\s+(?:right|correct|true|the\s+(?:right\s+|correct\s+|final\s+)?answer))"
+    r"|(?:that|this|it|is)\s*(?:isn't|n't)\s+(?:right|correct|true)"
+    r"|(?:(?:that|this|it|which)\s+)?(?:can't|cannot|can not) be (?:right|correct|true|the answer)"
+    r"|i made an? (?:mistake|error)"
+    r"|(?:scratch|strike|forget) (?:that|it|this)|i (?:was wrong|take (?:that|it|this) back))\b(?!\s*\?)"
 )
-"""What says of a box, before or behind it, that it is not the answer."""
-_GUESSED_BEFORE = re.compile(
-    r"(?i)\b(?:maybe|perhaps|possibly|(?:might|may|could) (?:(?:also|well) )?be|(?:could|might) (?:it|that) be)"
-    r"(?:\s+(?:the answer(?: is)?|it's|it is))?[\s:*$(\[\\]*$"
+"""What says of an answer, before or behind it, that it is none."""
+_ASKED_BEHIND = re.compile(
+    r"(?i)^[\s*$)\]\\.]*\?(?!\s*(?:yes|yep|indeed|correct|right|exactly)\b)"
+    r"|^[\s*$)\]\\,;(\u2014-]*(?:(?:or\s+(?:so|more(?! precisely)|less|fewer|higher|lower|greater|maybe|perhaps"
+    r"|possibly)|at (?:most|least)|and (?:up|above|below))\b"
+    r"|(?:maybe|perhaps|possibly|probably|i guess)[\s)]*(?:[.!,;?]|$|\n))"
+    r"|^[\s*$)\]\\.!,;(-]*(?:i think,?\s*)?(?:(?:but|though|although)\s+)?(?:i'm |i am )?not (?:sure|certain)\b"
 )
-_ASKED_BEHIND = re.compile(r"(?i)^[\s*$)\]\\.]*\?(?!\s*(?:yes|yep|indeed|correct|right|exactly)\b)")
+_VERDICT = r"(?:the|my) (?:(?:right|correct|real|actual|final) )*answer"
+_AMOUNT = r"[\s:=*$(\\]*(-?\d[\d,.]*)[\s*$)\\]*(?:[.!]|$|\n)"
 _REPLACED_BEHIND = re.compile(
-    r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but|correction|i mean|rather)\b[\s.,:!]*)+"
-    r"(?:(?:it|that|this|the (?:right |correct |real |actual |final )?answer)(?:'s|\s+(?:is|was|must be|equals))?\s+)?"
-    r"(?:should be|make (?:it|that)|equals)?[\s:=*$(\\]*(-?\d[\d,.]*)[\s*$)\\]*(?:[.!]|$|\n)"
+    r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but|correction|i meant?|rather"
+    r"|on (?:second thought|reflection))"
+    rf"\b[\s.,:!]*)+(?:(?:it|that|this|{_VERDICT})(?:'s|\s+(?:is|was|must be|equals))?\s+)?"
+    rf"(?:should be|make (?:it|that)|equals)?{_AMOUNT}"
 )
-"""Another number in the place of a box that stands before: ``Actually, it's 43.``."""
+"""Another number in the place of an answer that stands before: ``Actually, it's 43.``."""
+_OTHER_BEHIND = re.compile(
+    rf"(?i)^[\s*$)\]\\.!,;-]*(?:or\b|(?:(?:so|therefore|thus|hence)\b[\s,]*)?{_VERDICT}(?:'s|\s+is)\b){_AMOUNT}"
+)
+"""Another number beside an answer that is a number: ``\\boxed{5} or 6``; ``\\boxed{\\frac12} or 0.5`` is one answer."""
+_WHOLE = re.compile(r"-?\d[\d,]*")
 _CONTEXT = 100
 
 
@@ -92,7 +122,7 @@ def read_boxes(text: str) -> Boxes | None:
         if len(boxes) > MAX_BOXES:
             break
     boxes.reverse()
-    if boxes and _is_refused(text, boxes[-1]):
+    if boxes and is_refused(text, boxes[-1].start, boxes[-1].end, boxes[-1].content):
         return Boxes(None)
     return Boxes(_joined(text, boxes), _asked(text, boxes)) if boxes else None
 
@@ -127,17 +157,21 @@ def _joined(text: str, boxes: Sequence[_Box]) -> str:
     return contents[0] if len(contents) == 1 else (" or " if is_open else ", ").join(contents)
 
 
-def _is_refused(text: str, box: _Box) -> bool:
-    """Return whether the words next to a box deny or doubt it, or take it back."""
-    before, behind = text[max(0, box.start - _CONTEXT) : box.start], text[box.end : box.end + _CONTEXT]
-    if any(pattern.search(before) for pattern in (_REFUSED_BEFORE, _GUESSED_BEFORE)):
+def is_refused(text: str, start: int, end: int, content: str) -> bool:
+    """Return whether the words next to an answer, which is ``text[start:end]``, deny or doubt it, or take it back."""
+    before = text[max(0, start - _CONTEXT) : start].replace("\u2019", "'")
+    behind = text[end : end + _CONTEXT].replace("\u2019", "'")
+    if _REFUSED_BEFORE.search(before) or _GUESSED_BEFORE.search(before):
         return True
-    replaced = _REPLACED_BEHIND.match(behind.replace("\u2019", "'"))
-    return (
-        _REFUSED_BEHIND.match(behind) is not None
-        or _ASKED_BEHIND.match(behind) is not None
-        or (replaced is not None and replaced[1].rstrip(".,") != box.content.strip().strip("$"))
-    )
+    if _REFUSED_BEHIND.match(behind) or _ASKED_BEHIND.match(behind):
+        return True
+    bare = content.strip().strip("$")
+    replaced, other = _REPLACED_BEHIND.match(behind), _OTHER_BEHIND.match(behind)
+    if replaced is not None:
+        return replaced[1].rstrip(".,") != bare
+    if other is None or not all(_WHOLE.fullmatch(one) for one in (bare, other[1].rstrip(".,"))):
+        return False
+    return other[1].rstrip(".,").replace(",", "") != bare.replace(",", "")
 
 
 def _asked(text: str, boxes: Sequence[_Box]) -> tuple[str, ...]:
