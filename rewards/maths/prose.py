@@ -101,7 +101,7 @@ _REASON = re.compile(
     r"|(?<=[a-z])\s(?:between\s[^\s,]+\sand\s[^\s,]*\d|(?:that|who)\s(?:are|do|does|is|have)\s).*$"
 )
 """Clauses beside the claim: what they deny or suppose is not the claim."""
-_UNSURE = re.compile(r"(?i).{0,40}?\b(?:not (?:sure|certain)|i guess|guessing|doubt|wrong\s*[.)!]*$)")
+_UNSURE = re.compile(r"(?i).{0,40}?\b(?:not (?:sure|certain)|i guess|guessing|doubt|that (?:is|are) wrong)")
 _NOT_BUT = re.compile(
     r"(?i)(?:\bnot|n't)\s+(?!(?:but|sure|certain)\b)\S[^.,;]{0,40}?(?:,?\s+but\s+(?:rather\s+)?|[,;]\s+(?:it|that|this)(?:\s+is|'s)\s+)"
 )
