@@ -140,6 +140,12 @@ SIGNS = [
     ("- item", "item", 1.0),
 ]
 CHOICES = [
+    ("B; alternatively C", "B", 0.0),
+    ("B. On second thought, C.", "B", 0.0),
+    ("B. On second thought, C.", "C", 1.0),
+    ("I guess B", "B", 0.0),
+    (r"\boxed{B}. No, C.", "B", 0.0),
+    (r"\boxed{B} does not work", "B", 0.0),
     ("A, no wait B", "A", 0.0),
     ("A, no wait B", "B", 1.0),
     ("A wait, no, B", "A", 0.0),
@@ -179,3 +185,46 @@ def test_rows_of_a_file_have_their_verdict(
     columns = {"completions": [text for text, _ in wanted], "answer": [gold for _, gold in wanted]}
     values = reward()(prompts=["?"] * len(wanted), **columns)
     assert dict(zip(wanted, values, strict=True)) == wanted
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        " could not be the answer.",
+        " is not possible",
+        " is impossible.",
+        " fails.",
+        " does not work.",
+        " would be wrong.",
+        " not",
+        ". No.",
+        ". Nope, 14.",
+        ". Edit: it's 14.",
+        " -> 14",
+        ". That fails, so 6.",
+        ". This is a contradiction.",
+    ],
+)
+def test_what_is_refused_behind_a_box_a_tag_or_hashes_is_none(behind: str) -> None:
+    marked = [rf"\boxed{{12}}{behind}", f"<answer>12</answer>{behind}"]
+    assert Correctness()(completions=marked, answer=["12", "12"]) == [0.0, 0.0]
+
+
+def test_what_stands_around_an_answer_in_prose() -> None:
+    refused = [
+        "12; alternatively 13.",
+        "12, if not 13.",
+        "12 unless n=1, then 13.",
+        "roughly 12.",
+        "12 if x=1, else 13.",
+    ]
+    refused = [f"The answer is {text}" for text in refused]
+    refused += ["It exceeds 12.", "12 is one possibility.", "Nobody says the answer is 12.", "None of 12."]
+    said = ["There is no doubt that the answer is 12.", "The answer is none other than 12.", "The answer is twelve."]
+    boxed = [r"So it is \boxed{12}, not 13.", r"\boxed{12}. No other value works.", r"\boxed{\text{twelve}}"]
+    texts = [*refused, *said, *boxed]
+    wanted = [0.0] * len(refused) + [1.0] * len([*said, *boxed])
+    values = Correctness()(completions=texts, answer=["12"] * len(texts))
+    assert dict(zip(texts, values, strict=True)) == dict(zip(texts, wanted, strict=True))
+    assert Correctness()(completions=["The answer is ninety-nine."], answer=["99"]) == [1.0]
+    assert Correctness()(completions=[r"\boxed{10^{30}}"], answer=[r"\sqrt{10^{60}+1}"]) == [0.0]

@@ -15,7 +15,7 @@ from math_verify import grader
 
 from unigrpo.rewards.maths.tolerance import NOISE, are_one_number, last_digit
 
-_EXACT_DIGITS = 60
+_EXACT_DIGITS = 200
 """Relative digits to which two exact forms must agree where the algebra system does not bring them into one."""
 _DECIMAL_DIGITS = 30
 _Number = Any

@@ -53,7 +53,8 @@ _OPEN = re.compile(
     r"|unlikely|(?:might|may|could) not be(?=\W*$)|(?:is|it's|most) likely(?=\s+[-+$\\]*\d)|either way|(?:might|may"
     r"|could)(?: also| well| possibly| just)* (?:be|equal)"
     r"(?! (?:checked|verified|written|expressed|simplified|seen|found|shown))|no idea)\b"
-    r"|\d[\s,(]+(?:alternatively|(?:no|wait|sorry|i mean|actually)[\s,]+[-+$\\]*\d)"
+    r"|\bis (?:one|a) (?:possibility|possible|candidate|guess)\b|,? if not\s+[-+$\\]*\d|\bunless\b|\belse\s+[-+$\\]*\d"
+    r"|\d[\s,;(]+(?:alternatively|(?:no|wait|sorry|i mean|actually)[\s,]+[-+$\\]*\d)"
 )
 _SUPPOSED = re.compile(
     r"(?i)^[\s*_]*(?:suppose|assum(?:e|ing)|imagine|step\s+\d+\W*$"
@@ -76,18 +77,20 @@ _FILLER = (
 _WRONG = r"(?:wrong|incorrect|false|impossible|ruled out|excluded|mistaken)"
 _DENIAL = (
     r"(?i:\b(?:not|no longer|never|neither|nor|cannot|can not)\b|n't\b|\\neq?(?![a-zA-Z])|≠|!="
-    r"|\b(?:anything|everything|all) but\b|\b(?:other|different) (?:than|from)\b|\bexcept\b|\bfar from\b"
+    r"|\b(?:anything|everything|all) but\b|(?<!none )(?<!no )\b(?:other|different) (?:than|from)\b|\bexceeds?\b"
+    r"|\bnone of\b|\bexcept\b|\bfar from\b"
     r"|\brules? out\b)"
     rf"(?i:{_FILLER})[\s:*_]*"
 )
 _DENIED = re.compile(
     rf"(?i)(?:\b(?:is|are|was|be|'s)|not|n't)\s+(?:\w+ly\s+)?{_WRONG}\b"
-    r"|\(wrong\b|\bno way\b|(?:can't|cannot) be\W*$|(?:\bnot|n't|cannot|never)\s+(?:say|think|believe|conclude|claim"
+    r"|\(wrong\b|\bno way\b|\b(?:nobody|no one) (?:says|said|thinks|claims)\b"
+    r"|(?:can't|cannot) be\W*$|(?:\bnot|n't|cannot|never)\s+(?:say|think|believe|conclude|claim"
     r"|mean|follow|get)\b"
     r"|(?:\bnot|n't|cannot)\s+(?:be\s+)?(?:the\s+)?(?:right|correct|answer|solution|true|possible|case|it)\b"
 )
 _CONTRAST = re.compile(
-    r"\s*[,(;\u2014-]?\s*\b(?i:and not|but not|not|rather than|instead of|as opposed to)\s+(?:just\s+)?"
+    r"\s*[,(;\u2014-]?\s*\b(?i:and not|but not|(?<!if )not|rather than|instead of|as opposed to)\s+(?:just\s+)?"
     r"(?:(?:\\?\$)?-?\d[\d.,/]*(?<![.,])\$?\s*[a-z]{0,12}|\(?[A-Z])\)?(?=[\s.,;!]*$)"
 )
 _PREMISE = re.compile(
@@ -108,7 +111,8 @@ _NOT_BUT = re.compile(
 _EMPHASIS = re.compile(r"(?<![\w)}])(?:\*\*|__)|(?:\*\*|__)(?![\w({])")
 _BOUND = re.compile(
     r"(?i)^\s*(?:(?:about|around|\w{3,12}ly|still|just|far|much)\s+)?"
-    r"(?:at least|at most|nearly|almost|close to|exceeds?|no more than|no less than|no fewer than|(?:more|less|fewer"
+    r"(?:at least|at most|nearly|almost|roughly|close to|exceeds?"
+    r"|no more than|no less than|no fewer than|(?:more|less|fewer"
     r"|greater|larger|smaller"
     r"|higher|lower|bigger) than|over|under|above|below|up to|between|somewhere|within|from)\b"
 )

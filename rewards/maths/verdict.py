@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_equation
-from unigrpo.rewards.maths.normalize import Normal, are_spelled_alike, in_digits, normalize
+from unigrpo.rewards.maths.normalize import NUMBER_WORDS, Normal, are_spelled_alike, in_digits, normalize
 from unigrpo.rewards.maths.parts import have_same_parts, split_parts
 from unigrpo.rewards.maths.prose import Claim, find_claim, is_cut_off, is_formula, leaves_open
 from unigrpo.rewards.maths.spelling import are_spelt_alike
@@ -114,6 +114,8 @@ def _same_part(given: Normal, wanted: Normal) -> float | None:
     if given.value is not None and wanted.value is not None:
         is_right = are_one_number(given.value, wanted.value, given.last_digit, wanted.last_digit)
         return float(is_right or _is_bare_percent(given, wanted))
+    if wanted.value is not None and given.word in NUMBER_WORDS:
+        return float(wanted.value == NUMBER_WORDS[given.word])
     if wanted.word is not None:
         return float((given.word or given.text.strip("()[]*\"'.: ").lower()) == wanted.word)
     if given.is_marked_word:

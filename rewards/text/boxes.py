@@ -43,14 +43,18 @@ _GUESSED_BEFORE = re.compile(
     r"|well )?be"
     r"|(?:i|my|i'm|i'd|best|would|wild)\s+guess(?:ing)?|(?:not|n't) (?:sure|certain)(?:,? but)?[,.]?(?: i think)?"
     rf"|(?<!no )(?<!without )(?<!without a )doubt),?|(?:^|\b(?:is|are)|[.!:\n])\s*"
-    rf"(?:at (?:least|most)|(?:more|less|fewer|greater) than|between -?\d[\d.]* and)){_LINK}"
+    r"(?:at (?:least|most)|(?:more|less|fewer|greater) than|between -?\d[\d.]* and)"
+    rf"|\b(?:suppos(?:e|ing)|assum(?:e|ing)|let's (?:try|say|suppose)|if it were|reject(?:ed)?|ruled? out)){_LINK}"
 )
 _REFUSED_BEHIND = re.compile(
     r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but)\b[\s.,!]*)*"
     r"(?:(?:(?:that|this|it|which)(?:\s+is|'s|\s+was)?|is|was)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|mistaken"
     r"|too (?:small|large|big|low|high)|not\s+(?:right|correct|true|the\s+(?:right\s+|correct\s+|final\s+)?answer))"
     r"|(?:that|this|it|is)\s*(?:isn't|n't)\s+(?:right|correct|true)"
-    r"|(?:(?:that|this|it|which)\s+)?(?:can't|cannot|can not) be (?:right|correct|true|the answer)"
+    r"|(?:(?:that|this|it|which)\s+)?(?:(?:can't|cannot|can not|could not|couldn't) be"
+    r" (?:right|correct|true|the answer)"
+    r"|(?:(?:is|was|would be) )?(?:wrong|impossible|not possible|a contradiction|absurd|excluded|ruled out)"
+    r"|fails|(?:does not|doesn't|won't|will not|did not|didn't) (?:work|do|fit|hold))|nope|not?(?=[\s.!]*$)"
     r"|i made an? (?:mistake|error)"
     r"|(?:scratch|strike|forget) (?:that|it|this)|i (?:was wrong|take (?:that|it|this) back))\b(?!\s*\?)"
 )
@@ -63,16 +67,16 @@ _ASKED_BEHIND = re.compile(
     r"|^[\s*$)\]\\.!,;(-]*(?:i think,?\s*)?(?:(?:but|though|although)\s+)?(?:i'm |i am )?not (?:sure|certain)\b"
 )
 _VERDICT = r"(?:the|my) (?:(?:right|correct|real|actual|final) )*answer"
-_AMOUNT = r"[\s:=*$(\\]*(-?\d[\d,.]*)[\s*$)\\]*(?:[.!]|$|\n)"
+_AMOUNT = r"[\s:=*$(\\]*(-?\d[\d,.]*|(?-i:[A-H]))[\s*$)\\]*(?:[.!]|$|\n)"
 _REPLACED_BEHIND = re.compile(
-    r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but|correction|i meant?|rather"
+    r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but|correction|edit|nope|i meant?|rather"
     r"|on (?:second thought|reflection))"
     rf"\b[\s.,:!]*)+(?:(?:it|that|this|{_VERDICT})(?:'s|\s+(?:is|was|must be|equals))?\s+)?"
     rf"(?:should be|make (?:it|that)|equals)?{_AMOUNT}"
 )
 """Another number in the place of an answer that stands before: ``Actually, it's 43.``."""
 _OTHER_BEHIND = re.compile(
-    rf"(?i)^[\s*$)\]\\.!,;-]*(?:or\b|(?:(?:so|therefore|thus|hence)\b[\s,]*)?{_VERDICT}(?:'s|\s+is)\b){_AMOUNT}"
+    rf"(?i)^[\s*$)\]\\.!,;-]*(?:or\b|>|\u2192|(?:(?:so|therefore|thus|hence)\b[\s,]*)?{_VERDICT}(?:'s|\s+is)\b){_AMOUNT}"
 )
 """Another number beside an answer that is a number: ``\\boxed{5} or 6``; ``\\boxed{\\frac12} or 0.5`` is one answer."""
 _WHOLE = re.compile(r"-?\d[\d,]*")

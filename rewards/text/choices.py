@@ -69,7 +69,8 @@ _HEDGE = re.compile(
     re.IGNORECASE,
 )
 _UNSURE = re.compile(
-    r"\b(?:could|might|may)\s+(?:\w+\s+)?be\b|\b(?:suppos|assum)(?:e|ing)\b|\bwhether\b", re.IGNORECASE
+    r"\b(?:could|might|may)\s+(?:\w+\s+)?be\b|\b(?:suppos|assum)(?:e|ing)\b|\bwhether\b|\b(?:i|my) guess\b",
+    re.IGNORECASE,
 )
 _OPEN_END = re.compile(
     r"^[\s)]*(?:,?\s*(?:and/or|or)\b(?!\s+rather)|(?:,|/|&|,?\s*(?:and|nor|but)\b)\s*$"
@@ -103,8 +104,8 @@ _SAID_BEHIND = re.compile(
 )
 _LEAD = re.compile(
     r"(?:(?P<turn>so|therefore|thus|hence|then|finally|actually|no|wait|sorry|correction|in conclusion|in the end"
-    r"|on reflection|rather|instead|answers?|solution|response)"
-    r"|yes|hmm+|well|okay|ok|oh|but|and|i think|i believe|i guess|i'd say|i would say|clearly|my|our|the|final|correct"
+    r"|on reflection|on second thought|rather|instead|answers?|solution|response)"
+    r"|yes|hmm+|well|okay|ok|oh|but|and|i think|i believe|i'd say|i would say|clearly|my|our|the|final|correct"
     r"|right|best|most likely|option|choice|letter|is|it's|it|that's|that|this|must|should|would|be|'s)(?![\w'])"
     r"(?:[\s,:;=.>]|-(?![\d.$]))*",
     re.IGNORECASE,
@@ -117,7 +118,12 @@ _RETRACTION = re.compile(
     r"|(?:they are |it's |it is )?(?:both|all|neither|none)\b[^.]{0,40})[\s.!,]*",
     re.IGNORECASE,
 )
-_TURN = re.compile(r"(?:wait|actually|hmm+|hold on|sorry|oops|correction|scratch that|no[,.!:;])(?!\w)", re.IGNORECASE)
+_TURN = re.compile(
+    r"(?:on (?:second thought|reflection)"
+    r"|wait|actually|hmm+|hold on|sorry|oops|correction|scratch that|no[,.!:;])(?!\w)",
+    re.IGNORECASE,
+)
+_ADDITION = re.compile(r"(?:or|alternatively|maybe|perhaps|possibly)\b", re.IGNORECASE)
 _STATEMENT_END = re.compile(r"(?<=[.!?;])\s+|(?<!\s),?\s+(?=(?:no,? wait|wait,? no|scratch that)\b)", re.IGNORECASE)
 _AGREEMENT = re.compile(r"(?:yes|correct|right|indeed|exactly)\b", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\S)")
@@ -182,6 +188,8 @@ class _Reading:
                 self.asked = named.pop() if len(named) == 1 else None
         elif asked and _AGREEMENT.match(statement) and not mentions and letter is None:
             self.said = asked
+        elif _ADDITION.match(statement) and (self.said or self.loose) and mentions:
+            self.said = SEVERAL
         elif letter is not None:
             self._settle(letter, is_said=is_said)
         elif not mentions and _RETRACTION.fullmatch(statement):
