@@ -50,7 +50,7 @@ def recipe(tmp_path_factory):
         },
         rewards={"any": RewardSettings(use="unigrpo.rewards.format:Format")},
         learner=LearnerSettings(lr=1e-3),
-        rollouts=RolloutSettings(num_actors=2, rows_per_unit=4, num_threads=1, deadline_s=120),
+        rollouts=RolloutSettings(num_actors=2, rows_per_unit=4, num_threads=1, deadline_s=600),
     )
 
 
