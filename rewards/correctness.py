@@ -44,8 +44,10 @@ class Correctness:
 
     - A box comes before ``<answer>``, this before ``####``, and prose last. Several boxes: the last decides;
       ``\boxed{3} or \boxed{5}`` is one answer that leaves open which. Two boxes answer a question of two parts. An
-      earlier box, ``<answer>``, ``####`` or number never stands in for the last. A box that
-      is guessed (``Maybe \boxed{5}``, ``\boxed{5}?``), denied or replaced (``Actually, it's 6``) next to it is none.
+      earlier box, ``<answer>``, ``####`` or number never stands in for the last.
+    - The words next to a box, ``<answer>`` or the line of ``####`` refuse it where they doubt (``Maybe \boxed{5}``,
+      ``\boxed{5}?``), deny or bound it (``It is at least \boxed{5}``; ``we need at least \boxed{5} socks`` is 5), or
+      put another in its place (``Actually, it's 6``; ``So the answer is 6``, where both are whole numbers).
     - Cut off: a last box, ``<answer>``, ``<think>``, brace, ``$`` or ``\frac{1}`` that is never closed earns nothing.
     - Prose claims what the last sentence with "the answer is", else the last with a number, says. Hedged (``3 or 5``,
       ``maybe 5``, ``5?``), denied (``not 5``), taken back (``Wait, …``), a range or a bound (``between 3 and 5``,

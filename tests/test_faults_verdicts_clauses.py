@@ -103,7 +103,50 @@ SAID = {
     r"It costs \$5 in all.": 1.0,
     "\\begin{align*}\nx &= 2+3 \\\\\n&= 5\n\\end{align*}": 1.0,
 }
+BEHIND = [
+    " could not be the answer.",
+    " is not possible",
+    " is impossible.",
+    " fails.",
+    " does not work.",
+    " would be wrong.",
+    " not",
+    ". No.",
+    ". Nope, 14.",
+    ". Edit: it's 14.",
+    " -> 14",
+    ". That fails, so 6.",
+    ". This is a contradiction.",
+]
+MARKED = [
+    (mark + behind, "12", 0.0) for mark in (r"\boxed{12}", "<answer>12</answer>", "#### 12\n") for behind in BEHIND
+]
+MARKED += [
+    (r"So it is \boxed{12}, not 13.", "12", 1.0),
+    (r"\boxed{12}. No other value works.", "12", 1.0),
+    (r"\boxed{12}. It is impossible to get more.", "12", 1.0),
+    (r"\boxed{12}. Wrong answers are 11 and 13.", "12", 1.0),
+    (r"so the maximum is \boxed{12} > 4.", "12", 1.0),
+]
+PROSE = [
+    ("The answer is 12; alternatively 13.", "12", 0.0),
+    ("The answer is 12, if not 13.", "12", 0.0),
+    ("The answer is 12 unless n=1, then 13.", "12", 0.0),
+    ("The answer is roughly 12.", "12", 0.0),
+    ("The answer is 12 if x=1, else 13.", "12", 0.0),
+    ("It exceeds 12.", "12", 0.0),
+    ("12 is one possibility.", "12", 0.0),
+    ("Nobody says the answer is 12.", "12", 0.0),
+    ("None of 12.", "12", 0.0),
+    ("There is no doubt that the answer is 12.", "12", 1.0),
+    ("The answer is none other than 12.", "12", 1.0),
+    ("The answer is twelve.", "12", 1.0),
+    ("The answer is ninety-nine.", "99", 1.0),
+    ("The answer is thirteen.", "12", 0.0),
+]
 SIZES = [
+    (r"\boxed{\text{twelve}}", "12", 1.0),
+    (r"\boxed{10^{30}}", r"\sqrt{10^{60}+1}", 0.0),
     (r"\boxed{10^{-10}}", 1e-10, 1.0),
     (r"\boxed{1 \times 10^{-10}}", 1e-10, 1.0),
     (r"\boxed{1e-10}", 1e-10, 1.0),
@@ -167,6 +210,8 @@ CHOICES = [
     [
         pytest.param(Correctness, [(text, "5", value) for text, value in FIVE.items()], id="beside an answer"),
         pytest.param(Correctness, [(text, "5", value) for text, value in SAID.items()], id="around an answer"),
+        pytest.param(Correctness, MARKED, id="behind a marked answer"),
+        pytest.param(Correctness, PROSE, id="prose"),
         pytest.param(Correctness, SIZES, id="numbers of any size"),
         pytest.param(ExactMatch, SIGNS, id="signs of exact match"),
         pytest.param(MultipleChoice, CHOICES, id="choices"),
@@ -185,46 +230,3 @@ def test_rows_of_a_file_have_their_verdict(
     columns = {"completions": [text for text, _ in wanted], "answer": [gold for _, gold in wanted]}
     values = reward()(prompts=["?"] * len(wanted), **columns)
     assert dict(zip(wanted, values, strict=True)) == wanted
-
-
-@pytest.mark.parametrize(
-    "behind",
-    [
-        " could not be the answer.",
-        " is not possible",
-        " is impossible.",
-        " fails.",
-        " does not work.",
-        " would be wrong.",
-        " not",
-        ". No.",
-        ". Nope, 14.",
-        ". Edit: it's 14.",
-        " -> 14",
-        ". That fails, so 6.",
-        ". This is a contradiction.",
-    ],
-)
-def test_what_is_refused_behind_a_box_a_tag_or_hashes_is_none(behind: str) -> None:
-    marked = [rf"\boxed{{12}}{behind}", f"<answer>12</answer>{behind}"]
-    assert Correctness()(completions=marked, answer=["12", "12"]) == [0.0, 0.0]
-
-
-def test_what_stands_around_an_answer_in_prose() -> None:
-    refused = [
-        "12; alternatively 13.",
-        "12, if not 13.",
-        "12 unless n=1, then 13.",
-        "roughly 12.",
-        "12 if x=1, else 13.",
-    ]
-    refused = [f"The answer is {text}" for text in refused]
-    refused += ["It exceeds 12.", "12 is one possibility.", "Nobody says the answer is 12.", "None of 12."]
-    said = ["There is no doubt that the answer is 12.", "The answer is none other than 12.", "The answer is twelve."]
-    boxed = [r"So it is \boxed{12}, not 13.", r"\boxed{12}. No other value works.", r"\boxed{\text{twelve}}"]
-    texts = [*refused, *said, *boxed]
-    wanted = [0.0] * len(refused) + [1.0] * len([*said, *boxed])
-    values = Correctness()(completions=texts, answer=["12"] * len(texts))
-    assert dict(zip(texts, values, strict=True)) == dict(zip(texts, wanted, strict=True))
-    assert Correctness()(completions=["The answer is ninety-nine."], answer=["99"]) == [1.0]
-    assert Correctness()(completions=[r"\boxed{10^{30}}"], answer=[r"\sqrt{10^{60}+1}"]) == [0.0]

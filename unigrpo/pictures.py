@@ -291,6 +291,7 @@ def _without_modes(picture: Image.Image) -> Image.Image:
     if picture.mode in ("RGBA", "LA", "PA", "RGBa") or has_key:
         key = picture.info.get("transparency")
         if isinstance(key, tuple) and max(key) > 255:  # of 16-bit colors, of which Pillow keeps the upper bytes alone
+            picture = picture.copy()
             picture.info["transparency"] = tuple(level >> 8 for level in key)
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -10,10 +10,11 @@ _UNSAFE = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
 )
 """Control characters, halves of characters, and what turns the direction of writing or begins a line anew."""
+_LONG_WORD = re.compile(r"(\S{160})\S{120,}(\S{40})")
 
 
 def sanitized(text: str) -> str:
-    """Return text with control characters and lone surrogates as escapes; line ends and tabs stay."""
+    """Return text with what may not reach a terminal (``_UNSAFE``) as escapes; line ends and tabs stay."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
@@ -21,9 +22,6 @@ def short_repr(value: object) -> str:
     """Return the ``repr`` of a value for an error message: its start, where it is longer than 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-_LONG_WORD = re.compile(r"(\S{160})\S{120,}(\S{40})")
 
 
 def with_short_words(text: str) -> str:

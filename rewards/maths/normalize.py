@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
+from unigrpo.rewards.maths.number_words import NUMBER_WORD, NUMBER_WORDS
 from unigrpo.rewards.maths.tolerance import last_digit
 from unigrpo.rewards.maths.units import currency_of, unit_of
 
@@ -59,21 +60,7 @@ _SCALED = re.compile(
     r"(?i)(?<![\w.,/^])(\d{1,12}(?:,\d{3})*(?:\.\d{1,12})?)\s+(hundred|thousand|million|billion|trillion)\b"
 )
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_UNDER_20 = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-NUMBER_WORDS = {word: value for value, word in enumerate(_UNDER_20)}
-NUMBER_WORDS |= {
-    word + (f"-{_UNDER_20[one]}" if one else ""): ten * 10 + one
-    for ten, word in enumerate(_TENS, start=2)
-    for one in range(10)
-}
-"""The numbers below 100 in words."""
-_SAID_IN_WORDS = re.compile(
-    rf"(?i)(?<=\bis )(?:{'|'.join(sorted(NUMBER_WORDS, key=len, reverse=True))})(?=(?: [a-z]+)?[\s.!*]*$)"
-)
+_SAID_IN_WORDS = re.compile(rf"(?i)(?<=\bis ){NUMBER_WORD}(?=(?: [a-z]+)?[\s.!*]*$)")
 _BLANK_BETWEEN_DIGITS = re.compile(r"(?<=\d) (?=\d)")
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _DIGIT_GROUPS = re.compile(r"(?<![\d.])\d{1,3}(?:[ ,]\d{3})+(?![\d,])")

@@ -11,12 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from unigrpo.rewards.maths.number_words import NUMBER_WORD
+
 _NUMBER = r"(?:[-+]?(?:\\?\$|[€£])?\s*(?:\d|\.\d)|\\[a-zA-Z({\[]|\$|[-+]?\(?[a-z]\s*=)"
 """How a number or formula begins."""
-_NUMBER_WORD = (
-    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen"
-    r"|(?:twen|thir|for|fif|six|seven|eigh|nine)ty)"
-)
 _LETTER = r"\(?[A-Z](?![A-Za-z'])\)?"
 _MENTIONS = {"mathematics": re.compile(_NUMBER), "letter": re.compile(_LETTER), "words": re.compile(r"[^\W_]")}
 _DISPLAYED = re.compile(r"\\\[.{0,1000}?\\\]|\$\$.{0,1000}?\$\$|\\begin\{.{0,1000}?\\end\{\w+\*?\}", re.DOTALL)
@@ -118,7 +116,7 @@ _BOUND = re.compile(
 )
 _BOUND_BEHIND = re.compile(
     r"(?i)\d[\s$)]*(?:\s[a-z]+)?\s(?:or\s(?:more|less|fewer|so|higher|lower|greater|larger|smaller|above|below|over|under|thereabouts"
-    rf"|{_NUMBER_WORD})\b|at\s(?:most|least)\b|and\s(?:up|above|below|more|over)\b)"
+    rf"|{NUMBER_WORD})\b|at\s(?:most|least)\b|and\s(?:up|above|below|more|over)\b)"
 )
 _ALTERNATIVES = re.compile(
     rf"{_NUMBER}.{{0,60}}?(?<![a-zA-Z])or(?![a-zA-Z])(?:\s+[a-zA-Z']+){{0,4}}[\s$]*{_NUMBER}", re.DOTALL

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unigrpo.rewards.maths.guards import has_relation, is_explosive, is_false_equation
-from unigrpo.rewards.maths.normalize import NUMBER_WORDS, Normal, are_spelled_alike, in_digits, normalize
+from unigrpo.rewards.maths.normalize import Normal, are_spelled_alike, in_digits, normalize
+from unigrpo.rewards.maths.number_words import NUMBER_WORDS
 from unigrpo.rewards.maths.parts import have_same_parts, split_parts
 from unigrpo.rewards.maths.prose import Claim, find_claim, is_cut_off, is_formula, leaves_open
 from unigrpo.rewards.maths.spelling import are_spelt_alike

@@ -14,8 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from unigrpo.rewards.text.boxes import is_refused, last_boxed, read_boxes
+from unigrpo.rewards.text.boxes import last_boxed, read_boxes
 from unigrpo.rewards.text.golds import golds_of, text_of
+from unigrpo.rewards.text.refusals import is_refused
 
 EOS_TEXTS = tuple("<|endoftext|> <|eot_id|> <|im_end|> <|end_of_text|> <|role_end|> <end_of_turn> <eos> </s>".split())
 PAD_TEXTS = ("<pad>", "<|pad|>", "[PAD]")

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from unigrpo.rewards.text.refusals import is_refused
+
 MAX_BOXES = 8
 """Boxes that one answer may be spread over; of more, the last decides alone."""
 
@@ -27,60 +29,6 @@ _REVISION = re.compile(
     r"(?i)\b(?:wait|actually|correct\w*|no|not|instead|rather|mistake|wrong|check\w*|again|hmm|sorry|oops)\b"
 )
 _MAX_BARE_LENGTH = 1000
-_LINK = (
-    r"(?:\s*\b(?:that|if|whether|to say|(?:is|be|equals?|equal to)|the (?:\w+ )?answer|(?:it|that"
-    r"|this)(?:'s)?)(?![\w']))*"
-    r"[\s:*$(\[\\]*$"
-)
-"""What may stand between a word that doubts and the answer: ``that the answer is``."""
-_REFUSED_BEFORE = re.compile(
-    r"(?i)(?:\b(?:not|cannot|never|neither|nor|anything but|(?:wrong|false|incorrect)(?=\s+(?:to say|that)))|n't)"
-    r"(?!\s+(?:equal )?(?:is|equals)\b)"
-    rf"(?:\s+(?:think|believe|say))?{_LINK}"
-)
-_GUESSED_BEFORE = re.compile(
-    r"(?i)(?:\b(?:maybe|perhaps|possibly|probably|(?:is|it's|most|very) likely|(?:might|may|could) (?:it |that |also "
-    r"|well )?be"
-    r"|(?:i|my|i'm|i'd|best|would|wild)\s+guess(?:ing)?|(?:not|n't) (?:sure|certain)(?:,? but)?[,.]?(?: i think)?"
-    rf"|(?<!no )(?<!without )(?<!without a )doubt),?|(?:^|\b(?:is|are)|[.!:\n])\s*"
-    r"(?:at (?:least|most)|(?:more|less|fewer|greater) than|between -?\d[\d.]* and)"
-    rf"|\b(?:suppos(?:e|ing)|assum(?:e|ing)|let's (?:try|say|suppose)|if it were|reject(?:ed)?|ruled? out)){_LINK}"
-)
-_REFUSED_BEHIND = re.compile(
-    r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but)\b[\s.,!]*)*"
-    r"(?:(?:(?:that|this|it|which)(?:\s+is|'s|\s+was)?|is|was)\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|mistaken"
-    r"|too (?:small|large|big|low|high)|not\s+(?:right|correct|true|the\s+(?:right\s+|correct\s+|final\s+)?answer))"
-    r"|(?:that|this|it|is)\s*(?:isn't|n't)\s+(?:right|correct|true)"
-    r"|(?:(?:that|this|it|which)\s+)?(?:(?:can't|cannot|can not|could not|couldn't) be"
-    r" (?:right|correct|true|the answer)"
-    r"|(?:(?:is|was|would be) )?(?:wrong|impossible|not possible|a contradiction|absurd|excluded|ruled out)"
-    r"|fails|(?:does not|doesn't|won't|will not|did not|didn't) (?:work|do|fit|hold))|nope|not?(?=[\s.!]*$)"
-    r"|i made an? (?:mistake|error)"
-    r"|(?:scratch|strike|forget) (?:that|it|this)|i (?:was wrong|take (?:that|it|this) back))\b(?!\s*\?)"
-)
-"""What says of an answer, before or behind it, that it is none."""
-_ASKED_BEHIND = re.compile(
-    r"(?i)^[\s*$)\]\\.]*\?(?!\s*(?:yes|yep|indeed|correct|right|exactly)\b)"
-    r"|^[\s*$)\]\\,;(\u2014-]*(?:(?:or\s+(?:so|more(?! precisely)|less|fewer|higher|lower|greater|maybe|perhaps"
-    r"|possibly)|at (?:most|least)|and (?:up|above|below))\b"
-    r"|(?:maybe|perhaps|possibly|probably|i guess)[\s)]*(?:[.!,;?]|$|\n))"
-    r"|^[\s*$)\]\\.!,;(-]*(?:i think,?\s*)?(?:(?:but|though|although)\s+)?(?:i'm |i am )?not (?:sure|certain)\b"
-)
-_VERDICT = r"(?:the|my) (?:(?:right|correct|real|actual|final) )*answer"
-_AMOUNT = r"[\s:=*$(\\]*(-?\d[\d,.]*|(?-i:[A-H]))[\s*$)\\]*(?:[.!]|$|\n)"
-_REPLACED_BEHIND = re.compile(
-    r"(?i)^[\s*$)\]\\.!,;-]*(?:(?:wait|hmm+|no|oh|oops|sorry|actually|but|correction|edit|nope|i meant?|rather"
-    r"|on (?:second thought|reflection))"
-    rf"\b[\s.,:!]*)+(?:(?:it|that|this|{_VERDICT})(?:'s|\s+(?:is|was|must be|equals))?\s+)?"
-    rf"(?:should be|make (?:it|that)|equals)?{_AMOUNT}"
-)
-"""Another number in the place of an answer that stands before: ``Actually, it's 43.``."""
-_OTHER_BEHIND = re.compile(
-    rf"(?i)^[\s*$)\]\\.!,;-]*(?:or\b|>|\u2192|(?:(?:so|therefore|thus|hence)\b[\s,]*)?{_VERDICT}(?:'s|\s+is)\b){_AMOUNT}"
-)
-"""Another number beside an answer that is a number: ``\\boxed{5} or 6``; ``\\boxed{\\frac12} or 0.5`` is one answer."""
-_WHOLE = re.compile(r"-?\d[\d,]*")
-_CONTEXT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,23 +107,6 @@ def _joined(text: str, boxes: Sequence[_Box]) -> str:
         contents.append(box.content.strip())
     contents = list(dict.fromkeys(reversed(contents)))
     return contents[0] if len(contents) == 1 else (" or " if is_open else ", ").join(contents)
-
-
-def is_refused(text: str, start: int, end: int, content: str) -> bool:
-    """Return whether the words next to an answer, which is ``text[start:end]``, deny or doubt it, or take it back."""
-    before = text[max(0, start - _CONTEXT) : start].replace("\u2019", "'")
-    behind = text[end : end + _CONTEXT].replace("\u2019", "'")
-    if _REFUSED_BEFORE.search(before) or _GUESSED_BEFORE.search(before):
-        return True
-    if _REFUSED_BEHIND.match(behind) or _ASKED_BEHIND.match(behind):
-        return True
-    bare = content.strip().strip("$")
-    replaced, other = _REPLACED_BEHIND.match(behind), _OTHER_BEHIND.match(behind)
-    if replaced is not None:
-        return replaced[1].rstrip(".,") != bare
-    if other is None or not all(_WHOLE.fullmatch(one) for one in (bare, other[1].rstrip(".,"))):
-        return False
-    return other[1].rstrip(".,").replace(",", "") != bare.replace(",", "")
 
 
 def _asked(text: str, boxes: Sequence[_Box]) -> tuple[str, ...]:
