@@ -39,6 +39,10 @@ class Counting:
     def __init__(self, size=1): ...
     def __call__(self, *, completions, level): return []
 class Inherited(Counting): ...
+class Bare:
+    def __call__(self):
+        return 0.0
+
 class Rows:
     def __getitem__(self, index): ...
     def __init__(self, split, seed): ...
@@ -153,6 +157,11 @@ def test_a_column_that_is_mapped_to_ours_does_not_go_to_rewards(
         ("lora.targets=[]", "lora.targets: given [], wanted"),
         ("lora.targets=['']", "lora.targets.0: given '', wanted"),
         ("rewards.length.use='code.py:Rows'", "code.py:Rows cannot be called; a reward is a function or a class"),
+        (
+            "kl={use: 'code.py:Bare'}",
+            "__call__ takes fewer arguments than unigrpo.methods.kl.base says: self, logprobs",
+        ),
+        ("ratio={use: 'code.py:Bare'}", "__call__ takes fewer arguments than unigrpo.methods.ratios.base says"),
         ("rewards.length.use='code.py:SIZE'", "code.py:SIZE cannot be called; a reward is a function or a class"),
     ],
 )

@@ -141,7 +141,8 @@ def locate_choice(use: str, folder: str) -> Located:
     """Return where the class of a choice (see `choice`) is, from source alone.
 
     Raises:
-        PluginError: if there is none (names the nearest known value), or it lacks a method of the folder's contract.
+        PluginError: if there is none (names the nearest known value), it lacks a method of the folder's contract, or a
+            method of it takes fewer arguments than that is called with.
     """
     found = locate(use) if ":" in use else _located(known_choices(folder).get(use), class_of_choice(use, folder))
     if isinstance(found.statement, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -151,16 +152,38 @@ def locate_choice(use: str, folder: str) -> Located:
         absent = [name for name in contract(folder, ast.FunctionDef) if bound is not None and name not in bound]
         if absent:
             raise PluginError(incomplete(use, absent, folder))
+        if few := next(_with_fewer_arguments(found.file, found.statement, folder), None):
+            raise PluginError(f"{use!r}: {few}")
     return found
+
+
+def _with_fewer_arguments(file: Path, statement: ast.ClassDef, folder: str) -> Iterator[str]:
+    """Yield a line for each plain method of a class that cannot take what the folder's contract gives it."""
+    for name, wanted in _members_of_contract(folder).items():
+        own = next((one for cls in _family(file, statement)[0] if (one := _bound_in(cls.body).get(name))), None)
+        methods = [method for method in (own, wanted) if isinstance(method, ast.FunctionDef)]
+        if len(methods) < 2 or any(method.decorator_list for method in methods):
+            continue
+        (few, taken), (_, given) = ((method.args, _arguments(method)) for method in methods)
+        if not (few.vararg or few.kwarg) and len(taken) < len(given):
+            yield f"{name} takes fewer arguments than {folder}.{CONTRACT} says: {', '.join(given)}"
+
+
+def _arguments(method: ast.FunctionDef) -> list[str]:
+    taken = method.args
+    return [argument.arg for argument in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)]
 
 
 def contract(folder: str, *kinds: type[ast.stmt]) -> list[str]:
     """Return what a choice of a folder must have: the members of the first protocol in its ``base.py``."""
+    return [name for name, bound in _members_of_contract(folder).items() if isinstance(bound, kinds)]
+
+
+def _members_of_contract(folder: str) -> dict[str, ast.stmt]:
     file = next((file for file in _files(folder) if file.stem == CONTRACT), None)
     classes = [] if file is None else [node for node in _parsed(file).body if isinstance(node, ast.ClassDef)]
     protocol = next(filter(_is_protocol, classes), None)
-    members = {} if protocol is None else _bound_in(protocol.body)
-    return [name for name, bound in members.items() if isinstance(bound, kinds)]
+    return {} if protocol is None else _bound_in(protocol.body)
 
 
 def incomplete(use: str, absent: Iterable[str], folder: str) -> str:
