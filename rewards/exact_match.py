@@ -45,7 +45,7 @@ class ExactMatch:
     Needs: column ``answer``, a text or number, or a list of them, any of which is right (objects with ``answer``,
         ``text`` or ``value`` and ``aliases`` are understood).
     Source: SQuAD's exact match (arXiv 1606.05250).
-    Cost: 30 microseconds.
+    Cost: 0.2 milliseconds.
     Hacked by: nothing but the right words, where the answer is marked; guessing where there are few answers.
     Recipe:
         exact: {use: "unigrpo.rewards.exact_match:ExactMatch", arguments: {normalization: squad}, timeout_s: 5}

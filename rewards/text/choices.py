@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from unigrpo.rewards.text.plain import without_format_signs
 
@@ -138,7 +139,7 @@ def named_choice(text: str, texts: Sequence[str] = ()) -> str | None:
         text: an answer, of a letter or some paragraphs.
         texts: of the choices, A first; empty where only letters are known.
     """
-    by_words = _by_words(texts)
+    by_words = _by_words(tuple(texts))
     letter = by_words.get(_words(_spelt(text)))
     if letter is not None:
         own = _ONLY_A_LETTER.fullmatch(_spelt(text).lower())
@@ -151,7 +152,7 @@ def named_choice(text: str, texts: Sequence[str] = ()) -> str | None:
 
 def choice_of_words(text: str, texts: Sequence[str]) -> str | None:
     """Return the letter of the choice whose words a text is; None where it is none's, or two have the same."""
-    return _by_words(texts).get(_words(_spelt(text)))
+    return _by_words(tuple(texts)).get(_words(_spelt(text)))
 
 
 def _place(letter: str) -> int:
@@ -333,7 +334,8 @@ def _words(text: str) -> str:
     return _ARTICLE.sub("", plain)
 
 
-def _by_words(texts: Sequence[str]) -> dict[str, str]:
+@lru_cache(maxsize=256)
+def _by_words(texts: tuple[str, ...]) -> dict[str, str]:
     """Return the letter of each choice by its words; nothing where two have the same."""
     words = [_words(_spelt(text)) for text in texts]
     if len(set(words)) < len(words):

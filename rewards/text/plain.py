@@ -38,6 +38,8 @@ def without_invisible_start(text: str) -> str:
 
 def without_format_signs(text: str) -> str:
     """Return a text without its zero-width characters."""
+    if text.isascii():
+        return text
     return "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
 
 

@@ -1,14 +1,14 @@
 """What the words beside a marked answer say of it: whether they deny or doubt it, or put another in its place.
 
-Only what stands next to a box, ``<answer>`` or the line behind ``####`` is read, a hundred characters either way, in
-English; the patterns are lists of words and know no more than these.
+Only what stands next to a box, ``<answer>`` or the line behind ``####`` is read, sixty characters before and a hundred
+behind, in English; the patterns are lists of words and know no more than these.
 """
 
 from __future__ import annotations
 
 import re
 
-_CONTEXT = 100
+_BEFORE, _BEHIND = 60, 100
 """Characters before and behind an answer that are read."""
 _LINK = (
     r"(?:\s*\b(?:that|if|whether|to say|(?:is|be|equals?|equal to)|the (?:\w+ )?answer|(?:it|that"
@@ -75,8 +75,8 @@ def is_refused(text: str, start: int, end: int, content: str) -> bool:
         end: where it ends.
         content: the answer without its mark.
     """
-    before = text[max(0, start - _CONTEXT) : start].replace("\u2019", "'")
-    behind = text[end : end + _CONTEXT].replace("\u2019", "'")
+    before = text[max(0, start - _BEFORE) : start].replace("\u2019", "'")
+    behind = text[end : end + _BEHIND].replace("\u2019", "'")
     if _DENIED_BEFORE.search(before) or _DOUBTED_BEFORE.search(before):
         return True
     if _DENIED_BEHIND.match(behind) or _DOUBTED_BEHIND.match(behind):
